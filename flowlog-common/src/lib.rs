@@ -1,0 +1,150 @@
+//! The ABI between flowlog's eBPF programs and its user side.
+//!
+//! Every type is `repr(C)` and made of integers and byte arrays only. Padding is written out as
+//! named zero fields and sizes are asserted, so that no byte of an event or of a map value is ever
+//! uninitialised. There is no logic here.
+//!
+//! Both sides are built from the same commit and the object is embedded in the binary, so the
+//! layout may change between versions of flowlog.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+/// Length of a task's name with its terminating zero byte: `TASK_COMM_LEN`.
+pub const COMM_LEN: usize = 16;
+
+/// How much of the path of an executed file travels with [`ProcessExec`]. Longer paths are cut and
+/// say so in [`ProcessExec::filename_len`], which keeps the full length.
+pub const FILENAME_LEN: usize = 256;
+
+/// What an event is: the first field of each, see [`EventHeader::kind`].
+pub mod kind {
+    /// A [`TcpOpen`](crate::TcpOpen).
+    pub const TCP_OPEN: u32 = 1;
+    /// A [`TcpClose`](crate::TcpClose).
+    pub const TCP_CLOSE: u32 = 2;
+    /// A [`ProcessFork`](crate::ProcessFork).
+    pub const PROCESS_FORK: u32 = 3;
+    /// A [`ProcessExec`](crate::ProcessExec).
+    pub const PROCESS_EXEC: u32 = 4;
+    /// A [`ProcessExit`](crate::ProcessExit).
+    pub const PROCESS_EXIT: u32 = 5;
+}
+
+/// The common start of all events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct EventHeader {
+    /// One of the constants in [`kind`].
+    pub kind: u32,
+    /// Zero.
+    pub pad: u32,
+    /// `CLOCK_MONOTONIC` in nanoseconds (`bpf_ktime_get_ns`) when the hook ran.
+    pub time_ns: u64,
+}
+
+/// Who owns a socket: the value of the socket storage, taken in the process's own context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Owner {
+    /// `CLOCK_MONOTONIC` in nanoseconds when this was taken: with `tgid` it names one process, also
+    /// where the number was used again since. Zero: the owner is not known.
+    pub time_ns: u64,
+    /// Thread group id in the initial pid namespace.
+    pub tgid: u32,
+    /// User id of the task.
+    pub uid: u32,
+    /// Id of the cgroup v2 (the inode of its directory).
+    pub cgroup_id: u64,
+    /// Cookie of the network namespace of the socket (`SO_NETNS_COOKIE`).
+    pub netns_cookie: u64,
+    /// Name of the task, padded with zero bytes.
+    pub comm: [u8; COMM_LEN],
+}
+
+impl Owner {
+    /// The owner of a socket that nobody was seen to make, for example one older than the daemon.
+    pub const UNKNOWN: Self =
+        Self { time_ns: 0, tgid: 0, uid: 0, cgroup_id: 0, netns_cookie: 0, comm: [0; COMM_LEN] };
+}
+
+/// A TCP socket has its tuple: it sends the first SYN, or has finished the handshake as a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct TcpOpen {
+    /// The kind is [`kind::TCP_OPEN`].
+    pub header: EventHeader,
+    /// Cookie of the socket (`SO_COOKIE`), unique until the next boot.
+    pub socket_cookie: u64,
+    /// The owner; for a server's socket the one of the listener, from which it is inherited.
+    pub owner: Owner,
+    /// Local address as 16 bytes in network order; IPv4 as v4-mapped (`::ffff:0:0/96`).
+    pub local_addr: [u8; 16],
+    /// Remote address, in the same form.
+    pub remote_addr: [u8; 16],
+    /// Local port, host order.
+    pub local_port: u16,
+    /// Remote port, host order.
+    pub remote_port: u16,
+    /// 1: the socket was accepted by a listener. 0: it connects.
+    pub passive: u32,
+}
+
+/// A TCP socket went to the state CLOSE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct TcpClose {
+    /// The kind is [`kind::TCP_CLOSE`].
+    pub header: EventHeader,
+    /// Cookie of the socket, as in [`TcpOpen`].
+    pub socket_cookie: u64,
+}
+
+/// A new process (not a thread) exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct ProcessFork {
+    /// The kind is [`kind::PROCESS_FORK`].
+    pub header: EventHeader,
+    /// Thread group id of the new process.
+    pub tgid: u32,
+    /// Thread group id of the process that called `fork` or `clone`.
+    pub parent_tgid: u32,
+}
+
+/// A process runs another program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct ProcessExec {
+    /// The kind is [`kind::PROCESS_EXEC`].
+    pub header: EventHeader,
+    /// Thread group id.
+    pub tgid: u32,
+    /// Length of the path in bytes, without a terminating zero byte. Greater than or equal to
+    /// [`FILENAME_LEN`] where the path did not fit.
+    pub filename_len: u32,
+    /// The path as it was given to `execve`, padded with zero bytes.
+    pub filename: [u8; FILENAME_LEN],
+}
+
+/// The thread group leader of a process has exited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct ProcessExit {
+    /// The kind is [`kind::PROCESS_EXIT`].
+    pub header: EventHeader,
+    /// Thread group id.
+    pub tgid: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+const _: () = {
+    assert!(size_of::<EventHeader>() == 16);
+    assert!(size_of::<Owner>() == 48);
+    assert!(size_of::<TcpOpen>() == 16 + 8 + 48 + 32 + 8);
+    assert!(size_of::<TcpClose>() == 16 + 8);
+    assert!(size_of::<ProcessFork>() == 16 + 8);
+    assert!(size_of::<ProcessExec>() == 16 + 8 + FILENAME_LEN);
+    assert!(size_of::<ProcessExit>() == 16 + 8);
+};

@@ -1,0 +1,3 @@
+//! flowlog command
+#![forbid(unsafe_code)]
+fn main() {}

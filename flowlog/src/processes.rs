@@ -1,0 +1,182 @@
+//! Which program a process number stood for at a given time.
+//!
+//! A pure data structure: it learns of forks, execs and exits in the order of the kernel's ring
+//! buffer, and of what ran before from a walk through /proc that its caller makes. Times are
+//! `CLOCK_MONOTONIC` nanoseconds.
+//!
+//! Invariant: [`ProcessTable::at`] never names a program that the process did not run at that time.
+//! What is not known, for example after events were lost, is `None`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+/// How many ended images are remembered. They matter for sockets that outlive the process which
+/// made them: a listener that a parent left to its children. One takes about 100 bytes.
+const ENDED_IMAGES: usize = 65_536;
+
+/// A process while it runs one program.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Thread group id in the initial pid namespace.
+    pub tgid: u32,
+    /// Path of the program as it was executed; for a process older than the daemon the target of
+    /// `/proc/PID/exe`.
+    pub exe: Option<Arc<str>>,
+}
+
+/// A [`Process`] with the time in which it was that.
+#[derive(Debug)]
+struct Image {
+    from_ns: u64,
+    until_ns: u64,
+    process: Arc<Process>,
+}
+
+/// All processes that were seen, by thread group id.
+#[derive(Debug, Default)]
+pub struct ProcessTable {
+    /// Images of one number are in the order of their times and do not overlap.
+    images: HashMap<u32, VecDeque<Image>, foldhash::fast::RandomState>,
+    /// Numbers of ended images, oldest first.
+    ended: VecDeque<u32>,
+}
+
+impl ProcessTable {
+    /// What ran as `tgid` at the time `at_ns`.
+    pub fn at(&self, tgid: u32, at_ns: u64) -> Option<&Arc<Process>> {
+        let images = self.images.get(&tgid)?;
+        let image = images.iter().rev().find(|image| image.from_ns <= at_ns)?;
+        (at_ns < image.until_ns).then_some(&image.process)
+    }
+
+    /// A process of which /proc told at `read_ns`, where no event did.
+    pub fn seed(&mut self, tgid: u32, exe: Option<&str>, read_ns: u64) {
+        if self.images.get(&tgid).is_none_or(|images| images.iter().all(|image| image.until_ns < read_ns)) {
+            let exe = exe.map(Arc::from);
+            self.push(tgid, read_ns, exe);
+        }
+    }
+
+    /// `parent_tgid` made the process `tgid`, which runs the same program.
+    pub fn fork(&mut self, tgid: u32, parent_tgid: u32, at_ns: u64) {
+        let exe = self.at(parent_tgid, at_ns).and_then(|parent| parent.exe.clone());
+        self.end(tgid, at_ns);
+        self.push(tgid, at_ns, exe);
+    }
+
+    /// `tgid` runs another program from now on.
+    pub fn exec(&mut self, tgid: u32, exe: Option<&str>, at_ns: u64) {
+        self.end(tgid, at_ns);
+        self.push(tgid, at_ns, exe.map(Arc::from));
+    }
+
+    /// `tgid` is gone.
+    pub fn exit(&mut self, tgid: u32, at_ns: u64) {
+        self.end(tgid, at_ns);
+    }
+
+    /// Events were lost: from `at_ns` on any process may run anything. The caller seeds again.
+    pub fn lost_events(&mut self, at_ns: u64) {
+        let running: Vec<u32> = self.images.keys().copied().collect();
+        for tgid in running {
+            self.end(tgid, at_ns);
+        }
+    }
+
+    fn push(&mut self, tgid: u32, from_ns: u64, exe: Option<Arc<str>>) {
+        let process = Arc::new(Process { tgid, exe });
+        self.images.entry(tgid).or_default().push_back(Image { from_ns, until_ns: u64::MAX, process });
+    }
+
+    fn end(&mut self, tgid: u32, at_ns: u64) {
+        let Some(image) = self.images.get_mut(&tgid).and_then(VecDeque::back_mut) else { return };
+        if image.until_ns != u64::MAX {
+            return;
+        }
+        image.until_ns = at_ns;
+        self.ended.push_back(tgid);
+        if self.ended.len() > ENDED_IMAGES
+            && let Some(oldest) = self.ended.pop_front()
+            && let Some(images) = self.images.get_mut(&oldest)
+        {
+            images.pop_front();
+            if images.is_empty() {
+                self.images.remove(&oldest);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exe(table: &ProcessTable, tgid: u32, at_ns: u64) -> Option<&str> {
+        table.at(tgid, at_ns)?.exe.as_deref()
+    }
+
+    #[test]
+    fn exec_and_exit_bound_the_time_of_an_image() {
+        let mut table = ProcessTable::default();
+        table.seed(1, Some("/sbin/init"), 10);
+        table.fork(2, 1, 100);
+        table.exec(2, Some("/bin/sh"), 200);
+        table.exit(2, 300);
+
+        assert_eq!(exe(&table, 2, 99), None);
+        assert_eq!(exe(&table, 2, 100), Some("/sbin/init"));
+        assert_eq!(exe(&table, 2, 199), Some("/sbin/init"));
+        assert_eq!(exe(&table, 2, 200), Some("/bin/sh"));
+        assert_eq!(exe(&table, 2, 300), None);
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_is_another_process() {
+        let mut table = ProcessTable::default();
+        table.exec(7, Some("/bin/old"), 100);
+        table.exit(7, 200);
+        table.fork(7, 1, 300);
+        table.exec(7, Some("/bin/new"), 310);
+
+        assert_eq!(exe(&table, 7, 150), Some("/bin/old"));
+        assert_eq!(exe(&table, 7, 250), None);
+        assert_eq!(exe(&table, 7, 305), None, "forked from a process that is not known");
+        assert_eq!(exe(&table, 7, 400), Some("/bin/new"));
+    }
+
+    #[test]
+    fn events_win_over_the_seed() {
+        let mut table = ProcessTable::default();
+        table.exec(7, Some("/bin/event"), 100);
+        table.seed(7, Some("/bin/seed"), 90);
+        table.seed(7, Some("/bin/seed"), 110);
+        assert_eq!(exe(&table, 7, 120), Some("/bin/event"));
+    }
+
+    #[test]
+    fn nothing_is_known_between_a_loss_and_the_next_seed() {
+        let mut table = ProcessTable::default();
+        table.seed(7, Some("/bin/before"), 10);
+        table.lost_events(100);
+        assert_eq!(exe(&table, 7, 99), Some("/bin/before"));
+        assert_eq!(exe(&table, 7, 100), None);
+        table.seed(7, Some("/bin/after"), 150);
+        assert_eq!(exe(&table, 7, 149), None);
+        assert_eq!(exe(&table, 7, 150), Some("/bin/after"));
+    }
+
+    #[test]
+    fn ended_images_are_bounded() {
+        let mut table = ProcessTable::default();
+        let count = u32::try_from(ENDED_IMAGES).unwrap() + 10;
+        for tgid in 0..count {
+            table.exec(tgid, None, 100);
+            table.exit(tgid, 200);
+        }
+        assert_eq!(table.images.len(), ENDED_IMAGES);
+        assert!(table.at(9, 150).is_none());
+        assert!(table.at(10, 150).is_some());
+    }
+}

@@ -8,7 +8,6 @@
 //! layout may change between versions of flowlog.
 
 #![no_std]
-#![forbid(unsafe_code)]
 
 /// Length of a task's name with its terminating zero byte: `TASK_COMM_LEN`.
 pub const COMM_LEN: usize = 16;
@@ -33,6 +32,7 @@ pub mod kind {
 
 /// The common start of all events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
 #[repr(C)]
 pub struct EventHeader {
     /// One of the constants in [`kind`].
@@ -45,6 +45,7 @@ pub struct EventHeader {
 
 /// Who owns a socket: the value of the socket storage, taken in the process's own context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
 #[repr(C)]
 pub struct Owner {
     /// `CLOCK_MONOTONIC` in nanoseconds when this was taken: with `tgid` it names one process, also
@@ -70,6 +71,7 @@ impl Owner {
 
 /// A TCP socket has its tuple: it sends the first SYN, or has finished the handshake as a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
 #[repr(C)]
 pub struct TcpOpen {
     /// The kind is [`kind::TCP_OPEN`].
@@ -92,6 +94,7 @@ pub struct TcpOpen {
 
 /// A TCP socket went to the state CLOSE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
 #[repr(C)]
 pub struct TcpClose {
     /// The kind is [`kind::TCP_CLOSE`].
@@ -102,6 +105,7 @@ pub struct TcpClose {
 
 /// A new process (not a thread) exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
 #[repr(C)]
 pub struct ProcessFork {
     /// The kind is [`kind::PROCESS_FORK`].
@@ -114,6 +118,7 @@ pub struct ProcessFork {
 
 /// A process runs another program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
 #[repr(C)]
 pub struct ProcessExec {
     /// The kind is [`kind::PROCESS_EXEC`].
@@ -129,6 +134,7 @@ pub struct ProcessExec {
 
 /// The thread group leader of a process has exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
 #[repr(C)]
 pub struct ProcessExit {
     /// The kind is [`kind::PROCESS_EXIT`].
@@ -138,6 +144,10 @@ pub struct ProcessExit {
     /// Zero.
     pub pad: u32,
 }
+
+// SAFETY: integers and byte arrays without padding, all bit patterns are valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Owner {}
 
 const _: () = {
     assert!(size_of::<EventHeader>() == 16);

@@ -1,3 +1,33 @@
-//! p
+//! flowlog's eBPF programs.
+//!
+//! They say two things to user space, in one ordered stream: which process owns a socket, with the
+//! tuple of that socket, and which program a process runs. Everything hangs on hooks whose context
+//! is UAPI (cgroup sockets, `sock_ops`) or has kept its format for many years (tracepoints), since
+//! programs written in Rust cannot be relocated to the structures of another kernel. One object
+//! serves Linux 5.10 and later.
+//!
+//! - [`owner`]: who owns a socket, taken in the process's own context
+//! - [`tcp`]: tuples of TCP sockets, when they open and close
+//! - [`process`]: fork, exec and exit
+//! - [`events`]: the ring buffer and the count of what did not fit
+//!
+//! Each program does a constant amount of work and lets the operation that it watches go on.
+
 #![no_std]
 #![no_main]
+
+mod events;
+mod owner;
+mod process;
+mod tcp;
+
+/// A licence that is compatible with the GPL, which several helpers ask for.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// Nothing here panics; the compiler wants a handler all the same.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

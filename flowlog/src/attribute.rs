@@ -1,7 +1,72 @@
-//! Joins a flow with the local sockets at its ends. Pure: the tables are arguments.
+//! Joins a flow with the local sockets at its ends. Pure: tables, times and offsets are arguments.
 
+use flowlog_common::{ProcessExec, TcpOpen};
+
+use crate::ebpf::Event;
 use crate::flow::{Flow, L4, Protocol, Tuple};
+use crate::processes::ProcessTable;
 use crate::sockets::{Ends, Found, Socket, SocketTable, Span};
+
+/// What is known of the sockets and processes of this host.
+#[derive(Debug, Default)]
+pub struct Tables {
+    /// Which socket had a tuple; in `CLOCK_REALTIME`, as the flows are.
+    pub sockets: SocketTable,
+    /// Which program a process ran; in `CLOCK_MONOTONIC`, as events are.
+    pub processes: ProcessTable,
+}
+
+impl Tables {
+    /// Takes in an event. `realtime_offset_ns` is `CLOCK_REALTIME` less `CLOCK_MONOTONIC` at about
+    /// the time of the event.
+    pub fn apply(&mut self, event: &Event, realtime_offset_ns: u64) {
+        match event {
+            Event::TcpOpen(open) => {
+                let TcpOpen { header, socket_cookie, owner, .. } = *open;
+                self.sockets.open(Socket {
+                    cookie: socket_cookie,
+                    ends: Ends {
+                        local_addr: open.local_addr,
+                        remote_addr: open.remote_addr,
+                        local_port: open.local_port,
+                        remote_port: open.remote_port,
+                    },
+                    owner,
+                    process: self.processes.at(owner.tgid, owner.time_ns).cloned(),
+                    passive: open.passive != 0,
+                    opened_ns: header.time_ns + realtime_offset_ns,
+                    closed_ns: None,
+                });
+            }
+            Event::TcpClose(close) => {
+                self.sockets.close(close.socket_cookie, close.header.time_ns + realtime_offset_ns);
+            }
+            Event::ProcessFork(fork) => {
+                self.processes.fork(fork.tgid, fork.parent_tgid, fork.header.time_ns);
+            }
+            Event::ProcessExec(exec) => {
+                self.processes.exec(exec.tgid, executed_path(exec).as_deref(), exec.header.time_ns);
+            }
+            Event::ProcessExit(exit) => self.processes.exit(exit.tgid, exit.header.time_ns),
+        }
+    }
+
+    /// Events were lost between `since_ns` (`CLOCK_MONOTONIC`) and now: what was known is of use for
+    /// what happened before. The caller seeds the processes again.
+    pub fn lost_events(&mut self, since_ns: u64, realtime_offset_ns: u64) {
+        let Self { sockets, processes } = self;
+        sockets.lost_events(since_ns + realtime_offset_ns);
+        processes.lost_events(since_ns);
+    }
+}
+
+/// The path of an exec event; `None` where it could not be read or did not fit.
+fn executed_path(exec: &ProcessExec) -> Option<std::borrow::Cow<'_, str>> {
+    let len = usize::try_from(exec.filename_len).ok()?;
+    // One byte less than the array: the kernel side ends it with a zero byte.
+    let path = exec.filename.get(..len).filter(|path| !path.is_empty() && len < exec.filename.len())?;
+    Some(String::from_utf8_lossy(path))
+}
 
 /// One row of the flow log before it becomes columns.
 #[derive(Clone, Copy, Debug)]
@@ -64,10 +129,8 @@ pub fn attribute<'a>(
     observer: Observer,
     sockets: &'a SocketTable,
 ) -> FlowRecord<'a> {
-    let span = Span {
-        start_ns: flow.start_ns,
-        end_ns: flow.stop_ns.or(flow.event_ns).unwrap_or(received_ns),
-    };
+    let span =
+        Span { start_ns: flow.start_ns, end_ns: flow.stop_ns.or(flow.event_ns).unwrap_or(received_ns) };
     let end = |tuple: &Tuple| -> Option<Attribution<'a>> {
         match sockets.find(&sender(tuple)?, observer.netns_cookie, span) {
             Found::None => None,

@@ -1,8 +1,8 @@
 //! Which program a process number stood for at a given time.
 //!
-//! A pure data structure: it learns of forks, execs and exits in the order of the kernel's ring
-//! buffer, and of what ran before from a walk through /proc that its caller makes. Times are
-//! `CLOCK_MONOTONIC` nanoseconds.
+//! [`ProcessTable`] is a pure data structure: it learns of forks, execs and exits in the order of the
+//! kernel's ring buffer, and of what ran before from [`walk_proc`]. Times are `CLOCK_MONOTONIC`
+//! nanoseconds.
 //!
 //! Invariant: [`ProcessTable::at`] never names a program that the process did not run at that time.
 //! What is not known, for example after events were lost, is `None`.
@@ -51,7 +51,7 @@ impl ProcessTable {
         (at_ns < image.until_ns).then_some(&image.process)
     }
 
-    /// A process of which /proc told at `read_ns`, where no event did.
+    /// A process of which /proc told before `read_ns`, where no event did.
     pub fn seed(&mut self, tgid: u32, exe: Option<&str>, read_ns: u64) {
         if self.images.get(&tgid).is_none_or(|images| images.iter().all(|image| image.until_ns < read_ns)) {
             let exe = exe.map(Arc::from);
@@ -61,6 +61,14 @@ impl ProcessTable {
 
     /// `parent_tgid` made the process `tgid`, which runs the same program.
     pub fn fork(&mut self, tgid: u32, parent_tgid: u32, at_ns: u64) {
+        let seeded_since = self
+            .images
+            .get(&tgid)
+            .and_then(VecDeque::back)
+            .is_some_and(|image| image.until_ns == u64::MAX && image.from_ns > at_ns);
+        if seeded_since {
+            return;
+        }
         let exe = self.at(parent_tgid, at_ns).and_then(|parent| parent.exe.clone());
         self.end(tgid, at_ns);
         self.push(tgid, at_ns, exe);
@@ -109,6 +117,21 @@ impl ProcessTable {
     }
 }
 
+/// Calls `each` with the number and the program of every process that /proc shows now. Programs of
+/// kernel threads and of processes that end meanwhile are not known.
+///
+/// # Errors
+///
+/// Where /proc cannot be listed.
+pub fn walk_proc(mut each: impl FnMut(u32, Option<&str>)) -> procfs::ProcResult<()> {
+    for process in procfs::process::all_processes()?.flatten() {
+        let Ok(tgid) = u32::try_from(process.pid) else { continue };
+        let exe = process.exe().ok();
+        each(tgid, exe.as_deref().and_then(std::path::Path::to_str));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,6 +176,17 @@ mod tests {
         table.seed(7, Some("/bin/seed"), 90);
         table.seed(7, Some("/bin/seed"), 110);
         assert_eq!(exe(&table, 7, 120), Some("/bin/event"));
+    }
+
+    #[test]
+    fn events_from_before_the_seed_that_are_read_after_it_take_nothing_away() {
+        let mut table = ProcessTable::default();
+        table.seed(7, Some("/bin/forked"), 110);
+        table.fork(7, 1, 100);
+        assert_eq!(exe(&table, 7, 120), Some("/bin/forked"));
+        table.exec(7, Some("/bin/executed"), 105);
+        assert_eq!(exe(&table, 7, 105), Some("/bin/executed"));
+        assert_eq!(exe(&table, 7, 120), Some("/bin/executed"));
     }
 
     #[test]

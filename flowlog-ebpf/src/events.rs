@@ -1,0 +1,69 @@
+//! The one ring buffer: its order is the order of events for user space.
+
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::btf_maps::{PerCpuArray, RingBuf};
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::macros::btf_map;
+use flowlog_common::EventHeader;
+
+/// Bytes of the ring buffer: a power of two. User space may choose another size when it loads.
+const RING_BYTES: usize = 8 << 20;
+
+/// Events, each of a type of `flowlog_common` that begins with its kind.
+#[btf_map]
+static EVENTS: RingBuf<EventHeader, RING_BYTES> = RingBuf::new();
+
+/// How many events did not fit, for each CPU.
+#[btf_map]
+static LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// The header of an event that happens now.
+#[inline(always)]
+pub(crate) fn header(kind: u32) -> EventHeader {
+    EventHeader { kind, pad: 0, time_ns: now_ns() }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: the helper takes no arguments and only reads the clock.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Sends `event`, or counts it as lost. The reader polls: waking it up for each event would cost
+/// more than all the rest of a program.
+#[inline(always)]
+pub(crate) fn send<T: 'static>(event: T) {
+    match EVENTS.reserve_untyped::<T>(0) {
+        Some(mut slot) => {
+            slot.write(event);
+            slot.submit(u64::from(BPF_RB_NO_WAKEUP));
+        }
+        None => count_lost(),
+    }
+}
+
+/// Fills an event that is too large for the stack in place.
+///
+/// # Safety
+///
+/// `fill` initialises all of the event, including its padding.
+#[inline(always)]
+pub(crate) unsafe fn send_in_place<T: 'static>(fill: impl FnOnce(*mut T)) {
+    match EVENTS.reserve_untyped::<T>(0) {
+        Some(mut slot) => {
+            fill(slot.as_mut_ptr());
+            slot.submit(u64::from(BPF_RB_NO_WAKEUP));
+        }
+        None => count_lost(),
+    }
+}
+
+#[inline(always)]
+fn count_lost() {
+    if let Some(lost) = LOST.get_ptr_mut(0) {
+        // SAFETY: the slot belongs to this CPU, and no other program runs on it at the same time
+        // with a reference to the slot: the pointer does not leave this block.
+        unsafe { *lost += 1 };
+    }
+}

@@ -1,0 +1,154 @@
+//! Who owns a socket: kept in the socket itself, so that it lives and dies with it.
+//!
+//! The owner is the process that created the socket, and from then on the one that connects or binds
+//! it, since descriptors are passed on. Accepted sockets inherit the owner of their listener: the map
+//! has the flag `BPF_F_CLONE`.
+
+use core::ffi::c_void;
+use core::ptr;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{
+    BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE,
+};
+use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_sk_storage_get};
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use aya_ebpf::macros::{btf_map, cgroup_sock, cgroup_sock_addr};
+use aya_ebpf::programs::{SockAddrContext, SockContext};
+use flowlog_common::{COMM_LEN, Owner};
+
+use crate::events::now_ns;
+
+/// What a program of these hooks returns to let the operation go on.
+const ALLOW: i32 = 1;
+
+/// A socket storage map. The one of aya-ebpf has no `BPF_F_CLONE`.
+///
+/// The fields are the BTF form of a map definition: the loader reads their types, nobody reads their
+/// values.
+#[repr(C)]
+struct SkStorage<T> {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: the pointers are never followed, the static is only a name for the loader.
+unsafe impl<T> Sync for SkStorage<T> {}
+
+impl<T> SkStorage<T> {
+    const fn new() -> Self {
+        Self {
+            r#type: ptr::null(),
+            key: ptr::null(),
+            value: ptr::null(),
+            max_entries: ptr::null(),
+            map_flags: ptr::null(),
+        }
+    }
+
+    /// The value of a socket, `None` where it has none and `flags` do not ask to create one.
+    ///
+    /// # Safety
+    ///
+    /// `sk` is what the hook's context holds as its socket: the verifier checks which.
+    #[inline(always)]
+    unsafe fn get(&self, sk: *mut c_void, flags: u32) -> Option<*mut T> {
+        let map = ptr::from_ref(self).cast_mut().cast();
+        // SAFETY: the map exists once the program is loaded; the caller vouches for `sk`.
+        let value = unsafe { bpf_sk_storage_get(map, sk, ptr::null_mut(), u64::from(flags)) };
+        (!value.is_null()).then_some(value.cast())
+    }
+}
+
+/// The owner of each socket.
+#[btf_map]
+static OWNERS: SkStorage<Owner> = SkStorage::new();
+
+/// The owner of a socket, [`Owner::UNKNOWN`] where nobody was seen to make it.
+///
+/// # Safety
+///
+/// `sk` is a socket of the context of the running program that was compared with null.
+#[inline(always)]
+pub(crate) unsafe fn owner_of(sk: *mut c_void) -> Owner {
+    // SAFETY: as for this function.
+    match unsafe { OWNERS.get(sk, 0) } {
+        // SAFETY: the value lives as long as the socket, which outlives the program.
+        Some(owner) => unsafe { *owner },
+        None => Owner::UNKNOWN,
+    }
+}
+
+/// Makes the current process the owner of `sk`.
+///
+/// # Safety
+///
+/// As for [`SkStorage::get`].
+#[inline(always)]
+unsafe fn own(ctx: &impl EbpfContext, sk: *mut c_void) {
+    // SAFETY: as for this function.
+    let Some(owner) = (unsafe { OWNERS.get(sk, BPF_SK_STORAGE_GET_F_CREATE) }) else { return };
+    let current = Owner {
+        time_ns: now_ns(),
+        tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        uid: bpf_get_current_uid_gid() as u32,
+        // SAFETY: the helper takes no arguments.
+        cgroup_id: unsafe { bpf_get_current_cgroup_id() },
+        // SAFETY: the context is the one of the running program.
+        netns_cookie: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
+        comm: bpf_get_current_comm().unwrap_or([0; COMM_LEN]),
+    };
+    // SAFETY: the value lives as long as the socket, which outlives the program. The hooks that write
+    // it run under the lock of the socket or before anybody else knows it.
+    unsafe { *owner = current };
+}
+
+/// `BPF_CGROUP_INET_SOCK_CREATE`: `socket(2)`, not for the kernel's own sockets.
+#[cgroup_sock(sock_create)]
+pub(crate) fn owner_create(ctx: SockContext) -> i32 {
+    // SAFETY: in this hook the context itself is the socket.
+    unsafe { own(&ctx, ctx.as_ptr()) };
+    ALLOW
+}
+
+/// `BPF_CGROUP_INET4_POST_BIND`: after `bind(2)` to a port.
+#[cgroup_sock(post_bind4)]
+pub(crate) fn owner_bind4(ctx: SockContext) -> i32 {
+    // SAFETY: in this hook the context itself is the socket.
+    unsafe { own(&ctx, ctx.as_ptr()) };
+    ALLOW
+}
+
+/// `BPF_CGROUP_INET6_POST_BIND`
+#[cgroup_sock(post_bind6)]
+pub(crate) fn owner_bind6(ctx: SockContext) -> i32 {
+    // SAFETY: in this hook the context itself is the socket.
+    unsafe { own(&ctx, ctx.as_ptr()) };
+    ALLOW
+}
+
+/// `BPF_CGROUP_INET4_CONNECT`: before `connect(2)`.
+#[cgroup_sock_addr(connect4)]
+pub(crate) fn owner_connect4(ctx: SockAddrContext) -> i32 {
+    connect(&ctx)
+}
+
+/// `BPF_CGROUP_INET6_CONNECT`
+#[cgroup_sock_addr(connect6)]
+pub(crate) fn owner_connect6(ctx: SockAddrContext) -> i32 {
+    connect(&ctx)
+}
+
+#[inline(always)]
+fn connect(ctx: &SockAddrContext) -> i32 {
+    // SAFETY: `sk` is a field of `struct bpf_sock_addr`, which the context points to.
+    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    if !sk.is_null() {
+        // SAFETY: it is the socket of this context.
+        unsafe { own(ctx, sk.cast()) };
+    }
+    ALLOW
+}

@@ -1,0 +1,250 @@
+//! Loads and attaches the eBPF programs and reads their events. The only user of aya.
+//!
+//! It owns the programs, which are detached when it is dropped. It does not know what events mean:
+//! [`Ebpf::drain`] hands them on in the order of the ring buffer.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{MapData, PerCpuArray, RingBuf, SkStorage};
+use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, Program, SockOps, TracePoint};
+use flowlog_common::{Owner, ProcessExec, ProcessExit, ProcessFork, TcpClose, TcpOpen, kind};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+/// The programs, built by `build.rs`; empty where that was told to leave them out.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowlog-ebpf.o"));
+
+/// Where [`attach_tracepoints`] mounts tracefs; the first place where aya looks for it.
+const TRACEFS: &str = "/sys/kernel/tracing";
+
+/// Tracepoints by the name of their program.
+const TRACEPOINTS: [(&str, &str, &str); 3] = [
+    ("process_fork", "task", "task_newtask"),
+    ("process_exec", "sched", "sched_process_exec"),
+    ("process_exit", "sched", "sched_process_exit"),
+];
+
+/// Why there are no events from eBPF.
+#[derive(Debug, thiserror::Error)]
+pub enum EbpfError {
+    /// The binary was built with `AYA_BUILD_SKIP=1`.
+    #[error("this binary was built without eBPF; build it with `cargo xtask build`")]
+    NotBuilt,
+    /// No cgroup v2 file system.
+    #[error(
+        "no cgroup v2 is mounted, but sockets are watched there; mount it with `mount -t cgroup2 none /sys/fs/cgroup`"
+    )]
+    NoCgroup,
+    /// The kernel refused the programs or maps.
+    #[error("the kernel refused an eBPF program or map")]
+    Load(#[from] aya::EbpfError),
+    /// The kernel refused one program.
+    #[error("the kernel refused the eBPF program `{program}`")]
+    Program {
+        /// Its name.
+        program: String,
+        /// The kernel's answer, with the verifier's log.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A map is missing or of another kind.
+    #[error("the eBPF object has no map `{map}` of the expected kind")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// What aya said.
+        source: Option<aya::maps::MapError>,
+    },
+    /// Something else that is needed.
+    #[error("{what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// What the programs tell, in the order in which it happened.
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    /// A TCP socket has its tuple.
+    TcpOpen(TcpOpen),
+    /// A TCP socket went to the state CLOSE.
+    TcpClose(TcpClose),
+    /// A new process.
+    ProcessFork(ProcessFork),
+    /// A process runs another program.
+    ProcessExec(ProcessExec),
+    /// A process is gone.
+    ProcessExit(ProcessExit),
+}
+
+/// The loaded and attached programs with their maps.
+pub struct Ebpf {
+    /// Keeps programs and links alive.
+    _object: aya::Ebpf,
+    events: RingBuf<MapData>,
+    lost: PerCpuArray<MapData, u64>,
+    lost_before: u64,
+    owners: SkStorage<MapData, Owner>,
+}
+
+impl Ebpf {
+    /// Loads all programs and attaches them at the root of cgroup v2 and to the tracepoints.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses any of it: a part of the events would name wrong processes.
+    pub fn load() -> Result<Self, EbpfError> {
+        if OBJECT.is_empty() {
+            return Err(EbpfError::NotBuilt);
+        }
+        let cgroup = cgroup2_root().ok_or(EbpfError::NoCgroup)?;
+        let cgroup_dir = File::open(&cgroup).map_err(|source| EbpfError::Io {
+            what: format!("cannot open `{}`", cgroup.display()),
+            source,
+        })?;
+
+        let mut object = aya::Ebpf::load(OBJECT)?;
+        // Processes first: a socket event then finds the program of its owner.
+        attach_tracepoints(&mut object)?;
+        for (name, program) in object.programs_mut() {
+            attach_to_cgroup(program, &cgroup_dir).map_err(|source| EbpfError::Program {
+                program: name.to_owned(),
+                source: Box::new(source),
+            })?;
+        }
+
+        let mut map = |name| object.take_map(name).ok_or(EbpfError::Map { map: name, source: None });
+        let broken = |map| move |source| EbpfError::Map { map, source: Some(source) };
+        let events = RingBuf::try_from(map("EVENTS")?).map_err(broken("EVENTS"))?;
+        let lost = PerCpuArray::try_from(map("LOST")?).map_err(broken("LOST"))?;
+        let owners = SkStorage::try_from(map("OWNERS")?).map_err(broken("OWNERS"))?;
+        Ok(Self { _object: object, events, lost, lost_before: 0, owners })
+    }
+
+    /// Hands over all events that are in the ring buffer now.
+    pub fn drain(&mut self, mut each: impl FnMut(Event)) {
+        // Bounded by what the buffer can hold, so that a storm of events cannot keep the caller here.
+        let mut bytes_left: usize = 16 << 20;
+        while let Some(item) = self.events.next() {
+            // What cannot be parsed would be a fault of the build: both sides are of one commit.
+            if let Some(event) = parse(&item) {
+                each(event);
+            }
+            let Some(left) = bytes_left.checked_sub(item.len()) else { return };
+            bytes_left = left;
+        }
+    }
+
+    /// How many events did not fit into the ring buffer since the last call.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel does not give the counter; then nothing can be trusted.
+    pub fn newly_lost(&mut self) -> Result<u64, EbpfError> {
+        let per_cpu =
+            self.lost.get(&0, 0).map_err(|source| EbpfError::Map { map: "LOST", source: Some(source) })?;
+        let total: u64 = per_cpu.iter().sum();
+        let new = total - self.lost_before;
+        self.lost_before = total;
+        Ok(new)
+    }
+
+    /// Cookie of the network namespace of an inet socket that was made after [`Ebpf::load`]; `None`
+    /// where the programs did not see it made.
+    ///
+    /// It is read from the socket's storage: `SO_NETNS_COOKIE` would need Linux 5.14.
+    pub fn netns_cookie(&self, socket: &impl AsRawFd) -> Option<u64> {
+        self.owners.get(socket, 0).ok().map(|owner| owner.netns_cookie)
+    }
+}
+
+/// The event in the bytes of one entry of the ring buffer.
+fn parse(bytes: &[u8]) -> Option<Event> {
+    fn read<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Option<T> {
+        bytemuck::try_pod_read_unaligned(bytes.get(..size_of::<T>())?).ok()
+    }
+    match read::<u32>(bytes)? {
+        kind::TCP_OPEN => read(bytes).map(Event::TcpOpen),
+        kind::TCP_CLOSE => read(bytes).map(Event::TcpClose),
+        kind::PROCESS_FORK => read(bytes).map(Event::ProcessFork),
+        kind::PROCESS_EXEC => read(bytes).map(Event::ProcessExec),
+        kind::PROCESS_EXIT => read(bytes).map(Event::ProcessExit),
+        _ => None,
+    }
+}
+
+/// Where cgroup v2 is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on hybrid hosts.
+pub fn cgroup2_root() -> Option<PathBuf> {
+    let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo()).ok()?;
+    mounts
+        .into_iter()
+        .find(|mount| mount.fs_type == "cgroup2" && mount.root == "/")
+        .map(|mount| mount.mount_point)
+}
+
+fn attach_to_cgroup(program: &mut Program, cgroup: &File) -> Result<(), aya::programs::ProgramError> {
+    // A link (since Linux 5.7) takes no flags and always lets others attach beside it.
+    let mode = CgroupAttachMode::Single;
+    match program {
+        Program::CgroupSock(program) => {
+            let program: &mut CgroupSock = program;
+            program.load()?;
+            program.attach(cgroup, mode)?;
+        }
+        Program::CgroupSockAddr(program) => {
+            let program: &mut CgroupSockAddr = program;
+            program.load()?;
+            program.attach(cgroup, mode)?;
+        }
+        Program::SockOps(program) => {
+            let program: &mut SockOps = program;
+            program.load()?;
+            program.attach(cgroup, mode)?;
+        }
+        // Attached before.
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Attaches the tracepoints, for which aya reads their numbers from tracefs.
+///
+/// tracefs may not be mounted. Then it is mounted for this purpose only, in a mount namespace that a
+/// thread of its own has and that ends with it: the host does not see it.
+fn attach_tracepoints(object: &mut aya::Ebpf) -> Result<(), EbpfError> {
+    let attach = |object: &mut aya::Ebpf| {
+        for (name, category, tracepoint) in TRACEPOINTS {
+            let Some(Program::TracePoint(program)) = object.program_mut(name) else { continue };
+            let program: &mut TracePoint = program;
+            program.load().and_then(|()| program.attach(category, tracepoint)).map_err(|source| {
+                EbpfError::Program { program: name.to_owned(), source: Box::new(source) }
+            })?;
+        }
+        Ok(())
+    };
+    if Path::new(TRACEFS).join("events").exists() {
+        return attach(object);
+    }
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            mount_tracefs_for_this_thread().map_err(|errno| EbpfError::Io {
+                what: format!("cannot mount tracefs; mount it with `mount -t tracefs none {TRACEFS}`"),
+                source: errno.into(),
+            })?;
+            attach(object)
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn mount_tracefs_for_this_thread() -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    mount(Some("tracefs"), TRACEFS, Some("tracefs"), MsFlags::empty(), none)
+}

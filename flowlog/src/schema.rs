@@ -1,1 +1,21 @@
-//! schema
+//! The flow record as columns: the one table of the schema, and the only place where Arrow arrays
+//! of flows are built.
+//!
+//! Owns the names, types and order of the columns ([`columns`]), what `flowlog schema` prints
+//! ([`render`]), and how a [`FlowRecord`](crate::attribute::FlowRecord) becomes a row
+//! ([`FlowBatch`]). Knows nothing of files.
+//!
+//! Invariants: columns are append-only, never renamed, retyped or reused. A value that is not known
+//! is NULL, never 0 or the empty text. Times become microseconds here and nowhere else.
+
+mod batch;
+mod columns;
+pub mod render;
+mod row;
+mod text;
+
+pub use batch::{FlowBatch, RunContext};
+pub use columns::{Column, ColumnType, VERSION, batch_schema, columns, file_schema};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,479 @@
+//! Rows become columns: the builders of one record batch, appended in place.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arrow_array::builder::{
+    ArrayBuilder, BooleanBuilder, Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
+};
+use arrow_array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, new_null_array};
+use arrow_schema::SchemaRef;
+use flowlog_common::{COMM_LEN, Owner};
+use uuid::Uuid;
+
+use super::columns::{ColumnType, batch_schema};
+use super::row::{Nat, Times, comm, ports, saturate};
+use super::text::{Keyed, Names, Shared, constant, dictionary};
+use crate::attribute::{Attribution, FlowRecord};
+use crate::flow::{Counters, Flow, L4, ProtoState, Status};
+use crate::sockets::Socket;
+
+/// What is the same in all rows of one run of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunContext {
+    /// UUIDv7 of the run.
+    pub run_id: Uuid,
+    /// Application-specific hash of the machine id.
+    pub host_id: String,
+    /// Name of the host.
+    pub host_name: String,
+    /// Boot id of the kernel, where known.
+    pub boot_id: Option<String>,
+}
+
+/// The rows of one record batch. It numbers the rows of the run: `seq` goes on from batch to batch.
+///
+/// There is no allocation per row: only builders and dictionaries grow.
+#[derive(Debug)]
+pub struct FlowBatch {
+    schema: SchemaRef,
+    constants: Constants,
+    /// `seq` of the first row of this batch.
+    first_seq: i64,
+
+    start_time: TimestampMicrosecondBuilder,
+    end_time: TimestampMicrosecondBuilder,
+    duration_us: Int64Builder,
+    time_source: Names,
+    ip_version: Int32Builder,
+    proto: Int32Builder,
+    proto_name: Names,
+    src_ip: Keyed<IpAddr>,
+    src_port: Int32Builder,
+    dst_ip: Keyed<IpAddr>,
+    dst_port: Int32Builder,
+    icmp_type: Int32Builder,
+    icmp_code: Int32Builder,
+    icmp_id: Int32Builder,
+    nat_src_ip: Keyed<IpAddr>,
+    nat_src_port: Int32Builder,
+    nat_dst_ip: Keyed<IpAddr>,
+    nat_dst_port: Int32Builder,
+    orig_packets: Int64Builder,
+    orig_bytes: Int64Builder,
+    reply_packets: Int64Builder,
+    reply_bytes: Int64Builder,
+    end_reason: Names,
+    ct_state: Names,
+    ct_id: Int64Builder,
+    ct_zone: Int32Builder,
+    ct_mark: Int64Builder,
+    ct_status: Int64Builder,
+    seen_reply: BooleanBuilder,
+    assured: BooleanBuilder,
+    offloaded: BooleanBuilder,
+    ct_labels: Keyed<[u8; 16]>,
+    observer_netns: Int64Builder,
+    src: EndColumns,
+    dst: EndColumns,
+}
+
+impl FlowBatch {
+    /// An empty batch. The first row of the run gets `seq` 1.
+    pub fn new(run: &RunContext) -> Self {
+        Self {
+            schema: batch_schema(),
+            constants: Constants::new(run),
+            first_seq: 1,
+            start_time: timestamps(),
+            end_time: timestamps(),
+            duration_us: int64s(),
+            time_source: Names::new(),
+            ip_version: int32s(),
+            proto: int32s(),
+            proto_name: Names::new(),
+            src_ip: Keyed::new(),
+            src_port: int32s(),
+            dst_ip: Keyed::new(),
+            dst_port: int32s(),
+            icmp_type: int32s(),
+            icmp_code: int32s(),
+            icmp_id: int32s(),
+            nat_src_ip: Keyed::new(),
+            nat_src_port: int32s(),
+            nat_dst_ip: Keyed::new(),
+            nat_dst_port: int32s(),
+            orig_packets: int64s(),
+            orig_bytes: int64s(),
+            reply_packets: int64s(),
+            reply_bytes: int64s(),
+            end_reason: Names::new(),
+            ct_state: Names::new(),
+            ct_id: int64s(),
+            ct_zone: int32s(),
+            ct_mark: int64s(),
+            ct_status: int64s(),
+            seen_reply: bools(),
+            assured: bools(),
+            offloaded: bools(),
+            ct_labels: Keyed::new(),
+            observer_netns: int64s(),
+            src: EndColumns::new(),
+            dst: EndColumns::new(),
+        }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.end_time.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends a finished flow as the next row of the run.
+    pub fn append(&mut self, record: &FlowRecord<'_>) {
+        let FlowRecord { flow, received_ns: _, observer_netns, src, dst } = record;
+        let Flow {
+            orig,
+            reply: _,
+            id,
+            status,
+            timeout_s: _,
+            mark,
+            zone,
+            orig_counters,
+            reply_counters,
+            start_ns: _,
+            stop_ns: _,
+            event_ns: _,
+            state,
+            labels,
+        } = flow;
+
+        let times = Times::of(record);
+        self.start_time.append_option(times.start_us);
+        self.end_time.append_value(times.end_us);
+        self.duration_us.append_option(times.duration_us);
+        self.time_source.append(Some(times.source));
+
+        self.ip_version.append_value(if orig.src.is_ipv4() { 4 } else { 6 });
+        self.proto.append_value(i32::from(orig.proto.0));
+        self.proto_name.append(orig.proto.name());
+        append_addr(&mut self.src_ip, Some(orig.src));
+        append_addr(&mut self.dst_ip, Some(orig.dst));
+        let (src_port, dst_port) = ports(orig).unzip();
+        self.src_port.append_option(src_port.map(i32::from));
+        self.dst_port.append_option(dst_port.map(i32::from));
+        let icmp = match orig.l4 {
+            L4::Icmp { icmp_type, code, id } => Some((icmp_type, code, id)),
+            L4::Ports { .. } | L4::None => None,
+        };
+        self.icmp_type.append_option(icmp.map(|(icmp_type, _, _)| i32::from(icmp_type)));
+        self.icmp_code.append_option(icmp.map(|(_, code, _)| i32::from(code)));
+        self.icmp_id.append_option(icmp.map(|(_, _, id)| i32::from(id)));
+
+        let nat = Nat::of(flow);
+        append_addr(&mut self.nat_src_ip, nat.src_ip);
+        self.nat_src_port.append_option(nat.src_port.map(i32::from));
+        append_addr(&mut self.nat_dst_ip, nat.dst_ip);
+        self.nat_dst_port.append_option(nat.dst_port.map(i32::from));
+
+        append_counters(&mut self.orig_packets, &mut self.orig_bytes, *orig_counters);
+        append_counters(&mut self.reply_packets, &mut self.reply_bytes, *reply_counters);
+        self.end_reason.append(Some(flow.end_reason().name()));
+        append_state(&mut self.ct_state, *state);
+
+        self.ct_id.append_option(id.map(i64::from));
+        self.ct_zone.append_option(zone.map(i32::from));
+        self.ct_mark.append_option(mark.map(i64::from));
+        self.ct_status.append_option(status.map(|Status(bits)| i64::from(bits)));
+        self.seen_reply.append_option(status.map(|status| status.contains(Status::SEEN_REPLY)));
+        self.assured.append_option(status.map(|status| status.contains(Status::ASSURED)));
+        self.offloaded.append_option(
+            status.map(|status| status.contains(Status::OFFLOAD) || status.contains(Status::HW_OFFLOAD)),
+        );
+        append_labels(&mut self.ct_labels, *labels);
+        self.observer_netns.append_value(saturate(*observer_netns));
+        self.src.append(*src);
+        self.dst.append(*dst);
+    }
+
+    /// The rows as a record batch with the schema [`batch_schema`]; the next row begins a new one.
+    pub fn finish(&mut self) -> RecordBatch {
+        let rows = self.len();
+        let next_seq = self.first_seq.saturating_add(i64::try_from(rows).unwrap_or(i64::MAX));
+        let seq = Arc::new(Int64Array::from_iter_values(self.first_seq..next_seq));
+        self.first_seq = next_seq;
+
+        let unknown = Unknown::new(rows);
+        let same = SameKey::new(rows);
+        let Constants { record_type, run_id, host_id, host_name, boot_id, end_source } = &self.constants;
+        let mut columns: Vec<ArrayRef> = vec![
+            same.column(record_type),
+            same.column(run_id),
+            seq,
+            same.column(host_id),
+            same.column(host_name),
+            boot_id.as_ref().map_or_else(|| unknown.text(), |boot_id| same.column(boot_id)),
+            Arc::new(self.start_time.finish()),
+            Arc::new(self.end_time.finish()),
+            Arc::new(self.duration_us.finish()),
+            self.time_source.finish(),
+            unknown.timestamp(), // last_seen_time
+            Arc::new(self.ip_version.finish()),
+            Arc::new(self.proto.finish()),
+            self.proto_name.finish(),
+            self.src_ip.finish(),
+            Arc::new(self.src_port.finish()),
+            self.dst_ip.finish(),
+            Arc::new(self.dst_port.finish()),
+            Arc::new(self.icmp_type.finish()),
+            Arc::new(self.icmp_code.finish()),
+            Arc::new(self.icmp_id.finish()),
+            self.nat_src_ip.finish(),
+            Arc::new(self.nat_src_port.finish()),
+            self.nat_dst_ip.finish(),
+            Arc::new(self.nat_dst_port.finish()),
+            Arc::new(self.orig_packets.finish()),
+            Arc::new(self.orig_bytes.finish()),
+            Arc::new(self.reply_packets.finish()),
+            Arc::new(self.reply_bytes.finish()),
+            Arc::new(BooleanArray::from(vec![true; rows])), // counters_final: DESTROY has the last ones
+            self.end_reason.finish(),
+            same.column(end_source),
+            self.ct_state.finish(),
+            unknown.text(), // direction
+            Arc::new(self.ct_id.finish()),
+            Arc::new(self.ct_zone.finish()),
+            Arc::new(self.ct_mark.finish()),
+            Arc::new(self.ct_status.finish()),
+            Arc::new(self.seen_reply.finish()),
+            Arc::new(self.assured.finish()),
+            Arc::new(self.offloaded.finish()),
+            self.ct_labels.finish(),
+            Arc::new(self.observer_netns.finish()),
+        ];
+        columns.extend(self.src.finish(&unknown));
+        columns.extend(self.dst.finish(&unknown));
+        RecordBatch::try_new(Arc::clone(&self.schema), columns)
+            .expect("the columns are listed in the order of the schema and have one value per row")
+    }
+}
+
+/// Columns of the local process at one end.
+#[derive(Debug)]
+struct EndColumns {
+    attribution: Names,
+    pid: Int32Builder,
+    uid: Int64Builder,
+    comm: Keyed<[u8; COMM_LEN]>,
+    exe: Shared,
+    netns_cookie: Int64Builder,
+    socket_cookie: Int64Builder,
+}
+
+impl EndColumns {
+    fn new() -> Self {
+        Self {
+            attribution: Names::new(),
+            pid: int32s(),
+            uid: int64s(),
+            comm: Keyed::new(),
+            exe: Shared::new(),
+            netns_cookie: int64s(),
+            socket_cookie: int64s(),
+        }
+    }
+
+    fn append(&mut self, attribution: Option<Attribution<'_>>) {
+        self.attribution.append(attribution.map(Attribution::name));
+        let Some(socket) = attribution.and_then(Attribution::socket) else {
+            self.pid.append_null();
+            self.uid.append_null();
+            self.comm.append_null();
+            self.exe.append(None);
+            self.netns_cookie.append_null();
+            self.socket_cookie.append_null();
+            return;
+        };
+        let Socket { cookie, ends: _, owner, process, passive: _, opened_ns: _, closed_ns: _ } = socket;
+        let Owner { time_ns: _, tgid, uid, cgroup_id: _, netns_cookie, comm: task } = owner;
+        self.pid.append_option(i32::try_from(*tgid).ok());
+        self.uid.append_value(i64::from(*uid));
+        match comm(task) {
+            Some(name) => {
+                self.comm.append(*task, |values| values.append_value(String::from_utf8_lossy(name)));
+            }
+            None => self.comm.append_null(),
+        }
+        self.exe.append(process.as_ref().and_then(|process| process.exe.as_ref()));
+        self.netns_cookie.append_option(known_cookie(*netns_cookie));
+        self.socket_cookie.append_option(known_cookie(*cookie));
+    }
+
+    fn finish(&mut self, unknown: &Unknown) -> [ArrayRef; 22] {
+        [
+            self.attribution.finish(),
+            Arc::new(self.pid.finish()),
+            unknown.timestamp(), // process_start_time
+            unknown.int32(),     // ppid
+            Arc::new(self.uid.finish()),
+            unknown.int64(), // login_uid
+            unknown.text(),  // user
+            self.comm.finish(),
+            self.exe.finish(),
+            unknown.text(), // cmdline
+            unknown.text(), // parent_exe
+            unknown.text(), // cgroup
+            unknown.text(), // unit
+            unknown.text(), // container_id
+            unknown.text(), // pod_uid
+            Arc::new(self.netns_cookie.finish()),
+            Arc::new(self.socket_cookie.finish()),
+            unknown.int64(), // tcp_srtt_us
+            unknown.int64(), // tcp_min_rtt_us
+            unknown.int64(), // tcp_retrans
+            unknown.int64(), // tcp_bytes_sent
+            unknown.int64(), // tcp_bytes_received
+        ]
+    }
+}
+
+/// Cookies count from 1; 0 is a kernel that could not tell.
+fn known_cookie(cookie: u64) -> Option<i64> {
+    (cookie != 0).then(|| saturate(cookie))
+}
+
+/// Dictionaries of the columns that have one value in the whole run.
+#[derive(Debug)]
+struct Constants {
+    record_type: ArrayRef,
+    run_id: ArrayRef,
+    host_id: ArrayRef,
+    host_name: ArrayRef,
+    boot_id: Option<ArrayRef>,
+    end_source: ArrayRef,
+}
+
+impl Constants {
+    fn new(run: &RunContext) -> Self {
+        let RunContext { run_id, host_id, host_name, boot_id } = run;
+        Self {
+            record_type: constant("end"),
+            run_id: constant(&run_id.to_string()),
+            host_id: constant(host_id),
+            host_name: constant(host_name),
+            boot_id: boot_id.as_deref().map(constant),
+            end_source: constant("destroy"),
+        }
+    }
+}
+
+/// Keys of a column whose rows all have the first value of the dictionary; made once a batch.
+struct SameKey(Int32Array);
+
+impl SameKey {
+    fn new(rows: usize) -> Self {
+        Self(Int32Array::from_value(0, rows))
+    }
+
+    fn column(&self, value: &ArrayRef) -> ArrayRef {
+        dictionary(self.0.clone(), Arc::clone(value))
+    }
+}
+
+/// Columns without any value, made once a batch and shared by all that have its type.
+struct Unknown {
+    text: ArrayRef,
+    int32: ArrayRef,
+    int64: ArrayRef,
+    timestamp: ArrayRef,
+}
+
+impl Unknown {
+    fn new(rows: usize) -> Self {
+        Self {
+            text: dictionary(Int32Array::new_null(rows), new_null_array(&ColumnType::Text.arrow(), 0)),
+            int32: new_null_array(&ColumnType::Int32.arrow(), rows),
+            int64: new_null_array(&ColumnType::Int64.arrow(), rows),
+            timestamp: new_null_array(&ColumnType::TimestampUs.arrow(), rows),
+        }
+    }
+
+    fn text(&self) -> ArrayRef {
+        Arc::clone(&self.text)
+    }
+
+    fn int32(&self) -> ArrayRef {
+        Arc::clone(&self.int32)
+    }
+
+    fn int64(&self) -> ArrayRef {
+        Arc::clone(&self.int64)
+    }
+
+    fn timestamp(&self) -> ArrayRef {
+        Arc::clone(&self.timestamp)
+    }
+}
+
+fn append_addr(column: &mut Keyed<IpAddr>, addr: Option<IpAddr>) {
+    match addr {
+        Some(addr) => column.append(addr, |values| append_formatted(values, format_args!("{addr}"))),
+        None => column.append_null(),
+    }
+}
+
+fn append_labels(column: &mut Keyed<[u8; 16]>, labels: Option<[u8; 16]>) {
+    match labels {
+        Some(labels) => {
+            let number = u128::from_be_bytes(labels);
+            column.append(labels, |values| append_formatted(values, format_args!("{number:032x}")));
+        }
+        None => column.append_null(),
+    }
+}
+
+/// Formats in place. The builder's `write_fmt` never fails and makes the text of the next value.
+fn append_formatted(values: &mut StringBuilder, text: std::fmt::Arguments<'_>) {
+    let _ = values.write_fmt(text);
+    values.append_value("");
+}
+
+fn append_counters(packets: &mut Int64Builder, bytes: &mut Int64Builder, counters: Option<Counters>) {
+    packets.append_option(counters.map(|counters| saturate(counters.packets)));
+    bytes.append_option(counters.map(|counters| saturate(counters.bytes)));
+}
+
+/// The name of the state, or its number where it has none: a state of a kernel newer than this
+/// program, worth the allocation.
+fn append_state(column: &mut Names, state: Option<ProtoState>) {
+    match state.map(|state| (state.name(), state.number())) {
+        Some((None, number)) => column.append(Some(&number.to_string())),
+        Some((name, _)) => column.append(name),
+        None => column.append(None),
+    }
+}
+
+// Builders begin without capacity, so that a batch of few rows, as an idle host makes each second,
+// does not carry buffers for many.
+
+fn int32s() -> Int32Builder {
+    Int32Builder::with_capacity(0)
+}
+
+fn int64s() -> Int64Builder {
+    Int64Builder::with_capacity(0)
+}
+
+fn bools() -> BooleanBuilder {
+    BooleanBuilder::with_capacity(0)
+}
+
+fn timestamps() -> TimestampMicrosecondBuilder {
+    TimestampMicrosecondBuilder::with_capacity(0).with_data_type(ColumnType::TimestampUs.arrow())
+}

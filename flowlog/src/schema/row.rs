@@ -1,0 +1,94 @@
+//! What the columns of one flow hold: pure functions from the flow to plain values.
+
+use std::net::IpAddr;
+
+use crate::attribute::FlowRecord;
+use crate::flow::{Flow, L4, Protocol, Tuple};
+
+/// Times of a flow in microseconds since the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Times {
+    pub(super) start_us: Option<i64>,
+    pub(super) end_us: i64,
+    /// Where `end_us` comes from.
+    pub(super) source: &'static str,
+    pub(super) duration_us: Option<i64>,
+}
+
+impl Times {
+    pub(super) fn of(record: &FlowRecord<'_>) -> Self {
+        let Flow { start_ns, stop_ns, event_ns, .. } = *record.flow;
+        let (end_ns, source) = match (stop_ns, event_ns) {
+            (Some(stop_ns), _) => (stop_ns, "kernel"),
+            (None, Some(event_ns)) => (event_ns, "event"),
+            (None, None) => (record.received_ns, "receive"),
+        };
+        let start_us = start_ns.map(micros);
+        let end_us = micros(end_ns);
+        // Of the microseconds, so that it always equals end_time - start_time. A clock that was set
+        // back in between leaves no duration.
+        let duration_us = match (start_us, stop_ns) {
+            (Some(start_us), Some(_)) if start_us <= end_us => Some(end_us - start_us),
+            _ => None,
+        };
+        Self { start_us, end_us, source, duration_us }
+    }
+}
+
+fn micros(ns: u64) -> i64 {
+    saturate(ns / 1000)
+}
+
+/// A number of the kernel as the signed integer that all engines can read. Counters and cookies do
+/// not get there: 2^63 bytes are 23 years at 100 Gbit/s. Corrupt ones stop at the maximum, where
+/// they are visible, rather than become negative.
+pub(super) fn saturate(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// The keys of a tuple that are ports; `None` for ICMP, for protocols without ports, and for GRE,
+/// whose call ids the kernel carries in the attributes of ports.
+pub(super) fn ports(tuple: &Tuple) -> Option<(u16, u16)> {
+    match tuple.l4 {
+        L4::Ports { src, dst } if tuple.proto != Protocol::GRE => Some((src, dst)),
+        L4::Ports { .. } | L4::Icmp { .. } | L4::None => None,
+    }
+}
+
+/// What NAT made of the two ends; `None` where it left them as they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Nat {
+    pub(super) src_ip: Option<IpAddr>,
+    pub(super) src_port: Option<u16>,
+    pub(super) dst_ip: Option<IpAddr>,
+    pub(super) dst_port: Option<u16>,
+}
+
+impl Nat {
+    /// Replies go to what the source was made into, and come from what the destination was made into.
+    /// An ICMP id that NAT changed has no column.
+    pub(super) fn of(flow: &Flow) -> Self {
+        let Flow { orig, reply, .. } = flow;
+        let (src_port, dst_port) = match (ports(orig), ports(reply)) {
+            (Some((src, dst)), Some((reply_src, reply_dst))) => {
+                (changed(src, reply_dst), changed(dst, reply_src))
+            }
+            _ => (None, None),
+        };
+        Self {
+            src_ip: changed(orig.src, reply.dst),
+            src_port,
+            dst_ip: changed(orig.dst, reply.src),
+            dst_port,
+        }
+    }
+}
+
+fn changed<T: PartialEq>(before: T, after: T) -> Option<T> {
+    (before != after).then_some(after)
+}
+
+/// A task's name up to its first zero byte; `None` where it is empty.
+pub(super) fn comm(raw: &[u8]) -> Option<&[u8]> {
+    raw.split(|&byte| byte == 0).next().filter(|name| !name.is_empty())
+}

@@ -1,0 +1,130 @@
+//! The rows of one row group: gathered, sorted by end_time, encoded column by column.
+
+use std::fs::File;
+
+use arrow_array::{Array, RecordBatch};
+use arrow_select::concat::concat_batches;
+use arrow_select::interleave::interleave;
+use parquet::arrow::arrow_writer::{ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::file::writer::SerializedFileWriter;
+
+use super::error::Fault;
+use super::partition::{end_times, seqs};
+
+/// Rows of a row group. Bounds the unit that readers skip or take whole, and that they split work
+/// by: far fewer make the footer and the dictionaries weigh, far more make statistics useless.
+pub(super) const MAX_ROWS: usize = 262_144;
+
+/// Bytes of arrays that wait for their row group. Bounds the memory of the daemon, which rows with
+/// long texts would fill before they are [`MAX_ROWS`].
+const MAX_BYTES: usize = 64 << 20;
+
+/// A batch with fewer rows is put together with others of its kind: 87 arrays take about 20 KB even
+/// for one row, and an idle host makes a small batch each second.
+const SMALL_ROWS: usize = 4096;
+
+/// How many small batches wait to be put together.
+const MAX_SMALL_BATCHES: usize = 32;
+
+/// Rows that wait to become a row group.
+#[derive(Debug, Default)]
+pub(super) struct Buffer {
+    batches: Vec<RecordBatch>,
+    small: Vec<RecordBatch>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl Buffer {
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether the rows must be written before more are taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.rows >= MAX_ROWS || self.bytes >= MAX_BYTES
+    }
+
+    /// How many rows it still takes.
+    pub(super) fn room(&self) -> usize {
+        MAX_ROWS.saturating_sub(self.rows)
+    }
+
+    pub(super) fn push(&mut self, batch: RecordBatch) -> Result<(), Fault> {
+        self.rows += batch.num_rows();
+        if batch.num_rows() >= SMALL_ROWS {
+            self.bytes += array_bytes(&batch);
+            self.batches.push(batch);
+            return Ok(());
+        }
+        self.small.push(batch);
+        if self.small.len() >= MAX_SMALL_BATCHES
+            && let Some(first) = self.small.first()
+        {
+            let merged = concat_batches(&first.schema(), &self.small)?;
+            self.small.clear();
+            if merged.num_rows() >= SMALL_ROWS {
+                self.bytes += array_bytes(&merged);
+                self.batches.push(merged);
+            } else {
+                self.small.push(merged);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all rows as one row group and returns its size in bytes.
+    pub(super) fn write(
+        &mut self,
+        writer: &mut SerializedFileWriter<File>,
+        factory: &ArrowRowGroupWriterFactory,
+        schema: &arrow_schema::Schema,
+    ) -> Result<usize, Fault> {
+        let Self { mut batches, small, .. } = std::mem::take(self);
+        batches.extend(small);
+        let order = by_end_time(&batches)?;
+
+        let before = writer.bytes_written();
+        let column_writers = factory.create_column_writers(writer.flushed_row_groups().len())?;
+        let mut row_group = writer.next_row_group()?;
+        // One column is sorted, encoded and freed before the next, so that the sorted copy of the
+        // rows never exists as a whole.
+        for (index, (field, mut column_writer)) in schema.fields().iter().zip(column_writers).enumerate() {
+            let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(index).as_ref()).collect();
+            let sorted = interleave(&arrays, &order)?;
+            for leaf in compute_leaves(field, &sorted)? {
+                column_writer.write(&leaf)?;
+            }
+            column_writer.close()?.append_to_row_group(&mut row_group)?;
+        }
+        row_group.close()?;
+        Ok(writer.bytes_written() - before)
+    }
+}
+
+/// The rows of the batches as (batch, row), sorted by end_time, equal ones by seq.
+fn by_end_time(batches: &[RecordBatch]) -> Result<Vec<(usize, usize)>, Fault> {
+    let mut keyed = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
+    for (index, batch) in batches.iter().enumerate() {
+        let times = end_times(batch)?.values().iter();
+        let keys = times.zip(seqs(batch)?.values()).enumerate();
+        keyed.extend(keys.map(|(row, (&time, &seq))| (time, seq, index, row)));
+    }
+    // Rows come nearly in order: std's sort finds the runs.
+    keyed.sort();
+    Ok(keyed.into_iter().map(|(_, _, index, row)| (index, row)).collect())
+}
+
+/// Bytes of the arrays. Those that several columns share, as all without any value do, count once.
+fn array_bytes(batch: &RecordBatch) -> usize {
+    let mut seen: Vec<*const u8> = Vec::new();
+    let mut bytes = 0;
+    for column in batch.columns() {
+        let address = std::sync::Arc::as_ptr(column).cast::<u8>();
+        if !seen.contains(&address) {
+            seen.push(address);
+            bytes += column.get_array_memory_size();
+        }
+    }
+    bytes
+}

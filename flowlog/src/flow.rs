@@ -315,6 +315,26 @@ impl EndReason {
 }
 
 impl Flow {
+    /// An entry of which only the tuples are known.
+    pub fn new(orig: Tuple, reply: Tuple) -> Self {
+        Self {
+            orig,
+            reply,
+            id: None,
+            status: None,
+            timeout_s: None,
+            mark: None,
+            zone: None,
+            orig_counters: None,
+            reply_counters: None,
+            start_ns: None,
+            stop_ns: None,
+            event_ns: None,
+            state: None,
+            labels: None,
+        }
+    }
+
     /// Why this flow ended, where `self` is its DESTROY message.
     ///
     /// The protocol's own end wins: a connection that was closed or reset has ended so, no matter

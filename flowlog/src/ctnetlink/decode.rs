@@ -1,0 +1,337 @@
+//! Bytes of a ctnetlink datagram to [`Flow`].
+//!
+//! No IO, no allocation. Numbers become host order here and nowhere else. What is read is what
+//! `net/netfilter/nf_conntrack_netlink.c` writes (`ctnetlink_fill_info`, `ctnetlink_conntrack_event`).
+//!
+//! Invariant: what a newer kernel adds never costs a flow. An attribute that is not known, at the top
+//! or nested, is counted and skipped; a number without a name is kept as the number. What is known
+//! and has the wrong size is an error, and costs that one message.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::nla::{Attribute, Attributes, padding};
+use super::uapi::*;
+use crate::flow::{Counters, DccpState, Flow, L4, ProtoState, Protocol, SctpState, Status, TcpState, Tuple};
+
+pub use super::nla::DecodeError;
+
+/// The messages in one datagram. Ends after the first error, because the next start is not known.
+pub fn messages(datagram: &[u8]) -> Messages<'_> {
+    Messages { rest: datagram }
+}
+
+/// Iterator made by [`messages`].
+#[derive(Clone, Debug)]
+pub struct Messages<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<Message<'a>, DecodeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let bytes = std::mem::take(&mut self.rest);
+        if bytes.is_empty() {
+            return None;
+        }
+        let &[l0, l1, l2, l3, t0, t1, f0, f1, s0, s1, s2, s3, _, _, _, _, ref after_header @ ..] = bytes
+        else {
+            return Some(Err(DecodeError::MessageHeader { found: bytes.len() }));
+        };
+        let claimed = u32::from_ne_bytes([l0, l1, l2, l3]);
+        let split = usize::try_from(claimed)
+            .ok()
+            .and_then(|len| len.checked_sub(NLMSG_HDRLEN))
+            .and_then(|payload_len| after_header.split_at_checked(payload_len));
+        let Some((payload, after)) = split else {
+            return Some(Err(DecodeError::MessageLength { claimed, left: bytes.len() }));
+        };
+        self.rest = after.get(padding(payload.len())..).unwrap_or_default();
+        Some(Ok(Message {
+            message_type: u16::from_ne_bytes([t0, t1]),
+            flags: u16::from_ne_bytes([f0, f1]),
+            sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+            payload,
+        }))
+    }
+}
+
+/// One netlink message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// `nlmsg_type`
+    pub message_type: u16,
+    /// `nlmsg_flags`
+    pub flags: u16,
+    /// `nlmsg_seq`: the one of the request that is answered.
+    pub sequence: u32,
+    /// What follows the header, for [`flow`].
+    pub payload: &'a [u8],
+}
+
+/// What a message says about a tracked connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It was made.
+    New,
+    /// It was changed. Entries in the answer to a request look the same.
+    Update,
+    /// It is gone.
+    Destroy,
+    /// The message is not about a tracked connection.
+    Other,
+}
+
+impl Message<'_> {
+    /// Which event this is. Only the flags tell NEW from UPDATE (`ctnetlink_conntrack_event`).
+    pub fn event(&self) -> Event {
+        const CREATED: u16 = NLM_F_CREATE | NLM_F_EXCL;
+        let [subsystem, operation] = self.message_type.to_be_bytes();
+        match (subsystem, operation) {
+            (NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW) if self.flags & CREATED == CREATED => Event::New,
+            (NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW) => Event::Update,
+            (NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE) => Event::Destroy,
+            _ => Event::Other,
+        }
+    }
+}
+
+/// A flow, and how much of its message was not understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// The flow.
+    pub flow: Flow,
+    /// Attributes that this version does not know, nested ones included.
+    pub unknown_attributes: u32,
+}
+
+/// Decodes the payload of a message whose [`event`](Message::event) is about a tracked connection.
+///
+/// An error means that the message cannot be trusted or lacks one of its tuples; it names the
+/// attribute.
+pub fn flow(payload: &[u8]) -> Result<Decoded, DecodeError> {
+    const MESSAGE: &str = "the conntrack message";
+    let Some((_nfgenmsg, attributes)) = payload.split_at_checked(NFGENMSG_LEN) else {
+        return Err(DecodeError::Size {
+            attribute: "struct nfgenmsg",
+            expected: NFGENMSG_LEN,
+            found: payload.len(),
+        });
+    };
+
+    let unknown = &mut 0;
+    let (mut orig, mut reply) = (None, None);
+    let (mut id, mut status, mut timeout_s, mut mark, mut zone) = (None, None, None, None, None);
+    let (mut orig_counters, mut reply_counters) = (None, None);
+    let (mut start_ns, mut stop_ns, mut event_ns) = (None, None, None);
+    let (mut state, mut labels) = (None, None);
+
+    for attribute in Attributes::new(attributes, MESSAGE) {
+        let attribute = attribute?;
+        match attribute.kind {
+            CTA_TUPLE_ORIG => orig = Some(tuple(attribute.nested("CTA_TUPLE_ORIG"), unknown)?),
+            CTA_TUPLE_REPLY => reply = Some(tuple(attribute.nested("CTA_TUPLE_REPLY"), unknown)?),
+            CTA_STATUS => status = Some(Status(attribute.be32("CTA_STATUS")?)),
+            CTA_PROTOINFO => state = proto_state(attribute.nested("CTA_PROTOINFO"), unknown)?,
+            CTA_TIMEOUT => timeout_s = Some(attribute.be32("CTA_TIMEOUT")?),
+            CTA_MARK => mark = Some(attribute.be32("CTA_MARK")?),
+            CTA_COUNTERS_ORIG => orig_counters = counters(attribute.nested("CTA_COUNTERS_ORIG"), unknown)?,
+            CTA_COUNTERS_REPLY => reply_counters = counters(attribute.nested("CTA_COUNTERS_REPLY"), unknown)?,
+            CTA_ID => id = Some(attribute.be32("CTA_ID")?),
+            CTA_ZONE => zone = Some(attribute.be16("CTA_ZONE")?),
+            CTA_TIMESTAMP => (start_ns, stop_ns) = timestamps(attribute.nested("CTA_TIMESTAMP"), unknown)?,
+            CTA_LABELS => labels = Some(attribute.array("CTA_LABELS")?),
+            CTA_TIMESTAMP_EVENT => event_ns = Some(attribute.be64("CTA_TIMESTAMP_EVENT")?),
+            // Known, and without a place in a flow. The masks and the filter occur in requests only.
+            CTA_HELP | CTA_NAT_SRC | CTA_USE | CTA_NAT_DST | CTA_TUPLE_MASTER | CTA_SEQ_ADJ_ORIG
+            | CTA_SEQ_ADJ_REPLY | CTA_SECMARK | CTA_SECCTX | CTA_MARK_MASK | CTA_LABELS_MASK
+            | CTA_SYNPROXY | CTA_FILTER | CTA_STATUS_MASK => {}
+            _ => *unknown += 1,
+        }
+    }
+
+    let missing = |attribute| DecodeError::Missing { attribute, parent: MESSAGE };
+    Ok(Decoded {
+        flow: Flow {
+            orig: orig.ok_or(missing("CTA_TUPLE_ORIG"))?,
+            reply: reply.ok_or(missing("CTA_TUPLE_REPLY"))?,
+            id,
+            status,
+            timeout_s,
+            mark,
+            zone,
+            orig_counters,
+            reply_counters,
+            start_ns,
+            stop_ns,
+            event_ns,
+            state,
+            labels,
+        },
+        unknown_attributes: *unknown,
+    })
+}
+
+/// `enum ctattr_tuple`
+fn tuple(attributes: Attributes<'_>, unknown: &mut u32) -> Result<Tuple, DecodeError> {
+    let (mut addresses, mut protocol, mut zone) = (None, None, None);
+    for attribute in attributes {
+        let attribute = attribute?;
+        match attribute.kind {
+            CTA_TUPLE_IP => addresses = Some(ip(attribute.nested("CTA_TUPLE_IP"), unknown)?),
+            CTA_TUPLE_PROTO => protocol = Some(l4(attribute.nested("CTA_TUPLE_PROTO"), unknown)?),
+            CTA_TUPLE_ZONE => zone = Some(attribute.be16("CTA_TUPLE_ZONE")?),
+            _ => *unknown += 1,
+        }
+    }
+    let missing = |attribute| DecodeError::Missing { attribute, parent: "a tuple" };
+    let (src, dst) = addresses.ok_or(missing("CTA_TUPLE_IP"))?;
+    let (proto, l4) = protocol.ok_or(missing("CTA_TUPLE_PROTO"))?;
+    Ok(Tuple { src, dst, proto, l4, zone })
+}
+
+/// `enum ctattr_ip`: source and destination, of one family.
+fn ip(attributes: Attributes<'_>, unknown: &mut u32) -> Result<(IpAddr, IpAddr), DecodeError> {
+    let v4 = |attribute: Attribute<'_>, name| attribute.array(name).map(Ipv4Addr::from);
+    let v6 = |attribute: Attribute<'_>, name| attribute.array::<16>(name).map(Ipv6Addr::from);
+    let (mut v4_src, mut v4_dst, mut v6_src, mut v6_dst) = (None, None, None, None);
+    for attribute in attributes {
+        let attribute = attribute?;
+        match attribute.kind {
+            CTA_IP_V4_SRC => v4_src = Some(v4(attribute, "CTA_IP_V4_SRC")?),
+            CTA_IP_V4_DST => v4_dst = Some(v4(attribute, "CTA_IP_V4_DST")?),
+            CTA_IP_V6_SRC => v6_src = Some(v6(attribute, "CTA_IP_V6_SRC")?),
+            CTA_IP_V6_DST => v6_dst = Some(v6(attribute, "CTA_IP_V6_DST")?),
+            _ => *unknown += 1,
+        }
+    }
+    match (v4_src, v4_dst, v6_src, v6_dst) {
+        (Some(src), Some(dst), _, _) => Ok((src.into(), dst.into())),
+        (_, _, Some(src), Some(dst)) => Ok((src.into(), dst.into())),
+        _ => Err(DecodeError::Missing {
+            attribute: "source or destination (CTA_IP_V4_SRC and _DST, or CTA_IP_V6_SRC and _DST)",
+            parent: "CTA_TUPLE_IP",
+        }),
+    }
+}
+
+/// `enum ctattr_l4proto`. The attributes decide what the keys are, not the number of the protocol: so
+/// a protocol that a newer kernel tracks by ports has its ports. Keys that are not complete are
+/// [`L4::None`], since a part of them would have to be made up.
+fn l4(attributes: Attributes<'_>, unknown: &mut u32) -> Result<(Protocol, L4), DecodeError> {
+    let (mut number, mut src, mut dst) = (None, None, None);
+    let (mut icmp_type, mut code, mut id) = (None, None, None);
+    for attribute in attributes {
+        let attribute = attribute?;
+        match attribute.kind {
+            CTA_PROTO_NUM => number = Some(attribute.u8("CTA_PROTO_NUM")?),
+            CTA_PROTO_SRC_PORT => src = Some(attribute.be16("CTA_PROTO_SRC_PORT")?),
+            CTA_PROTO_DST_PORT => dst = Some(attribute.be16("CTA_PROTO_DST_PORT")?),
+            CTA_PROTO_ICMP_ID => id = Some(attribute.be16("CTA_PROTO_ICMP_ID")?),
+            CTA_PROTO_ICMP_TYPE => icmp_type = Some(attribute.u8("CTA_PROTO_ICMP_TYPE")?),
+            CTA_PROTO_ICMP_CODE => code = Some(attribute.u8("CTA_PROTO_ICMP_CODE")?),
+            CTA_PROTO_ICMPV6_ID => id = Some(attribute.be16("CTA_PROTO_ICMPV6_ID")?),
+            CTA_PROTO_ICMPV6_TYPE => icmp_type = Some(attribute.u8("CTA_PROTO_ICMPV6_TYPE")?),
+            CTA_PROTO_ICMPV6_CODE => code = Some(attribute.u8("CTA_PROTO_ICMPV6_CODE")?),
+            _ => *unknown += 1,
+        }
+    }
+    let number =
+        number.ok_or(DecodeError::Missing { attribute: "CTA_PROTO_NUM", parent: "CTA_TUPLE_PROTO" })?;
+    let l4 = match (src, dst, icmp_type, code, id) {
+        (Some(src), Some(dst), ..) => L4::Ports { src, dst },
+        (_, _, Some(icmp_type), Some(code), Some(id)) => L4::Icmp { icmp_type, code, id },
+        _ => L4::None,
+    };
+    Ok((Protocol(number), l4))
+}
+
+/// `enum ctattr_protoinfo`: the state; the rest has no place in a flow.
+fn proto_state(attributes: Attributes<'_>, unknown: &mut u32) -> Result<Option<ProtoState>, DecodeError> {
+    let mut state = None;
+    for attribute in attributes {
+        let attribute = attribute?;
+        match attribute.kind {
+            CTA_PROTOINFO_TCP => {
+                const SKIPPED: &[u16] = &[
+                    CTA_PROTOINFO_TCP_WSCALE_ORIGINAL,
+                    CTA_PROTOINFO_TCP_WSCALE_REPLY,
+                    CTA_PROTOINFO_TCP_FLAGS_ORIGINAL,
+                    CTA_PROTOINFO_TCP_FLAGS_REPLY,
+                ];
+                let children = attribute.nested("CTA_PROTOINFO_TCP");
+                let known = (CTA_PROTOINFO_TCP_STATE, "CTA_PROTOINFO_TCP_STATE");
+                state = state_number(children, known, SKIPPED, unknown)?.map(TcpState).map(ProtoState::Tcp);
+            }
+            CTA_PROTOINFO_SCTP => {
+                const SKIPPED: &[u16] = &[CTA_PROTOINFO_SCTP_VTAG_ORIGINAL, CTA_PROTOINFO_SCTP_VTAG_REPLY];
+                let children = attribute.nested("CTA_PROTOINFO_SCTP");
+                let known = (CTA_PROTOINFO_SCTP_STATE, "CTA_PROTOINFO_SCTP_STATE");
+                state = state_number(children, known, SKIPPED, unknown)?.map(SctpState).map(ProtoState::Sctp);
+            }
+            CTA_PROTOINFO_DCCP => {
+                const SKIPPED: &[u16] =
+                    &[CTA_PROTOINFO_DCCP_ROLE, CTA_PROTOINFO_DCCP_HANDSHAKE_SEQ, CTA_PROTOINFO_DCCP_PAD];
+                let children = attribute.nested("CTA_PROTOINFO_DCCP");
+                let known = (CTA_PROTOINFO_DCCP_STATE, "CTA_PROTOINFO_DCCP_STATE");
+                state = state_number(children, known, SKIPPED, unknown)?.map(DccpState).map(ProtoState::Dccp);
+            }
+            _ => *unknown += 1,
+        }
+    }
+    Ok(state)
+}
+
+/// The state among the children of one protocol: `wanted` is its type and name.
+fn state_number(
+    attributes: Attributes<'_>,
+    (wanted, name): (u16, &'static str),
+    skipped: &[u16],
+    unknown: &mut u32,
+) -> Result<Option<u8>, DecodeError> {
+    let mut number = None;
+    for attribute in attributes {
+        let attribute = attribute?;
+        if attribute.kind == wanted {
+            number = Some(attribute.u8(name)?);
+        } else if !skipped.contains(&attribute.kind) {
+            *unknown += 1;
+        }
+    }
+    Ok(number)
+}
+
+/// `enum ctattr_counters`: 64 bits, or the 32 bits of old kernels. Absent unless both are there.
+fn counters(attributes: Attributes<'_>, unknown: &mut u32) -> Result<Option<Counters>, DecodeError> {
+    let (mut packets, mut bytes) = (None, None);
+    for attribute in attributes {
+        let attribute = attribute?;
+        match attribute.kind {
+            CTA_COUNTERS_PACKETS => packets = Some(attribute.be64("CTA_COUNTERS_PACKETS")?),
+            CTA_COUNTERS_BYTES => bytes = Some(attribute.be64("CTA_COUNTERS_BYTES")?),
+            CTA_COUNTERS32_PACKETS => packets = Some(attribute.be32("CTA_COUNTERS32_PACKETS")?.into()),
+            CTA_COUNTERS32_BYTES => bytes = Some(attribute.be32("CTA_COUNTERS32_BYTES")?.into()),
+            CTA_COUNTERS_PAD => {}
+            _ => *unknown += 1,
+        }
+    }
+    Ok(packets.zip(bytes).map(|(packets, bytes)| Counters { packets, bytes }))
+}
+
+/// `enum ctattr_tstamp`: start and stop in nanoseconds.
+fn timestamps(
+    attributes: Attributes<'_>,
+    unknown: &mut u32,
+) -> Result<(Option<u64>, Option<u64>), DecodeError> {
+    let (mut start_ns, mut stop_ns) = (None, None);
+    for attribute in attributes {
+        let attribute = attribute?;
+        match attribute.kind {
+            CTA_TIMESTAMP_START => start_ns = Some(attribute.be64("CTA_TIMESTAMP_START")?),
+            CTA_TIMESTAMP_STOP => stop_ns = Some(attribute.be64("CTA_TIMESTAMP_STOP")?),
+            CTA_TIMESTAMP_PAD => {}
+            _ => *unknown += 1,
+        }
+    }
+    Ok((start_ns, stop_ns))
+}

@@ -1,0 +1,185 @@
+//! Receives the events of destroyed entries.
+//!
+//! It moves datagrams and says what was lost on the way; it does not look into them. Loss is an
+//! outcome, not an error: the socket is as good after it as before.
+
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::{array, io};
+
+use netlink_sys::Socket;
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
+use nix::sys::socket::{MsgFlags, MultiHeaders, NetlinkAddr, getsockopt, recvmmsg, setsockopt};
+
+use super::uapi::NFNLGRP_CONNTRACK_DESTROY;
+use super::{Error, open_socket};
+
+/// Datagrams of one system call. Enough that the call itself (about 0.1 us) is no longer seen beside
+/// the 2 us that the kernel needs for each datagram.
+const DATAGRAMS: usize = 64;
+
+/// Room for one datagram. A DESTROY message has about 260 bytes, and at most some 500 with everything
+/// that a kernel can add to it; a datagram that is larger is lost.
+const DATAGRAM_BYTES: usize = 4096;
+
+/// The largest receive buffer that the kernel takes (`__sock_set_rcvbuf` doubles it in an `int`).
+const MAX_RECEIVE_BUFFER_BYTES: usize = 1 << 30;
+
+/// A non-blocking socket that receives the messages of entries that were destroyed.
+///
+/// The socket must be read as fast as entries end; its receive buffer is what bridges a pause.
+#[derive(Debug)]
+pub struct Listener {
+    /// Never cloned: a clone would close the descriptor twice.
+    socket: Socket,
+    losses: Losses,
+}
+
+/// What a listener has lost since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// How often the receive buffer overran; how many messages that were is not known.
+    pub overruns: u64,
+    /// Datagrams that were larger than the buffer for one.
+    pub truncated: u64,
+}
+
+/// Result of [`Listener::recv`].
+#[derive(Debug)]
+pub enum Received<'b> {
+    /// One or more datagrams.
+    Datagrams(Datagrams<'b>),
+    /// Nothing is there.
+    WouldBlock,
+    /// `ENOBUFS`: the receive buffer was full, and messages were lost between the last call and this
+    /// one. How many is not known. What was queued before the loss is still to be read.
+    Overrun,
+}
+
+/// Where datagrams are received into; allocated once. One is enough for all listeners of a thread.
+pub struct Buffers {
+    bytes: Box<[u8]>,
+    headers: MultiHeaders<NetlinkAddr>,
+    /// Length of each datagram; zero for one that must not be read.
+    lengths: Vec<usize>,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self {
+            bytes: vec![0; DATAGRAMS * DATAGRAM_BYTES].into_boxed_slice(),
+            headers: MultiHeaders::preallocate(DATAGRAMS, None),
+            lengths: Vec::with_capacity(DATAGRAMS),
+        }
+    }
+}
+
+/// The datagrams of one [`Listener::recv`].
+#[derive(Clone, Copy, Debug)]
+pub struct Datagrams<'b> {
+    bytes: &'b [u8],
+    lengths: &'b [usize],
+    truncated: usize,
+}
+
+impl<'b> Datagrams<'b> {
+    /// The whole ones, in the order in which the kernel sent them.
+    pub fn iter(&self) -> impl Iterator<Item = &'b [u8]> {
+        let slots = self.bytes.chunks_exact(DATAGRAM_BYTES).zip(self.lengths);
+        slots.filter_map(|(slot, length)| slot.get(..*length)).filter(|datagram| !datagram.is_empty())
+    }
+
+    /// How many datagrams were cut and are left out; each was one event at least.
+    pub fn truncated(&self) -> usize {
+        self.truncated
+    }
+}
+
+impl Listener {
+    /// Subscribes in the network namespace of the calling thread.
+    ///
+    /// The subscription succeeds also where the kernel has no ctnetlink (yet):
+    /// [`Requests::count`](super::Requests::count) tells. Without `CAP_NET_ADMIN` the receive buffer
+    /// is bounded by `net.core.rmem_max`; a warning says so.
+    pub fn open(receive_buffer_bytes: usize) -> Result<Self, Error> {
+        const SUBSCRIBE: &str = "subscribe to conntrack events";
+        let socket = open_socket()?;
+        set_receive_buffer(&socket, receive_buffer_bytes)?;
+        socket.set_non_blocking(true).map_err(|error| Error::io(SUBSCRIBE, error))?;
+        socket.add_membership(NFNLGRP_CONNTRACK_DESTROY).map_err(|error| Error::io(SUBSCRIBE, error))?;
+        Ok(Self { socket, losses: Losses::default() })
+    }
+
+    /// Takes what is there, without waiting and without allocating.
+    ///
+    /// Datagrams of other processes are ignored. An error means that the socket is of no use.
+    pub fn recv<'b>(&mut self, buffers: &'b mut Buffers) -> Result<Received<'b>, Error> {
+        let Buffers { bytes, headers, lengths } = buffers;
+        lengths.clear();
+        let mut truncated = 0;
+        {
+            let mut slots = bytes.chunks_exact_mut(DATAGRAM_BYTES);
+            let mut vectors: [_; DATAGRAMS] =
+                array::from_fn(|_| [IoSliceMut::new(slots.next().unwrap_or_default())]);
+            let fd = self.socket.as_raw_fd();
+            let received = match recvmmsg(fd, headers, &mut vectors, MsgFlags::empty(), None) {
+                Ok(received) => received,
+                Err(Errno::EAGAIN) => return Ok(Received::WouldBlock),
+                Err(Errno::ENOBUFS) => {
+                    self.losses.overruns += 1;
+                    return Ok(Received::Overrun);
+                }
+                Err(errno) => {
+                    return Err(Error::Io { request: "receive conntrack events", source: errno.into() });
+                }
+            };
+            for datagram in received {
+                let from_kernel = datagram.address.is_some_and(|sender| sender.pid() == 0);
+                let cut = datagram.flags.contains(MsgFlags::MSG_TRUNC);
+                truncated += usize::from(from_kernel && cut);
+                lengths.push(if from_kernel && !cut { datagram.bytes } else { 0 });
+            }
+        }
+        self.losses.truncated += truncated as u64;
+        Ok(Received::Datagrams(Datagrams { bytes, lengths, truncated }))
+    }
+
+    /// What was lost so far.
+    pub fn losses(&self) -> Losses {
+        self.losses
+    }
+}
+
+/// Makes the receive buffer that large, past `net.core.rmem_max` where that is permitted.
+fn set_receive_buffer(socket: &Socket, bytes: usize) -> Result<(), Error> {
+    const REQUEST: &str = "set the receive buffer of a netlink socket";
+    let error = |errno: Errno| Error::Io { request: REQUEST, source: io::Error::from(errno) };
+    let bytes = bytes.min(MAX_RECEIVE_BUFFER_BYTES);
+    match setsockopt(socket, RcvBufForce, &bytes) {
+        Err(Errno::EPERM) => {}
+        result => return result.map_err(error),
+    }
+    setsockopt(socket, RcvBuf, &bytes).map_err(error)?;
+    // The kernel reports twice the size, the half of which is for its own structures.
+    let found = getsockopt(socket, RcvBuf).map_err(error)? / 2;
+    if found < bytes {
+        tracing::warn!(
+            "found a receive buffer of {found} bytes, expected {bytes}; run with CAP_NET_ADMIN or raise \
+             the sysctl net.core.rmem_max"
+        );
+    }
+    Ok(())
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}

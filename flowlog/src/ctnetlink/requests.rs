@@ -1,0 +1,199 @@
+//! Requests to connection tracking, each with its answer.
+//!
+//! The kernel works on a request while it is sent; the answers then wait in the socket.
+
+use std::io;
+
+use netlink_sys::Socket;
+use nix::errno::Errno;
+
+use super::decode::{self, DecodeError, Decoded, Message, messages};
+use super::nla::Attributes;
+use super::uapi::*;
+use super::{Error, encode, open_socket};
+use crate::flow::{Flow, Tuple};
+
+/// Room for one datagram of an answer; the kernel sends at most 32 KiB at once (`netlink_dump`).
+const ANSWER_BYTES: usize = 64 * 1024;
+
+/// Entries that are made with one system call. If the kernel refuses all of them, that many answers
+/// wait in the socket at once; they fit into the default receive buffer (208 KiB).
+const CREATE_AT_ONCE: usize = 64;
+
+/// A socket for requests, with blocking calls.
+#[derive(Debug)]
+pub struct Requests {
+    /// Never cloned: a clone would close the descriptor twice.
+    socket: Socket,
+    sequence: u32,
+    request: Vec<u8>,
+    answer: Box<[u8]>,
+}
+
+impl Requests {
+    /// Opens in the network namespace of the calling thread.
+    pub fn open() -> Result<Self, Error> {
+        let socket = open_socket()?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+            request: Vec::new(),
+            answer: vec![0; ANSWER_BYTES].into_boxed_slice(),
+        })
+    }
+
+    /// How many entries there are. The cheapest request, so also the probe whether the kernel has
+    /// ctnetlink: [`Error::NoCtnetlink`].
+    pub fn count(&mut self) -> Result<u32, Error> {
+        const REQUEST: &str = "count conntrack entries";
+        let sequence = self.begin();
+        encode::stats(&mut self.request, sequence, NLM_F_ACK);
+        let mut entries = None;
+        let result = self.exchange(REQUEST, sequence, |message| {
+            entries = stats_entries(message.payload)?;
+            Ok(())
+        });
+        match result {
+            // nfnetlink_rcv_msg: no such subsystem, and no module to load for it.
+            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(Errno::EINVAL as i32) => {
+                Err(Error::NoCtnetlink(source))
+            }
+            result => {
+                result?;
+                let missing = DecodeError::Missing {
+                    attribute: "CTA_STATS_GLOBAL_ENTRIES",
+                    parent: "the answer to IPCTNL_MSG_CT_GET_STATS",
+                };
+                entries.ok_or(Error::Answer { request: REQUEST, source: missing })
+            }
+        }
+    }
+
+    /// The entry with this original tuple in this zone, if there is one.
+    pub fn get(&mut self, orig: &Tuple, zone: Option<u16>) -> Result<Option<Flow>, Error> {
+        let sequence = self.begin();
+        encode::get(&mut self.request, sequence, NLM_F_ACK, orig, zone);
+        let mut found = None;
+        let result = self.exchange("find a conntrack entry", sequence, |message| {
+            found = Some(decode::flow(message.payload)?.flow);
+            Ok(())
+        });
+        match result {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            result => result.map(|()| found),
+        }
+    }
+
+    /// Calls `each` with all entries. While it runs, entries come and go; one that is not there during
+    /// the whole dump may be left out. An entry that cannot be read is passed on as its error.
+    pub fn dump(&mut self, mut each: impl FnMut(Result<Decoded, DecodeError>)) -> Result<(), Error> {
+        let sequence = self.begin();
+        encode::dump(&mut self.request, sequence, 0);
+        self.exchange("list the conntrack entries", sequence, |message| {
+            each(decode::flow(message.payload));
+            Ok(())
+        })
+    }
+
+    /// Makes entries; see [`encode::create`] for what the kernel wants of them.
+    ///
+    /// All are tried. The error is the one of the first that the kernel refused: `EEXIST` where there
+    /// is an entry with one of the tuples.
+    pub fn create<'a>(&mut self, flows: impl IntoIterator<Item = &'a Flow>) -> Result<(), Error> {
+        let mut flows = flows.into_iter().peekable();
+        let mut result = Ok(());
+        while flows.peek().is_some() {
+            let first = self.begin();
+            let mut count = 0;
+            while let Some(flow) = flows.next_if(|_| count < CREATE_AT_ONCE) {
+                count += 1;
+                // Errors are answered always. Success is worth an answer only at the end.
+                let last = count == CREATE_AT_ONCE || flows.peek().is_none();
+                let flags = if last { NLM_F_ACK } else { 0 };
+                encode::create(&mut self.request, self.sequence, flags, flow);
+                if !last {
+                    self.sequence = self.sequence.wrapping_add(1);
+                }
+            }
+            let batch = self.exchange("make conntrack entries", first, |_| Ok(()));
+            result = result.and(batch);
+        }
+        result
+    }
+
+    /// Removes the entry with this original tuple in this zone. Whether there was one.
+    pub fn delete(&mut self, orig: &Tuple, zone: Option<u16>) -> Result<bool, Error> {
+        let sequence = self.begin();
+        encode::delete(&mut self.request, sequence, NLM_F_ACK, orig, zone);
+        match self.exchange("remove a conntrack entry", sequence, |_| Ok(())) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
+            result => result.map(|()| true),
+        }
+    }
+
+    /// Removes all entries of the network namespace.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        let sequence = self.begin();
+        encode::flush(&mut self.request, sequence, NLM_F_ACK);
+        self.exchange("remove all conntrack entries", sequence, |_| Ok(()))
+    }
+
+    /// Starts with an empty request and the next sequence number.
+    fn begin(&mut self) -> u32 {
+        self.request.clear();
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    /// Sends what was encoded with the sequence numbers `first..=self.sequence` and reads answers up
+    /// to the end of the last. `each` gets those that are no acknowledgement.
+    fn exchange(
+        &mut self,
+        request: &'static str,
+        first: u32,
+        mut each: impl FnMut(&Message<'_>) -> Result<(), DecodeError>,
+    ) -> Result<(), Error> {
+        let io_error = |source| Error::io(request, source);
+        let last = self.sequence;
+        self.socket.send(&self.request, 0).map_err(io_error)?;
+        let mut result = Ok(());
+        loop {
+            let len = self.socket.recv(&mut &mut self.answer[..], 0).map_err(io_error)?;
+            for message in messages(self.answer.get(..len).unwrap_or_default()) {
+                let message = message.map_err(|source| Error::Answer { request, source })?;
+                // What is left of an exchange that ended early.
+                if message.sequence.wrapping_sub(first) > last.wrapping_sub(first) {
+                    continue;
+                }
+                let outcome = match message.message_type {
+                    NLMSG_ERROR | NLMSG_DONE => error_number(&message).map_err(io_error),
+                    _ => each(&message).map_err(|source| Error::Answer { request, source }),
+                };
+                result = result.and(outcome);
+                if message.sequence == last && matches!(message.message_type, NLMSG_ERROR | NLMSG_DONE) {
+                    return result;
+                }
+            }
+        }
+    }
+}
+
+/// The error in `NLMSG_ERROR` (`struct nlmsgerr`) and `NLMSG_DONE`: a negative errno. Zero is success.
+fn error_number(message: &Message<'_>) -> io::Result<()> {
+    match message.payload.first_chunk().copied().map(i32::from_ne_bytes) {
+        Some(number) if number < 0 => Err(io::Error::from_raw_os_error(number.wrapping_neg())),
+        _ => Ok(()),
+    }
+}
+
+/// `CTA_STATS_GLOBAL_ENTRIES` of an answer to `IPCTNL_MSG_CT_GET_STATS`.
+fn stats_entries(payload: &[u8]) -> Result<Option<u32>, DecodeError> {
+    let attributes = payload.get(NFGENMSG_LEN..).unwrap_or_default();
+    for attribute in Attributes::new(attributes, "IPCTNL_MSG_CT_GET_STATS") {
+        let attribute = attribute?;
+        if attribute.kind == CTA_STATS_GLOBAL_ENTRIES {
+            return attribute.be32("CTA_STATS_GLOBAL_ENTRIES").map(Some);
+        }
+    }
+    Ok(None)
+}

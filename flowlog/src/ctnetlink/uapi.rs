@@ -1,0 +1,171 @@
+//! Numbers of the kernel's interface, with the kernel's names.
+//!
+//! Each block is one enum or header of the kernel, in its order, so that it can be held against it.
+//! Attributes that nothing here reads or writes are listed too: [`decode`](super::decode) tells what
+//! it skips from what it does not know. Nothing here is logic.
+
+// linux/socket.h
+
+/// `AF_UNSPEC`
+pub const AF_UNSPEC: u8 = 0;
+/// `AF_INET`
+pub const AF_INET: u8 = 2;
+/// `AF_INET6`
+pub const AF_INET6: u8 = 10;
+
+// linux/netlink.h
+
+/// Size of `struct nlmsghdr`: length, type, flags, sequence number, port id.
+pub const NLMSG_HDRLEN: usize = 16;
+/// `NLMSG_ERROR`: the answer to a request; an error number of zero is the acknowledgement.
+pub const NLMSG_ERROR: u16 = 2;
+/// `NLMSG_DONE`: the end of a dump.
+pub const NLMSG_DONE: u16 = 3;
+
+/// `NLM_F_REQUEST`: to the kernel.
+pub const NLM_F_REQUEST: u16 = 0x01;
+/// `NLM_F_ACK`: answer also when there is no error.
+pub const NLM_F_ACK: u16 = 0x04;
+/// `NLM_F_DUMP`: all entries.
+pub const NLM_F_DUMP: u16 = 0x100 | 0x200;
+/// `NLM_F_EXCL`: fail where the entry exists.
+pub const NLM_F_EXCL: u16 = 0x200;
+/// `NLM_F_CREATE`: make the entry where it does not exist.
+pub const NLM_F_CREATE: u16 = 0x400;
+
+/// Size of `struct nlattr`: length, type.
+pub const NLA_HDRLEN: usize = 4;
+/// `NLA_F_NESTED`: the payload is a list of attributes.
+pub const NLA_F_NESTED: u16 = 1 << 15;
+/// `NLA_TYPE_MASK`: the type without `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
+pub const NLA_TYPE_MASK: u16 = 0x3fff;
+
+// linux/netfilter/nfnetlink.h
+
+/// Size of `struct nfgenmsg`: address family, version, resource id. It follows each `nlmsghdr`.
+pub const NFGENMSG_LEN: usize = 4;
+/// `NFNETLINK_V0`
+pub const NFNETLINK_V0: u8 = 0;
+/// `NFNL_SUBSYS_CTNETLINK`: the upper byte of a message's type.
+pub const NFNL_SUBSYS_CTNETLINK: u8 = 1;
+/// `NFNLGRP_CONNTRACK_DESTROY` of `enum nfnetlink_groups`
+pub const NFNLGRP_CONNTRACK_DESTROY: u32 = 3;
+
+// enum cntl_msg_types, linux/netfilter/nfnetlink_conntrack.h: the lower byte of a message's type
+
+/// `IPCTNL_MSG_CT_NEW`: makes or changes an entry; also the type of every answer that has an entry.
+pub const IPCTNL_MSG_CT_NEW: u8 = 0;
+/// `IPCTNL_MSG_CT_GET`
+pub const IPCTNL_MSG_CT_GET: u8 = 1;
+/// `IPCTNL_MSG_CT_DELETE`
+pub const IPCTNL_MSG_CT_DELETE: u8 = 2;
+/// `IPCTNL_MSG_CT_GET_STATS`: the number of entries.
+pub const IPCTNL_MSG_CT_GET_STATS: u8 = 5;
+
+/// Declares the attribute types of one kernel enum, in its order. Their documentation is their name.
+macro_rules! attributes {
+    ($kernel_enum:literal; $($constant:ident = $number:literal,)*) => {
+        $(#[doc = concat!("`", stringify!($constant), "` of `", $kernel_enum, "`")]
+        pub const $constant: u16 = $number;)*
+    };
+}
+
+attributes! { "enum ctattr_type";
+    CTA_TUPLE_ORIG = 1,
+    CTA_TUPLE_REPLY = 2,
+    CTA_STATUS = 3,
+    CTA_PROTOINFO = 4,
+    CTA_HELP = 5,
+    CTA_NAT_SRC = 6,
+    CTA_TIMEOUT = 7,
+    CTA_MARK = 8,
+    CTA_COUNTERS_ORIG = 9,
+    CTA_COUNTERS_REPLY = 10,
+    CTA_USE = 11,
+    CTA_ID = 12,
+    CTA_NAT_DST = 13,
+    CTA_TUPLE_MASTER = 14,
+    CTA_SEQ_ADJ_ORIG = 15,
+    CTA_SEQ_ADJ_REPLY = 16,
+    CTA_SECMARK = 17,
+    CTA_ZONE = 18,
+    CTA_SECCTX = 19,
+    CTA_TIMESTAMP = 20,
+    CTA_MARK_MASK = 21,
+    CTA_LABELS = 22,
+    CTA_LABELS_MASK = 23,
+    CTA_SYNPROXY = 24,
+    CTA_FILTER = 25,
+    CTA_STATUS_MASK = 26,
+    CTA_TIMESTAMP_EVENT = 27,
+}
+
+attributes! { "enum ctattr_tuple";
+    CTA_TUPLE_IP = 1,
+    CTA_TUPLE_PROTO = 2,
+    CTA_TUPLE_ZONE = 3,
+}
+
+attributes! { "enum ctattr_ip";
+    CTA_IP_V4_SRC = 1,
+    CTA_IP_V4_DST = 2,
+    CTA_IP_V6_SRC = 3,
+    CTA_IP_V6_DST = 4,
+}
+
+attributes! { "enum ctattr_l4proto";
+    CTA_PROTO_NUM = 1,
+    CTA_PROTO_SRC_PORT = 2,
+    CTA_PROTO_DST_PORT = 3,
+    CTA_PROTO_ICMP_ID = 4,
+    CTA_PROTO_ICMP_TYPE = 5,
+    CTA_PROTO_ICMP_CODE = 6,
+    CTA_PROTO_ICMPV6_ID = 7,
+    CTA_PROTO_ICMPV6_TYPE = 8,
+    CTA_PROTO_ICMPV6_CODE = 9,
+}
+
+attributes! { "enum ctattr_protoinfo";
+    CTA_PROTOINFO_TCP = 1,
+    CTA_PROTOINFO_DCCP = 2,
+    CTA_PROTOINFO_SCTP = 3,
+}
+
+attributes! { "enum ctattr_protoinfo_tcp";
+    CTA_PROTOINFO_TCP_STATE = 1,
+    CTA_PROTOINFO_TCP_WSCALE_ORIGINAL = 2,
+    CTA_PROTOINFO_TCP_WSCALE_REPLY = 3,
+    CTA_PROTOINFO_TCP_FLAGS_ORIGINAL = 4,
+    CTA_PROTOINFO_TCP_FLAGS_REPLY = 5,
+}
+
+attributes! { "enum ctattr_protoinfo_dccp";
+    CTA_PROTOINFO_DCCP_STATE = 1,
+    CTA_PROTOINFO_DCCP_ROLE = 2,
+    CTA_PROTOINFO_DCCP_HANDSHAKE_SEQ = 3,
+    CTA_PROTOINFO_DCCP_PAD = 4,
+}
+
+attributes! { "enum ctattr_protoinfo_sctp";
+    CTA_PROTOINFO_SCTP_STATE = 1,
+    CTA_PROTOINFO_SCTP_VTAG_ORIGINAL = 2,
+    CTA_PROTOINFO_SCTP_VTAG_REPLY = 3,
+}
+
+attributes! { "enum ctattr_counters";
+    CTA_COUNTERS_PACKETS = 1,
+    CTA_COUNTERS_BYTES = 2,
+    CTA_COUNTERS32_PACKETS = 3,
+    CTA_COUNTERS32_BYTES = 4,
+    CTA_COUNTERS_PAD = 5,
+}
+
+attributes! { "enum ctattr_tstamp";
+    CTA_TIMESTAMP_START = 1,
+    CTA_TIMESTAMP_STOP = 2,
+    CTA_TIMESTAMP_PAD = 3,
+}
+
+attributes! { "enum ctattr_stats_global";
+    CTA_STATS_GLOBAL_ENTRIES = 1,
+}

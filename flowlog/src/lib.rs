@@ -1,4 +1,27 @@
-//! flowlog
+//! flowlog records every finished connection that the kernel's connection tracking saw, with the
+//! kernel's final counters, NAT, and the local process at each end, in Parquet files.
+//!
+//! This is the library behind the `flowlog` command. Its modules, in the order in which data flows:
+//!
+//! | module | owns | IO |
+//! |---|---|---|
+//! | [`flow`] | a tracked connection as plain values | no |
+//! | [`ctnetlink`] | the kernel's connection tracking over netlink: bytes to values, events, requests | netlink |
+//! | [`namespace`] | network namespaces | yes |
+//! | [`host`] | what identifies this host, boot and run | yes |
+//! | [`ebpf`] | the eBPF programs: load, attach, drain their events | BPF |
+//! | [`processes`] | which program a process ran at a time | only `walk_proc` |
+//! | [`sockets`] | which socket had a tuple at a time | no |
+//! | [`attribute`] | flow + tables = record | no |
+//! | [`schema`] | record = row of a record batch; the only place that builds Arrow arrays | no |
+//! | [`writer`] | record batches = Parquet files: staging, rotation, publishing | disk |
+//! | [`doctor`] | checks and fixes of the host and of namespaces | yes |
+//! | [`config`] | what `run` was told | no |
+//! | [`daemon`] | threads, channel, signals: wires all of the above | yes |
+//! | [`cli`] | the command line | yes |
+//!
+//! A module uses only modules above it in this list. `flowlog/tests/architecture.rs` checks that, and
+//! that the modules without IO have none.
 
 #![forbid(unsafe_code)]
 
@@ -6,10 +29,26 @@ pub mod flow;
 
 pub mod ctnetlink;
 
+pub mod namespace;
+
+pub mod host;
+
+pub mod ebpf;
+
 pub mod processes;
+
 pub mod sockets;
 
 pub mod attribute;
 
 pub mod schema;
+
 pub mod writer;
+
+pub mod doctor;
+
+pub mod config;
+
+pub mod daemon;
+
+pub mod cli;

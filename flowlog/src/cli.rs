@@ -1,0 +1,272 @@
+//! The command line: its definition, and the small commands.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytesize::ByteSize;
+use clap::{Parser, Subcommand, ValueEnum};
+use comfy_table::{ContentArrangement, Table, presets};
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Config;
+use crate::doctor::{self, Finding, Fixed, Level};
+use crate::namespace::Namespace;
+use crate::schema::render;
+use crate::writer::Rotation;
+
+/// Logs every finished connection that the kernel tracked, with its counters, NAT and local process,
+/// to Parquet files.
+#[derive(Debug, Parser)]
+#[command(name = "flowlog", version, max_term_width = 100)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Log finished connections until SIGTERM; SIGHUP finishes the current file
+    Run(RunArgs),
+    /// Check what keeps flows, counters or processes out of the log
+    Doctor(DoctorArgs),
+    /// Print the columns of the flow log
+    Schema(SchemaArgs),
+}
+
+/// Which connection tracking tables, and where the files go.
+#[derive(Debug, clap::Args)]
+pub struct Where {
+    /// Directory of the flow log
+    #[arg(long, value_name = "DIR", default_value = "/var/log/flowlog")]
+    output: PathBuf,
+
+    /// Watch this network namespace, by its name in `ip netns` or by path; may be repeated [default:
+    /// the one that flowlog runs in]
+    #[arg(long, value_name = "NAME|PATH")]
+    netns: Vec<String>,
+
+    /// Turn on accounting, timestamps and events, and add the nftables table `inet flowlog` where no
+    /// rule tracks connections; says how to undo it
+    #[arg(long)]
+    fix: bool,
+}
+
+/// Arguments of `flowlog run`.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    place: Where,
+
+    /// Do not load the eBPF programs: flows are logged without processes
+    #[arg(long)]
+    no_ebpf: bool,
+
+    /// Finish a file when it is this old, such as 90s, 15min or 1h
+    #[arg(long, value_name = "DUR", default_value = "15min", value_parser = interval)]
+    rotate_interval: Duration,
+
+    /// Finish a file when it has this many rows
+    #[arg(long, value_name = "N", default_value_t = Rotation::default().rows, value_parser = clap::value_parser!(u64).range(1..))]
+    rotate_rows: u64,
+
+    /// Finish a file when it has about this size, such as 64MiB
+    #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = size)]
+    rotate_bytes: ByteSize,
+}
+
+/// Arguments of `flowlog doctor`.
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    place: Where,
+
+    /// Print the findings as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `flowlog schema`.
+#[derive(Debug, clap::Args)]
+pub struct SchemaArgs {
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = SchemaFormat::Table)]
+    format: SchemaFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SchemaFormat {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+    /// A CREATE TABLE statement
+    Sql,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be more than zero".to_owned()),
+        Ok(interval) => Ok(interval),
+        Err(error) => Err(format!("{error}; expected a number with a unit, such as 90s, 15min or 1h")),
+    }
+}
+
+fn size(text: &str) -> Result<ByteSize, String> {
+    match text.parse() {
+        Ok(ByteSize(0)) => Err("must be more than zero".to_owned()),
+        Ok(size) => Ok(size),
+        Err(error) => Err(format!("{error}; expected a number with a unit, such as 64MiB")),
+    }
+}
+
+/// Diagnostics go to stderr, filtered by `FLOWLOG_LOG`.
+pub fn log_to_stderr() {
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .with_env_var("FLOWLOG_LOG")
+        .from_env_lossy();
+    let is_terminal = io::IsTerminal::is_terminal(&io::stderr());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(is_terminal)
+        .with_target(false)
+        .init();
+}
+
+/// Whether the reader of our output has gone, as `head` does: no failure of ours.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Checks the namespaces, fixes them where that is asked for, and makes the daemon's configuration.
+///
+/// # Errors
+///
+/// Where a namespace does not exist or cannot be fixed.
+pub fn prepare(args: RunArgs) -> Result<Config> {
+    let RunArgs { place, no_ebpf, rotate_interval, rotate_rows, rotate_bytes } = args;
+    let Where { output, netns, fix } = place;
+    let namespaces = Namespace::open_all(&netns)?;
+    if nix::unistd::geteuid().is_root() {
+        for namespace in &namespaces {
+            let name = namespace.name().unwrap_or("own");
+            if fix {
+                for Fixed { done, undo } in fix_namespace(namespace)? {
+                    info!("{done} in the network namespace `{name}`; undo: {undo}");
+                }
+            }
+            for finding in namespace.run(doctor::check_namespace)? {
+                if finding.level != Level::Ok {
+                    let Finding { check, found, advice, .. } = finding;
+                    let advice = advice.unwrap_or_default();
+                    warn!("{check} in the network namespace `{name}`: {found}; {advice}");
+                }
+            }
+        }
+    }
+    Ok(Config {
+        output,
+        namespaces,
+        ebpf: !no_ebpf,
+        rotation: Rotation { interval: rotate_interval, rows: rotate_rows, bytes: rotate_bytes.as_u64() },
+    })
+}
+
+/// Fixes what the checks find in a namespace. The rules are added only where nothing else tracks.
+fn fix_namespace(namespace: &Namespace) -> Result<Vec<Fixed>> {
+    let fixes = namespace.run(|| {
+        let untracked = doctor::check_namespace()
+            .iter()
+            .any(|finding| finding.check.starts_with("tracking") && finding.level == Level::Problem);
+        doctor::fix(untracked)
+    })??;
+    let enter = match namespace.name() {
+        Some(path) if path.contains('/') => format!("nsenter --net={path} "),
+        Some(name) => format!("ip netns exec {name} "),
+        None => String::new(),
+    };
+    Ok(fixes.into_iter().map(|Fixed { done, undo }| Fixed { done, undo: format!("{enter}{undo}") }).collect())
+}
+
+/// `flowlog doctor`: whether all is well.
+///
+/// # Errors
+///
+/// Where a check or a fix could not be made at all.
+pub fn doctor(args: &DoctorArgs) -> Result<bool> {
+    let DoctorArgs { place: Where { output, netns, fix }, json } = args;
+    let mut findings = doctor::check_host(output);
+    let mut fixes = Vec::new();
+    for namespace in Namespace::open_all(netns)? {
+        let name = namespace.name().unwrap_or("own").to_owned();
+        if *fix {
+            fixes.extend(fix_namespace(&namespace)?.into_iter().map(|fixed| (name.clone(), fixed)));
+        }
+        for finding in namespace.run(doctor::check_namespace)? {
+            findings.push(Finding { netns: Some(name.clone()), ..finding });
+        }
+    }
+    let well = findings.iter().all(|finding| finding.level != Level::Problem);
+
+    let mut out = io::stdout().lock();
+    if *json {
+        let fixes: Vec<_> = fixes
+            .iter()
+            .map(|(netns, Fixed { done, undo })| serde_json::json!({ "netns": netns, "done": done, "undo": undo }))
+            .collect();
+        let report = serde_json::json!({ "ok": well, "findings": findings, "fixes": fixes });
+        writeln!(out, "{report:#}")?;
+    } else {
+        for (netns, Fixed { done, undo }) in &fixes {
+            writeln!(out, "fixed in {netns}: {done}\n    undo: {undo}")?;
+        }
+        writeln!(out, "{}", findings_table(&findings))?;
+    }
+    Ok(well)
+}
+
+fn findings_table(findings: &[Finding]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    for Finding { check, netns, level, found, advice } in findings {
+        let level = match level {
+            Level::Ok => "ok",
+            Level::Warning => "warning",
+            Level::Problem => "PROBLEM",
+        };
+        let check = match netns {
+            Some(netns) => format!("{check} ({netns})"),
+            None => (*check).to_owned(),
+        };
+        let found = match advice {
+            Some(advice) => format!("{found}\n-> {advice}"),
+            None => found.clone(),
+        };
+        table.add_row([level, &check, &found]);
+    }
+    table
+}
+
+/// `flowlog schema`.
+///
+/// # Errors
+///
+/// Where it cannot be written to stdout.
+pub fn schema(args: &SchemaArgs) -> Result<()> {
+    let text = match args.format {
+        SchemaFormat::Table => render::table(),
+        SchemaFormat::Json => render::json().context("cannot render the schema")?,
+        SchemaFormat::Sql => render::sql(),
+    };
+    writeln!(io::stdout().lock(), "{}", text.trim_end())?;
+    Ok(())
+}

@@ -1,0 +1,505 @@
+//! `flowlog run`: the only place with threads, channels, select and signals.
+//!
+//! The receiving side is the main thread, on a current-thread runtime: it reads netlink and the ring
+//! buffer, joins, and fills batches. It never touches the disk. The writing side is a thread of its
+//! own that never touches netlink. Between them is one bounded channel, in one direction.
+
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use arrow_array::RecordBatch;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::time::{ClockId, clock_gettime};
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, error, info, warn};
+use uuid::Uuid;
+
+use crate::attribute::{Observer, Tables, attribute};
+use crate::config::Config;
+use crate::ctnetlink::{Buffers, Listener, Received, Requests, decode};
+use crate::doctor::{Settings, read_settings};
+use crate::ebpf::Ebpf;
+use crate::host::Host;
+use crate::processes::walk_proc;
+use crate::schema::{FlowBatch, RunContext};
+use crate::writer::{Summary, WriteError, Writer, WriterConfig};
+
+/// Socket buffer of each listener. A destroyed flow takes about 1 KiB of it with the kernel's own
+/// bookkeeping: this holds a quarter of a second of the highest rate that the kernel can make.
+const RECEIVE_BUFFER_BYTES: usize = 64 << 20;
+
+/// Rows after which a batch goes to the writing side. More make this side hold more memory, fewer
+/// make the other side slower.
+const BATCH_ROWS: usize = 8192;
+
+/// How long a row waits in an unfinished batch.
+const BATCH_AGE: Duration = Duration::from_secs(1);
+
+/// Batches between the two sides: how far the writer may be behind before the reader stops, and the
+/// socket buffer has to hold the flows.
+const CHANNEL_BATCHES: usize = 16;
+
+/// How often the ring buffer is read where no flow ends: it must not fill up in between.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Reads of one listener before signals, ticks and the other listeners get their turn.
+const READS_PER_TURN: usize = 16;
+
+/// How long the last events may take at the stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Logs flows until SIGTERM or SIGINT, then publishes what is there.
+///
+/// # Errors
+///
+/// Where something that is needed is missing at the start, and where flows were lost because they
+/// could not be written.
+pub fn run(config: Config) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "flowlog run has to be root, to read connection tracking and load eBPF; run it with sudo or as a system service"
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async { Daemon::start(config)?.run().await })
+}
+
+/// What goes to the writing side.
+enum ToWriter {
+    Batch(RecordBatch),
+    /// Finish what is old enough.
+    Tick,
+    /// Finish all files now.
+    Rotate,
+}
+
+/// The receiving side.
+struct Daemon {
+    watched: Vec<Watched>,
+    /// Readable when any listener is.
+    readable: AsyncFd<OwnedFd>,
+    buffers: Buffers,
+    local: Local,
+    output: Output,
+    counts: Counts,
+}
+
+/// One network namespace.
+struct Watched {
+    /// As it was given, for messages.
+    name: String,
+    observer: Observer,
+    listener: Listener,
+}
+
+/// What happened to messages, for the last line of the log.
+#[derive(Debug, Default)]
+struct Counts {
+    undecodable: u64,
+    unknown_attributes: u64,
+}
+
+impl Daemon {
+    fn start(config: Config) -> Result<Self> {
+        let Config { output, namespaces, ebpf, rotation } = config;
+        let mut local = Local::start(ebpf);
+
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll instance")?;
+        let mut watched = Vec::new();
+        let mut settings = Vec::new();
+        for namespace in &namespaces {
+            let (listener, probe, found) = namespace.run(|| {
+                // Subscribing succeeds also where nothing will ever come.
+                let listener = Requests::open()
+                    .and_then(|mut requests| requests.count())
+                    .and_then(|_| Listener::open(RECEIVE_BUFFER_BYTES));
+                (listener, UdpSocket::bind("0.0.0.0:0"), read_settings())
+            })?;
+            let listener = listener?;
+            epoll
+                .add(listener.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))
+                .context("cannot watch the netlink socket")?;
+            let netns_cookie = probe.ok().and_then(|probe| local.ebpf.as_ref()?.netns_cookie(&probe));
+            watched.push(Watched {
+                name: namespace.name().unwrap_or("own").to_owned(),
+                observer: Observer { netns: namespace.inode(), netns_cookie },
+                listener,
+            });
+            settings.push(found);
+        }
+
+        let host = Host::this();
+        let context = RunContext {
+            run_id: Uuid::now_v7(),
+            host_id: host.id,
+            host_name: host.name,
+            boot_id: host.boot_id,
+        };
+        let writer = Writer::open(WriterConfig {
+            output: output.clone(),
+            rotation,
+            run: context.clone(),
+            kernel: host.kernel,
+            acct: in_all(&settings, |settings| settings.acct),
+            timestamp: in_all(&settings, |settings| settings.timestamp),
+        })?;
+        local.drain()?;
+        local.seed();
+        info!(
+            "ready: run {}, {} network namespace(s), {}, writing to `{}`",
+            context.run_id,
+            watched.len(),
+            if local.ebpf.is_some() { "processes from eBPF" } else { "no processes" },
+            output.display(),
+        );
+        Ok(Self {
+            watched,
+            readable: async_fd(epoll.0)?,
+            buffers: Buffers::default(),
+            local,
+            output: Output::start(FlowBatch::new(&context), writer)?,
+            counts: Counts::default(),
+        })
+    }
+
+    async fn run(mut self) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+        let mut hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
+        let mut drain = tokio::time::interval(DRAIN_INTERVAL);
+        drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Does nothing where no service manager waits for it.
+        if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+            warn!("cannot tell the service manager that flowlog is ready: {error}");
+        }
+
+        // Whether the sockets were not read to their end in the last turn.
+        let mut more = false;
+        loop {
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => {
+                    self.output.flush(&mut self.local).await?;
+                    self.output.send(ToWriter::Rotate, &mut self.local).await?;
+                }
+                _ = drain.tick() => {
+                    self.local.drain()?;
+                    self.output.tick(&mut self.local).await?;
+                }
+                ready = ready_to_receive(&self.readable, more) => {
+                    ready.context("cannot wait for the netlink sockets")?;
+                    more = self.receive().await?;
+                }
+            }
+        }
+        self.stop().await
+    }
+
+    /// Reads each listener for a while. Says whether there may be more.
+    async fn receive(&mut self) -> Result<bool> {
+        let Self { watched, buffers, local, output, counts, .. } = self;
+        let mut more = false;
+        for Watched { name, observer, listener } in watched {
+            for read in 1.. {
+                // First the events: what a socket did before its flow ended is then in the tables.
+                local.drain()?;
+                match listener.recv(buffers)? {
+                    Received::WouldBlock => break,
+                    // How many is not known.
+                    Received::Overrun => {
+                        error!(
+                            "flows of the network namespace `{name}` were lost: the socket buffer was full"
+                        );
+                    }
+                    Received::Datagrams(datagrams) => {
+                        if datagrams.truncated() > 0 {
+                            let truncated = datagrams.truncated();
+                            error!(
+                                "{truncated} flows of the network namespace `{name}` were lost: found messages larger than the buffer"
+                            );
+                        }
+                        let received_ns = now_ns(ClockId::CLOCK_REALTIME);
+                        for datagram in datagrams.iter() {
+                            record(
+                                datagram,
+                                received_ns,
+                                *observer,
+                                &local.tables,
+                                &mut output.batch,
+                                counts,
+                            );
+                        }
+                    }
+                }
+                if output.batch.len() >= BATCH_ROWS {
+                    output.flush(local).await?;
+                }
+                if read == READS_PER_TURN {
+                    more = true;
+                    break;
+                }
+            }
+        }
+        Ok(more)
+    }
+
+    /// Reads what the kernel had queued, publishes, and says what there was.
+    async fn stop(mut self) -> Result<()> {
+        info!("stopping: reading what the kernel has queued");
+        let deadline = Instant::now() + STOP_DEADLINE;
+        while self.receive().await? {
+            if Instant::now() > deadline {
+                warn!("flows end faster than they are read; what comes from now on is not logged");
+                break;
+            }
+        }
+        let Self { watched, mut local, mut output, counts, .. } = self;
+        output.flush(&mut local).await?;
+        let Written { published, lost_rows } = output.finish();
+        let Counts { undecodable, unknown_attributes } = counts;
+        info!(
+            rows = published.rows,
+            files = published.files,
+            lost_rows,
+            overruns = watched.iter().map(|watched| watched.listener.losses().overruns).sum::<u64>(),
+            truncated = watched.iter().map(|watched| watched.listener.losses().truncated).sum::<u64>(),
+            undecodable,
+            unknown_attributes,
+            lost_events = local.lost,
+            evicted_sockets = local.tables.sockets.evicted(),
+            "stopped"
+        );
+        if lost_rows > 0 {
+            bail!("{lost_rows} flows could not be written; the lines above say why");
+        }
+        Ok(())
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe, for types that may close their descriptor early; this one owns it"
+)]
+fn async_fd(epoll: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(epoll).context("cannot watch the netlink sockets")
+}
+
+/// Waits until a listener can be read; does not wait where the last turn left something.
+async fn ready_to_receive(readable: &AsyncFd<OwnedFd>, more: bool) -> std::io::Result<()> {
+    if more {
+        tokio::task::yield_now().await;
+    } else {
+        // Cleared before the sockets are read: what arrives meanwhile makes it ready again.
+        readable.readable().await?.clear_ready();
+    }
+    Ok(())
+}
+
+/// Decodes the messages of one datagram, joins them and appends the rows.
+fn record(
+    datagram: &[u8],
+    received_ns: u64,
+    observer: Observer,
+    tables: &Tables,
+    batch: &mut FlowBatch,
+    counts: &mut Counts,
+) {
+    for message in decode::messages(datagram) {
+        let decoded = message.and_then(|message| match message.event() {
+            decode::Event::Destroy => decode::flow(message.payload).map(Some),
+            _ => Ok(None),
+        });
+        match decoded {
+            Ok(Some(decode::Decoded { flow, unknown_attributes })) => {
+                counts.unknown_attributes += u64::from(unknown_attributes);
+                batch.append(&attribute(&flow, received_ns, observer, &tables.sockets));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                // A stream of them would fill the log with nothing new.
+                if counts.undecodable.is_power_of_two() || counts.undecodable == 0 {
+                    error!("a flow was lost: {error}, in a message of the kernel");
+                }
+                debug!("cannot be decoded: {error}: {datagram:02x?}");
+                counts.undecodable += 1;
+            }
+        }
+    }
+}
+
+/// What is known of this host, and where it comes from.
+struct Local {
+    ebpf: Option<Ebpf>,
+    tables: Tables,
+    /// `CLOCK_MONOTONIC` of the last drain until which no event was lost.
+    complete_ns: u64,
+    /// Events that did not fit into the ring buffer.
+    lost: u64,
+}
+
+impl Local {
+    /// Loads eBPF where that is wanted. Where it cannot be, flows are logged without processes.
+    fn start(wanted: bool) -> Self {
+        let ebpf = if wanted {
+            Ebpf::load()
+                .inspect_err(|error| {
+                    debug!("{error:?}");
+                    warn!("flows are logged without processes: {}", one_line(error));
+                })
+                .ok()
+        } else {
+            warn!("flows are logged without processes: eBPF is off (--no-ebpf)");
+            None
+        };
+        Self { ebpf, tables: Tables::default(), complete_ns: now_ns(ClockId::CLOCK_MONOTONIC), lost: 0 }
+    }
+
+    /// Takes in all events that are there.
+    fn drain(&mut self) -> Result<()> {
+        let Self { ebpf: Some(ebpf), tables, complete_ns, lost } = self else { return Ok(()) };
+        let drained_ns = now_ns(ClockId::CLOCK_MONOTONIC);
+        let realtime_offset_ns = now_ns(ClockId::CLOCK_REALTIME).saturating_sub(drained_ns);
+        ebpf.drain(|event| tables.apply(&event, realtime_offset_ns));
+        let newly_lost = ebpf.newly_lost()?;
+        if newly_lost > 0 {
+            *lost += newly_lost;
+            tables.lost_events(*complete_ns, realtime_offset_ns);
+            warn!(
+                "{newly_lost} events of sockets and processes were lost: flows of this time may have no process"
+            );
+            self.seed();
+        }
+        self.complete_ns = drained_ns;
+        Ok(())
+    }
+
+    /// Takes in the processes that /proc shows, where no event told of them.
+    fn seed(&mut self) {
+        let Self { ebpf: Some(_), tables, .. } = self else { return };
+        let seeded = walk_proc(|tgid, exe| {
+            tables.processes.seed(tgid, exe, now_ns(ClockId::CLOCK_MONOTONIC));
+        });
+        if let Err(error) = seeded {
+            warn!("cannot read the running processes from /proc: {error}; their programs are not known");
+        }
+    }
+}
+
+/// An error with its causes on one line: the kernel's verifier answers with many.
+fn one_line(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let lines: Vec<String> =
+        causes.filter_map(|cause| cause.to_string().lines().next().map(str::to_owned)).collect();
+    lines.join(": ")
+}
+
+/// The batch that is filled now, and the way to the writing side.
+struct Output {
+    batch: FlowBatch,
+    flushed: Instant,
+    to_writer: mpsc::Sender<ToWriter>,
+    writer: JoinHandle<Written>,
+}
+
+impl Output {
+    fn start(batch: FlowBatch, writer: Writer) -> Result<Self> {
+        let (to_writer, from_reader) = mpsc::channel(CHANNEL_BATCHES);
+        let writer = std::thread::Builder::new()
+            .name("writer".to_owned())
+            .spawn(move || write(writer, from_reader))
+            .context("cannot start the writing thread")?;
+        Ok(Self { batch, flushed: Instant::now(), to_writer, writer })
+    }
+
+    /// Hands over a batch that has waited long enough.
+    async fn tick(&mut self, local: &mut Local) -> Result<()> {
+        if self.flushed.elapsed() < BATCH_AGE {
+            return Ok(());
+        }
+        local.tables.sockets.expire(now_ns(ClockId::CLOCK_REALTIME));
+        self.flush(local).await?;
+        self.send(ToWriter::Tick, local).await
+    }
+
+    /// Hands over what is in the batch.
+    async fn flush(&mut self, local: &mut Local) -> Result<()> {
+        self.flushed = Instant::now();
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let batch = self.batch.finish();
+        self.send(ToWriter::Batch(batch), local).await
+    }
+
+    /// Waits for room in the channel. The ring buffer is small and must be read meanwhile; flows wait
+    /// in the socket buffer.
+    async fn send(&self, message: ToWriter, local: &mut Local) -> Result<()> {
+        let permit = loop {
+            match tokio::time::timeout(DRAIN_INTERVAL, self.to_writer.reserve()).await {
+                Ok(permit) => break permit.context("the writing thread has ended")?,
+                Err(_elapsed) => local.drain()?,
+            }
+        };
+        permit.send(message);
+        Ok(())
+    }
+
+    /// Waits until everything is published.
+    fn finish(self) -> Written {
+        drop(self.to_writer);
+        self.writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// What became of the rows.
+#[derive(Debug, Default)]
+struct Written {
+    published: Summary,
+    lost_rows: u64,
+}
+
+/// The writing side. What cannot be written is lost, is said, and does not end the daemon.
+fn write(mut writer: Writer, mut from_reader: mpsc::Receiver<ToWriter>) -> Written {
+    let mut lost_rows = 0;
+    let mut note = |result: Result<(), WriteError>| {
+        if let Err(error) = result {
+            lost_rows += error.rows;
+            error!("{}", one_line(&error));
+        }
+    };
+    while let Some(message) = from_reader.blocking_recv() {
+        let now = SystemTime::now();
+        note(match message {
+            ToWriter::Batch(batch) => writer.append(&batch, now),
+            ToWriter::Tick => writer.tick(now),
+            ToWriter::Rotate => writer.rotate_all(),
+        });
+    }
+    let (published, last) = writer.finish();
+    note(last);
+    Written { published, lost_rows }
+}
+
+/// Whether a sysctl is on in all namespaces; `None` where that differs or is not known.
+fn in_all(settings: &[Settings], sysctl: impl Fn(&Settings) -> Option<u8>) -> Option<bool> {
+    let mut values = settings.iter().map(|settings| sysctl(settings).map(|value| value != 0));
+    let first = values.next()?;
+    values.all(|value| value == first).then_some(first)?
+}
+
+fn now_ns(clock: ClockId) -> u64 {
+    // Cannot fail for these clocks; a time before 1970 counts as 1970.
+    let now = clock_gettime(clock).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}

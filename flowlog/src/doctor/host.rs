@@ -1,0 +1,123 @@
+//! Checks of the host: privileges, eBPF, the output directory.
+
+use std::fs;
+use std::path::Path;
+
+use caps::{CapSet, Capability};
+
+use super::{Finding, Level};
+use crate::ebpf::cgroup2_root;
+
+/// What `run` needs, and for what. `CAP_SYS_ADMIN` contains the two for eBPF.
+const CAPABILITIES: [(Capability, &str); 4] = [
+    (Capability::CAP_NET_ADMIN, "to listen to connection tracking events"),
+    (Capability::CAP_BPF, "to load eBPF programs"),
+    (Capability::CAP_PERFMON, "to attach eBPF programs to tracepoints"),
+    (Capability::CAP_SYS_ADMIN, "to enter other network namespaces"),
+];
+
+/// Type information of the running kernel.
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Free space below which the output directory is reported.
+const LOW_SPACE_BYTES: u64 = 1 << 30;
+
+/// Checks what does not belong to a network namespace.
+pub fn check_host(output: &Path) -> Vec<Finding> {
+    vec![capabilities(), cgroup2(), btf(), output_directory(output)]
+}
+
+fn capabilities() -> Finding {
+    let held = match caps::read(None, CapSet::Effective) {
+        Ok(held) => held,
+        Err(error) => {
+            return Finding::bad(
+                "capabilities",
+                Level::Problem,
+                format!("cannot read the capabilities of this process: {error}"),
+                "mount /proc",
+            );
+        }
+    };
+    let missing: Vec<String> = CAPABILITIES
+        .iter()
+        .filter(|(capability, _)| !held.contains(capability))
+        .map(|(capability, why)| format!("{capability} ({why})"))
+        .collect();
+    if missing.is_empty() {
+        Finding::ok("capabilities", "all that are needed")
+    } else {
+        Finding::bad(
+            "capabilities",
+            Level::Problem,
+            format!("missing {}", missing.join(", ")),
+            "run as root, or give the service these capabilities",
+        )
+    }
+}
+
+fn cgroup2() -> Finding {
+    match cgroup2_root() {
+        Some(root) => Finding::ok("cgroup v2", format!("mounted at {}", root.display())),
+        None => Finding::bad(
+            "cgroup v2",
+            Level::Warning,
+            "not mounted: flows are logged without processes",
+            "mount -t cgroup2 none /sys/fs/cgroup",
+        ),
+    }
+}
+
+fn btf() -> Finding {
+    match fs::metadata(KERNEL_BTF) {
+        Ok(_) => Finding::ok("BTF", KERNEL_BTF),
+        Err(error) => Finding::bad(
+            "BTF",
+            Level::Warning,
+            format!("{KERNEL_BTF}: {error}; flows are logged without processes"),
+            "use a kernel with CONFIG_DEBUG_INFO_BTF",
+        ),
+    }
+}
+
+fn output_directory(output: &Path) -> Finding {
+    const CHECK: &str = "output directory";
+    let bad = |found: String, advice: &str| Finding::bad(CHECK, Level::Problem, found, advice);
+    // `run` makes the directory: then the nearest parent that exists has to take it.
+    let Some(existing) = output.ancestors().find(|path| path.exists()) else {
+        return bad(format!("`{}` has no parent that exists", output.display()), "give an absolute path");
+    };
+    if !existing.is_dir() {
+        return bad(
+            format!("`{}` is not a directory", existing.display()),
+            "choose another one with --output",
+        );
+    }
+    if let Err(error) = tempfile_in(existing) {
+        return bad(
+            format!("cannot write to `{}`: {error}", existing.display()),
+            "choose another one with --output, or mount it writable",
+        );
+    }
+    let free_bytes = match nix::sys::statvfs::statvfs(existing) {
+        Ok(stat) => stat.blocks_available().saturating_mul(stat.fragment_size()),
+        Err(errno) => {
+            return bad(
+                format!("cannot read the free space of `{}`: {errno}", existing.display()),
+                "mount it",
+            );
+        }
+    };
+    let found = format!("`{}`, {} MiB free", output.display(), free_bytes >> 20);
+    if free_bytes < LOW_SPACE_BYTES {
+        return Finding::bad(CHECK, Level::Warning, found, "make room, or choose another one with --output");
+    }
+    Finding::ok(CHECK, found)
+}
+
+/// Makes and removes a file: permission bits say nothing of read-only mounts, quotas and root.
+fn tempfile_in(directory: &Path) -> std::io::Result<()> {
+    let path = directory.join(format!(".flowlog-doctor-{}", std::process::id()));
+    fs::File::create_new(&path)?;
+    fs::remove_file(&path)
+}

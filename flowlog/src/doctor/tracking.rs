@@ -1,0 +1,139 @@
+//! Checks of connection tracking in one network namespace. All functions look at the namespace of the
+//! calling thread: see [`Namespace::run`](crate::namespace::Namespace::run).
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+
+use super::{Finding, Level};
+use crate::ctnetlink::Requests;
+use crate::flow::{L4, Protocol, Tuple};
+
+/// Directory of the sysctls. /proc shows the values of the namespace of the thread that opens a file.
+const SYSCTLS: &str = "/proc/sys/net/netfilter";
+
+/// The sysctls that decide what is in an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `nf_conntrack_acct`: whether flows have counters.
+    pub acct: Option<u8>,
+    /// `nf_conntrack_timestamp`: whether flows have times.
+    pub timestamp: Option<u8>,
+    /// `nf_conntrack_events`: 0 none, 1 all, 2 for entries that are made while somebody listens.
+    pub events: Option<u8>,
+}
+
+/// The sysctls now; `None` where there is no such file.
+pub fn read_settings() -> Settings {
+    Settings {
+        acct: read_sysctl("nf_conntrack_acct").ok(),
+        timestamp: read_sysctl("nf_conntrack_timestamp").ok(),
+        events: read_sysctl("nf_conntrack_events").ok(),
+    }
+}
+
+pub(super) fn read_sysctl(name: &str) -> io::Result<u8> {
+    fs::read_to_string(format!("{SYSCTLS}/{name}"))?.trim().parse().map_err(io::Error::other)
+}
+
+pub(super) fn write_sysctl(name: &str, value: u8) -> io::Result<()> {
+    fs::write(format!("{SYSCTLS}/{name}"), value.to_string())
+}
+
+/// Checks sysctls and rules of the namespace of the calling thread.
+pub fn check_namespace() -> Vec<Finding> {
+    let opened = Requests::open().and_then(|mut requests| requests.count().map(|_| requests));
+    let mut requests = match opened {
+        Ok(requests) => requests,
+        // The text says what to do.
+        Err(error) => {
+            let found = error.to_string();
+            return vec![Finding { level: Level::Problem, ..Finding::ok("ctnetlink", found) }];
+        }
+    };
+    vec![
+        Finding::ok("ctnetlink", "connection tracking answers"),
+        sysctl("nf_conntrack_acct", "flows have counters", "flows have no counters"),
+        sysctl("nf_conntrack_timestamp", "flows have times of start and end", "flows have no time of start"),
+        events(),
+        tracks("tracking of IPv4", Ipv4Addr::LOCALHOST.into(), &mut requests),
+        tracks("tracking of IPv6", Ipv6Addr::LOCALHOST.into(), &mut requests),
+    ]
+}
+
+fn sysctl(name: &'static str, on: &str, off: &str) -> Finding {
+    match read_sysctl(name) {
+        Ok(0) => Finding::bad(name, Level::Problem, format!("0: {off}"), FIX),
+        Ok(value) => Finding::ok(name, format!("{value}: {on}")),
+        Err(error) => {
+            Finding::bad(name, Level::Problem, format!("cannot be read: {error}"), "modprobe nf_conntrack")
+        }
+    }
+}
+
+const FIX: &str = "flowlog doctor --fix";
+
+fn events() -> Finding {
+    const NAME: &str = "nf_conntrack_events";
+    match read_sysctl(NAME) {
+        Ok(0) => Finding::bad(NAME, Level::Problem, "0: the kernel tells of no flow", FIX),
+        Ok(1) => Finding::ok(NAME, "1: the kernel tells of every flow"),
+        Ok(value) => Finding::bad(
+            NAME,
+            Level::Warning,
+            format!("{value}: connections that are older than flowlog end unseen"),
+            FIX,
+        ),
+        Err(error) => Finding::bad(
+            NAME,
+            Level::Problem,
+            format!("cannot be read: {error}"),
+            "use a kernel with CONFIG_NF_CONNTRACK_EVENTS",
+        ),
+    }
+}
+
+/// A namespace tracks nothing until a rule in it needs it, and nothing tells but trying: sends one
+/// byte over loopback, looks for its entry and removes that.
+fn tracks(check: &'static str, loopback: IpAddr, requests: &mut Requests) -> Finding {
+    let tuple = match send_probe(loopback) {
+        Ok(tuple) => tuple,
+        Err(error) => {
+            return Finding::bad(
+                check,
+                Level::Warning,
+                format!("cannot be tried, nothing can be sent to {loopback}: {error}"),
+                "ip link set lo up",
+            );
+        }
+    };
+    match requests.get(&tuple, None) {
+        Ok(Some(_)) => {
+            // A leftover expires by itself.
+            let _ = requests.delete(&tuple, None);
+            Finding::ok(check, "connections are tracked")
+        }
+        Ok(None) => Finding::bad(
+            check,
+            Level::Problem,
+            "no connection is tracked: no rule in this namespace uses ct",
+            FIX,
+        ),
+        Err(error) => {
+            Finding::bad(check, Level::Warning, format!("cannot be looked up: {error}"), "run as root")
+        }
+    }
+}
+
+fn send_probe(loopback: IpAddr) -> io::Result<Tuple> {
+    let to = UdpSocket::bind((loopback, 0))?;
+    let from = UdpSocket::bind((loopback, 0))?;
+    from.send_to(&[0], to.local_addr()?)?;
+    Ok(Tuple {
+        src: loopback,
+        dst: loopback,
+        proto: Protocol::UDP,
+        l4: L4::Ports { src: from.local_addr()?.port(), dst: to.local_addr()?.port() },
+        zone: None,
+    })
+}

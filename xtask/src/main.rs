@@ -1,2 +1,55 @@
-//! xtask
-fn main() {}
+//! `cargo xtask`: sets the machine up, builds, tests and shows flowlog.
+
+#![forbid(unsafe_code)]
+
+mod build;
+mod debian;
+mod demo;
+mod ebpf_toolchain;
+mod python;
+mod setup;
+mod sh;
+mod test;
+mod workspace;
+
+use std::env;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  setup              install what is missing to build, test and show flowlog
+  build [--release]  build flowlog with its eBPF programs
+  demo               record real traffic in throw-away network namespaces, print the flows (needs root)
+  test               formatting, lints, documentation, all tests (needs root)
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments.as_slice() {
+        [] | ["help" | "-h" | "--help"] => {
+            print!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        ["setup"] => success(setup::all()),
+        ["build"] => success(build::run(build::Profile::Dev)),
+        ["build", "--release"] => success(build::run(build::Profile::Release)),
+        ["demo"] => success(demo::run()),
+        ["test"] => test::run(),
+        _ => {
+            eprint!("xtask: unknown command `{}`\n\n{USAGE}", arguments.join(" "));
+            Ok(ExitCode::from(2))
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn success(result: Result<()>) -> Result<ExitCode> {
+    result.map(|()| ExitCode::SUCCESS)
+}

@@ -1,0 +1,43 @@
+//! Shows what was recorded, with DuckDB, and says how to go on.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::{python, sh};
+
+/// The columns that are shown; `{files}` stands for the pattern of the files.
+const FLOWS: &str = include_str!("flows.sql");
+
+/// Runs the query of its first argument. Wide, because DuckDB would leave out columns otherwise.
+const SHOW: &str = "import duckdb, sys; duckdb.sql(sys.argv[1]).show(max_width=10000, max_rows=1000)";
+
+/// Prints a table for each of the `observers`, whose datasets are below `directory`.
+///
+/// # Errors
+///
+/// When a dataset cannot be read: it has no files, or not the columns of the schema.
+pub(super) fn print(directory: &Path, observers: &[&str]) -> Result<()> {
+    for observer in observers {
+        println!("\n== as the {observer} saw it");
+        let mut show = Command::new(python::interpreter());
+        show.args(["-c", SHOW, &FLOWS.replace("{files}", &files(directory, observer))]);
+        print!("{}", sh::output(&mut show).with_context(|| format!("cannot read what the {observer} saw"))?);
+    }
+    let query = format!("from read_parquet('{}', hive_partitioning = true)", files(directory, "*"));
+    println!("\nThe files stay in {}. Open them with DuckDB:\n", directory.display());
+    println!(
+        "  {} -c \"import duckdb; duckdb.sql(\\\"{query}\\\").show()\"",
+        python::interpreter().display()
+    );
+    println!("  duckdb -c \"{query}\"");
+    Ok(())
+}
+
+/// The pattern of the data files of an observer.
+fn files(directory: &Path, observer: &str) -> String {
+    // A quote in a path is doubled, as SQL wants it.
+    let directory = directory.display().to_string().replace('\'', "''");
+    format!("{directory}/{observer}/flows/v1/**/*.parquet")
+}

@@ -1,0 +1,125 @@
+//! `cargo xtask setup`: installs what is missing, and nothing where nothing is.
+//!
+//! Each command calls the part that it needs. A part looks first, says what it is about to install,
+//! and looks again afterwards: an installation that does not help is an error.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::ebpf_toolchain::{self, BPF_LINKER_VERSION};
+use crate::{debian, python, sh};
+
+/// The Debian packages with a compiler that is recent enough, and with the sources of `core`.
+const DEBIAN_COMPILER: [&str; 2] = ["rustc-web", "rust-web-src"];
+
+/// Programs that the tests and the demo call, and the Debian packages they come from.
+const TRAFFIC_TOOLS: [(&str, &str); 6] = [
+    ("nft", "nftables"),
+    ("conntrack", "conntrack"),
+    ("ip", "iproute2"),
+    ("ping", "iputils-ping"),
+    ("curl", "curl"),
+    ("python3", "python3"),
+];
+
+/// How long rustup may try, in seconds, before another way is taken: it fetches 4 MB, and may be
+/// cut off from its server without an error.
+const RUSTUP_SECONDS: &str = "60";
+
+/// Everything that any command needs.
+///
+/// # Errors
+///
+/// Like all of this module: when something is missing and cannot be installed.
+pub(crate) fn all() -> Result<()> {
+    for_build()?;
+    for_lints()?;
+    for_traffic()?;
+    eprintln!("setup: nothing is missing");
+    Ok(())
+}
+
+/// A compiler for the eBPF programs, and their linker.
+pub(crate) fn for_build() -> Result<()> {
+    compiler()?;
+    bpf_linker()
+}
+
+/// rustfmt, and clippy for both sides.
+pub(crate) fn for_lints() -> Result<()> {
+    for (subcommand, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        if sh::output(sh::cargo(subcommand).arg("--version")).is_err() {
+            add_component(component, None)?;
+        }
+    }
+    let sysroot = ebpf_toolchain::compiler()?;
+    if sysroot.join("bin/cargo-clippy").is_file() {
+        return Ok(());
+    }
+    if sysroot == Path::new("/usr") {
+        return debian::install(&["rust-web-clippy"], "the lints of the eBPF programs");
+    }
+    // The directory of a rustup toolchain has the toolchain's full name.
+    add_component("clippy", sysroot.file_name().and_then(|name| name.to_str()))
+}
+
+/// What makes, watches and reads real traffic: network tools and the Python readers.
+pub(crate) fn for_traffic() -> Result<()> {
+    let missing = || TRAFFIC_TOOLS.iter().filter(|(program, _)| sh::find(program).is_none());
+    let packages: Vec<&str> = missing().map(|(_, package)| *package).collect();
+    if !packages.is_empty() {
+        debian::install(&packages, "the tests and the demo")?;
+    }
+    if let Some((program, package)) = missing().next() {
+        bail!("`{program}` is not on PATH after installing `{package}`; add the directory to PATH");
+    }
+    python::setup()
+}
+
+/// Prefers rustup, which changes the least; its server is not reachable from everywhere.
+fn compiler() -> Result<()> {
+    if ebpf_toolchain::compiler().is_ok() {
+        return Ok(());
+    }
+    if sh::find("rustup").is_some() {
+        for toolchain in [Some("nightly"), None] {
+            match add_component("rust-src", toolchain) {
+                Ok(()) if ebpf_toolchain::compiler().is_ok() => return Ok(()),
+                Ok(()) => {}
+                Err(error) => eprintln!("setup: {error:#}"),
+            }
+        }
+    }
+    debian::install(&DEBIAN_COMPILER, "the compiler of the eBPF programs")?;
+    ebpf_toolchain::compiler()?;
+    Ok(())
+}
+
+fn bpf_linker() -> Result<()> {
+    if ebpf_toolchain::bpf_linker().is_ok() {
+        return Ok(());
+    }
+    eprintln!("setup: installing bpf-linker {BPF_LINKER_VERSION} with cargo (one to two minutes)");
+    let mut install = sh::cargo("install");
+    install.args(["--quiet", "--locked", "bpf-linker", "--version", BPF_LINKER_VERSION]);
+    // Its build takes 300 MB that nobody needs afterwards: cargo takes a temporary directory.
+    install.env_remove("CARGO_TARGET_DIR");
+    sh::run(&mut install)?;
+    ebpf_toolchain::bpf_linker()?;
+    Ok(())
+}
+
+/// Adds a component to a toolchain of rustup, by default to the one that is running.
+fn add_component(component: &str, toolchain: Option<&str>) -> Result<()> {
+    let name = toolchain.unwrap_or("the active toolchain");
+    eprintln!("setup: adding {component} to {name} with rustup");
+    let mut rustup = Command::new("timeout");
+    rustup.args([RUSTUP_SECONDS, "rustup", "component", "add", component]);
+    rustup.args(toolchain.map(|toolchain| format!("--toolchain={toolchain}")));
+    // A nightly that is not there is 300 MB: not a thing to fetch unasked.
+    rustup.env("RUSTUP_AUTO_INSTALL", "0").env("RUST_BACKTRACE", "0");
+    sh::output(&mut rustup).with_context(|| format!("cannot add {component} to {name}"))?;
+    Ok(())
+}

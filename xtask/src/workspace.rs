@@ -1,0 +1,31 @@
+//! Where things are in the workspace.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The root of the workspace.
+pub(crate) fn root() -> &'static Path {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask)
+}
+
+/// Cargo's target directory: what is built and what the commands leave behind.
+pub(crate) fn target_dir() -> PathBuf {
+    // A relative CARGO_TARGET_DIR counts from where cargo was called, which is where xtask runs.
+    env::var_os("CARGO_TARGET_DIR")
+        .map(PathBuf::from)
+        .and_then(|directory| std::path::absolute(directory).ok())
+        .unwrap_or_else(|| root().join("target"))
+}
+
+/// Where cargo puts the `flowlog` of the dev profile.
+pub(crate) fn flowlog() -> PathBuf {
+    target_dir().join("debug/flowlog")
+}
+
+/// True for root: namespaces, conntrack and eBPF are for root only.
+pub(crate) fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    // The owner of a process's own directory is its effective user.
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}

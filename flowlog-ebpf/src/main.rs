@@ -15,6 +15,11 @@
 
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "the kernel packs two numbers into one and has flags of either sign; a checked conversion would be code that never runs"
+)]
 
 mod events;
 mod owner;

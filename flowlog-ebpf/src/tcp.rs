@@ -31,7 +31,7 @@ pub(crate) fn tcp_events(ctx: SockOpsContext) -> u32 {
         BPF_SOCK_OPS_TCP_CONNECT_CB => open(&ctx, 0),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => open(&ctx, 1),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => {
-            events::send(TcpClose { header: events::header(kind::TCP_CLOSE), socket_cookie: cookie(&ctx) })
+            events::send(TcpClose { header: events::header(kind::TCP_CLOSE), socket_cookie: cookie(&ctx) });
         }
         _ => {}
     }

@@ -1,7 +1,7 @@
 //! The flow record as columns: the one table of the schema, and the only place where Arrow arrays
 //! of flows are built.
 //!
-//! Owns the names, types and order of the columns ([`columns`]), what `flowlog schema` prints
+//! Owns the names, types and order of the columns ([`columns()`]), what `flowlog schema` prints
 //! ([`render`]), and how a [`FlowRecord`](crate::attribute::FlowRecord) becomes a row
 //! ([`FlowBatch`]). Knows nothing of files.
 //!

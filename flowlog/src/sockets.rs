@@ -113,7 +113,7 @@ struct Entry {
 /// for the new one. Cookies count up from 1 and never get here.
 const FORMER_LIFE: u64 = 1 << 63;
 
-/// All sockets that were seen, until [`LINGER_NS`] after they closed.
+/// All sockets that were seen, until ten minutes after they closed.
 #[derive(Debug, Default)]
 pub struct SocketTable {
     /// By cookie; former lives by numbers with [`FORMER_LIFE`].

@@ -284,7 +284,8 @@ fn no_file_has_more_rows_than_asked_for() {
     bench.append((0..50).map(|n| EIGHT + n), at(EIGHT));
     assert_eq!(row_counts(&bench.published()), [100, 100, 100]);
     assert_eq!(bench.staged().len(), 0, "no file without rows");
-    let summary = bench.writer.finish().unwrap();
+    let (summary, last) = bench.writer.finish();
+    last.unwrap();
     assert_eq!((summary.files, summary.rows), (3, 300));
 }
 
@@ -319,7 +320,9 @@ fn without_rows_there_is_no_file() {
     bench.writer.tick(at(EIGHT + HOUR)).unwrap();
     bench.writer.rotate_all().unwrap();
     assert_eq!(bench.published().len() + bench.staged().len(), 0);
-    assert_eq!(bench.writer.finish().unwrap(), super::Summary::default());
+    let (summary, last) = bench.writer.finish();
+    last.unwrap();
+    assert_eq!(summary, super::Summary::default());
 }
 
 #[test]

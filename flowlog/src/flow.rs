@@ -19,7 +19,7 @@ pub struct Flow {
     /// Seconds until the entry would have expired: `CTA_TIMEOUT`. In a DESTROY message it is absent
     /// where the entry expired, and present where it was removed early.
     pub timeout_s: Option<u32>,
-    /// `CTA_MARK`; the kernel leaves out a mark of zero.
+    /// `CTA_MARK`; events leave out a mark of zero, answers to requests do not.
     pub mark: Option<u32>,
     /// `CTA_ZONE`; the kernel leaves out the zone zero.
     pub zone: Option<u16>,

@@ -335,3 +335,8 @@ fn timestamps(
     }
     Ok((start_ns, stop_ns))
 }
+
+#[cfg(test)]
+mod captured;
+#[cfg(test)]
+mod tests;

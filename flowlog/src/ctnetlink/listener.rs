@@ -15,12 +15,13 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, NetlinkAddr, getsockopt, recvmmsg
 use super::uapi::NFNLGRP_CONNTRACK_DESTROY;
 use super::{Error, open_socket};
 
-/// Datagrams of one system call. Enough that the call itself (about 0.1 us) is no longer seen beside
-/// the 2 us that the kernel needs for each datagram.
+/// Datagrams of one system call. Enough that the call itself no longer counts beside the microsecond
+/// that the kernel needs for each datagram: with 32, 64 and 256 the measured costs are the same.
 const DATAGRAMS: usize = 64;
 
-/// Room for one datagram. A DESTROY message has about 260 bytes, and at most some 500 with everything
-/// that a kernel can add to it; a datagram that is larger is lost.
+/// Room for one datagram; one that is larger is lost. A DESTROY message has 140 to 330 bytes, alone in
+/// its datagram, and no part of it has a variable length. So this leaves room for what newer kernels
+/// add, while all slots together (256 KiB) stay in the cache of a core.
 const DATAGRAM_BYTES: usize = 4096;
 
 /// The largest receive buffer that the kernel takes (`__sock_set_rcvbuf` doubles it in an `int`).

@@ -17,6 +17,8 @@ pub mod decode;
 pub mod encode;
 mod listener;
 pub mod nla;
+#[cfg(test)]
+mod properties;
 mod requests;
 pub mod uapi;
 

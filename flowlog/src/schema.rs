@@ -12,6 +12,7 @@ mod batch;
 mod columns;
 pub mod render;
 mod row;
+mod sparse;
 mod text;
 
 pub use batch::{FlowBatch, RunContext};

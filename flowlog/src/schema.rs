@@ -10,6 +10,7 @@
 
 mod batch;
 mod columns;
+mod end;
 pub mod render;
 mod row;
 mod sparse;

@@ -10,8 +10,10 @@
 
 mod batch;
 mod columns;
+mod end;
 pub mod render;
 mod row;
+mod sparse;
 mod text;
 
 pub use batch::{FlowBatch, RunContext};

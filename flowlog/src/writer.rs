@@ -36,6 +36,7 @@ use directory::Directory;
 use error::Losses;
 use open_file::{FileNames, OpenFile};
 use partition::{Hour, by_hour};
+use row_group::split_off;
 
 /// How many hours have an open file: the current one and the one before, for the rows that come late
 /// around the change of the hour. Each costs the memory of one row group.
@@ -49,6 +50,13 @@ const LATE_ROWS: Duration = Duration::from_secs(10);
 /// What the size of rows is taken for before the first row group has shown it. Rows take 20 to 120
 /// bytes; a high guess makes the first file of a small `bytes` bound too small, rather than too big.
 const FIRST_BYTES_PER_ROW: u64 = 256;
+
+/// What the footer, the page indexes and the bloom filters of a small file take.
+const FOOTER_BYTES: u64 = 32 << 10;
+
+/// How many rows a file takes at least before `bytes` ends it: a bound near the size of the footer
+/// would else make a file of each row.
+const MIN_ROWS_IN_BYTES: u64 = 1000;
 
 /// What a writer is made of.
 #[derive(Clone, Debug)]
@@ -204,9 +212,7 @@ impl Writer {
             // A bound below the size of one row still lets one row into each file.
             let room = self.room(&file).max(usize::from(file.rows() == 0));
             let count = room.min(rows.num_rows());
-            let piece = rows.slice(0, count);
-            rows = rows.slice(count, rows.num_rows() - count);
-            match file.append(piece, now) {
+            match file.append(split_off(&mut rows, count), now) {
                 Ok(Some(bytes_per_row)) => self.bytes_per_row = bytes_per_row,
                 Ok(None) => {}
                 Err(fault) => {
@@ -226,8 +232,10 @@ impl Writer {
     /// How many rows fit until the file reaches a bound.
     fn room(&self, file: &OpenFile) -> usize {
         let rows = self.rotation.rows.saturating_sub(file.rows());
-        let bytes = self.rotation.bytes.saturating_sub(file.bytes());
-        let rows_in_bytes = (bytes / self.bytes_per_row).saturating_sub(file.buffered_rows());
+        let bytes = self.rotation.bytes.saturating_sub(file.bytes().saturating_add(FOOTER_BYTES));
+        let rows_in_bytes = (bytes / self.bytes_per_row)
+            .saturating_sub(file.buffered_rows())
+            .max(MIN_ROWS_IN_BYTES.saturating_sub(file.rows()));
         usize::try_from(rows.min(rows_in_bytes)).unwrap_or(usize::MAX)
     }
 

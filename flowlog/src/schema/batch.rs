@@ -7,17 +7,18 @@ use std::sync::Arc;
 use arrow_array::builder::{
     ArrayBuilder, BooleanBuilder, Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
 };
-use arrow_array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, new_null_array};
+use arrow_array::types::{Int32Type, Int64Type};
+use arrow_array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch};
 use arrow_schema::SchemaRef;
-use flowlog_common::{COMM_LEN, Owner};
 use uuid::Uuid;
 
 use super::columns::{ColumnType, batch_schema};
-use super::row::{Nat, Times, comm, ports, saturate};
-use super::text::{Keyed, Names, Shared, constant, dictionary};
-use crate::attribute::{Attribution, FlowRecord};
+use super::end::EndColumns;
+use super::row::{Nat, Times, ports, saturate};
+use super::sparse::{Sparse, Unknown};
+use super::text::{Keyed, Names, constant, dictionary};
+use crate::attribute::FlowRecord;
 use crate::flow::{Counters, Flow, L4, ProtoState, Status};
-use crate::sockets::Socket;
 
 /// What is the same in all rows of one run of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,32 +45,32 @@ pub struct FlowBatch {
 
     start_time: TimestampMicrosecondBuilder,
     end_time: TimestampMicrosecondBuilder,
-    duration_us: Int64Builder,
+    duration_us: Sparse<Int64Type>,
     time_source: Names,
     ip_version: Int32Builder,
     proto: Int32Builder,
     proto_name: Names,
     src_ip: Keyed<IpAddr>,
-    src_port: Int32Builder,
+    src_port: Sparse<Int32Type>,
     dst_ip: Keyed<IpAddr>,
-    dst_port: Int32Builder,
-    icmp_type: Int32Builder,
-    icmp_code: Int32Builder,
-    icmp_id: Int32Builder,
+    dst_port: Sparse<Int32Type>,
+    icmp_type: Sparse<Int32Type>,
+    icmp_code: Sparse<Int32Type>,
+    icmp_id: Sparse<Int32Type>,
     nat_src_ip: Keyed<IpAddr>,
-    nat_src_port: Int32Builder,
+    nat_src_port: Sparse<Int32Type>,
     nat_dst_ip: Keyed<IpAddr>,
-    nat_dst_port: Int32Builder,
-    orig_packets: Int64Builder,
-    orig_bytes: Int64Builder,
-    reply_packets: Int64Builder,
-    reply_bytes: Int64Builder,
+    nat_dst_port: Sparse<Int32Type>,
+    orig_packets: Sparse<Int64Type>,
+    orig_bytes: Sparse<Int64Type>,
+    reply_packets: Sparse<Int64Type>,
+    reply_bytes: Sparse<Int64Type>,
     end_reason: Names,
     ct_state: Names,
-    ct_id: Int64Builder,
-    ct_zone: Int32Builder,
-    ct_mark: Int64Builder,
-    ct_status: Int64Builder,
+    ct_id: Sparse<Int64Type>,
+    ct_zone: Sparse<Int32Type>,
+    ct_mark: Sparse<Int64Type>,
+    ct_status: Sparse<Int64Type>,
     seen_reply: BooleanBuilder,
     assured: BooleanBuilder,
     offloaded: BooleanBuilder,
@@ -88,37 +89,37 @@ impl FlowBatch {
             first_seq: 1,
             start_time: timestamps(),
             end_time: timestamps(),
-            duration_us: int64s(),
+            duration_us: Sparse::new(),
             time_source: Names::new(),
-            ip_version: int32s(),
-            proto: int32s(),
+            ip_version: Int32Builder::with_capacity(0),
+            proto: Int32Builder::with_capacity(0),
             proto_name: Names::new(),
             src_ip: Keyed::new(),
-            src_port: int32s(),
+            src_port: Sparse::new(),
             dst_ip: Keyed::new(),
-            dst_port: int32s(),
-            icmp_type: int32s(),
-            icmp_code: int32s(),
-            icmp_id: int32s(),
+            dst_port: Sparse::new(),
+            icmp_type: Sparse::new(),
+            icmp_code: Sparse::new(),
+            icmp_id: Sparse::new(),
             nat_src_ip: Keyed::new(),
-            nat_src_port: int32s(),
+            nat_src_port: Sparse::new(),
             nat_dst_ip: Keyed::new(),
-            nat_dst_port: int32s(),
-            orig_packets: int64s(),
-            orig_bytes: int64s(),
-            reply_packets: int64s(),
-            reply_bytes: int64s(),
+            nat_dst_port: Sparse::new(),
+            orig_packets: Sparse::new(),
+            orig_bytes: Sparse::new(),
+            reply_packets: Sparse::new(),
+            reply_bytes: Sparse::new(),
             end_reason: Names::new(),
             ct_state: Names::new(),
-            ct_id: int64s(),
-            ct_zone: int32s(),
-            ct_mark: int64s(),
-            ct_status: int64s(),
+            ct_id: Sparse::new(),
+            ct_zone: Sparse::new(),
+            ct_mark: Sparse::new(),
+            ct_status: Sparse::new(),
             seen_reply: bools(),
             assured: bools(),
             offloaded: bools(),
             ct_labels: Keyed::new(),
-            observer_netns: int64s(),
+            observer_netns: Int64Builder::with_capacity(0),
             src: EndColumns::new(),
             dst: EndColumns::new(),
         }
@@ -157,7 +158,7 @@ impl FlowBatch {
         let times = Times::of(record);
         self.start_time.append_option(times.start_us);
         self.end_time.append_value(times.end_us);
-        self.duration_us.append_option(times.duration_us);
+        self.duration_us.append(times.duration_us);
         self.time_source.append(Some(times.source));
 
         self.ip_version.append_value(if orig.src.is_ipv4() { 4 } else { 6 });
@@ -166,31 +167,31 @@ impl FlowBatch {
         append_addr(&mut self.src_ip, Some(orig.src));
         append_addr(&mut self.dst_ip, Some(orig.dst));
         let (src_port, dst_port) = ports(orig).unzip();
-        self.src_port.append_option(src_port.map(i32::from));
-        self.dst_port.append_option(dst_port.map(i32::from));
+        self.src_port.append(src_port.map(i32::from));
+        self.dst_port.append(dst_port.map(i32::from));
         let icmp = match orig.l4 {
             L4::Icmp { icmp_type, code, id } => Some((icmp_type, code, id)),
             L4::Ports { .. } | L4::None => None,
         };
-        self.icmp_type.append_option(icmp.map(|(icmp_type, _, _)| i32::from(icmp_type)));
-        self.icmp_code.append_option(icmp.map(|(_, code, _)| i32::from(code)));
-        self.icmp_id.append_option(icmp.map(|(_, _, id)| i32::from(id)));
+        self.icmp_type.append(icmp.map(|(icmp_type, _, _)| i32::from(icmp_type)));
+        self.icmp_code.append(icmp.map(|(_, code, _)| i32::from(code)));
+        self.icmp_id.append(icmp.map(|(_, _, id)| i32::from(id)));
 
         let nat = Nat::of(flow);
         append_addr(&mut self.nat_src_ip, nat.src_ip);
-        self.nat_src_port.append_option(nat.src_port.map(i32::from));
+        self.nat_src_port.append(nat.src_port.map(i32::from));
         append_addr(&mut self.nat_dst_ip, nat.dst_ip);
-        self.nat_dst_port.append_option(nat.dst_port.map(i32::from));
+        self.nat_dst_port.append(nat.dst_port.map(i32::from));
 
         append_counters(&mut self.orig_packets, &mut self.orig_bytes, *orig_counters);
         append_counters(&mut self.reply_packets, &mut self.reply_bytes, *reply_counters);
         self.end_reason.append(Some(flow.end_reason().name()));
         append_state(&mut self.ct_state, *state);
 
-        self.ct_id.append_option(id.map(i64::from));
-        self.ct_zone.append_option(zone.map(i32::from));
-        self.ct_mark.append_option(mark.map(i64::from));
-        self.ct_status.append_option(status.map(|Status(bits)| i64::from(bits)));
+        self.ct_id.append(id.map(i64::from));
+        self.ct_zone.append(zone.map(i32::from));
+        self.ct_mark.append(mark.map(i64::from));
+        self.ct_status.append(status.map(|Status(bits)| i64::from(bits)));
         self.seen_reply.append_option(status.map(|status| status.contains(Status::SEEN_REPLY)));
         self.assured.append_option(status.map(|status| status.contains(Status::ASSURED)));
         self.offloaded.append_option(
@@ -221,40 +222,40 @@ impl FlowBatch {
             boot_id.as_ref().map_or_else(|| unknown.text(), |boot_id| same.column(boot_id)),
             Arc::new(self.start_time.finish()),
             Arc::new(self.end_time.finish()),
-            Arc::new(self.duration_us.finish()),
-            self.time_source.finish(),
+            self.duration_us.finish_or(unknown.int64()),
+            self.time_source.finish_or(unknown.text()),
             unknown.timestamp(), // last_seen_time
             Arc::new(self.ip_version.finish()),
             Arc::new(self.proto.finish()),
-            self.proto_name.finish(),
-            self.src_ip.finish(),
-            Arc::new(self.src_port.finish()),
-            self.dst_ip.finish(),
-            Arc::new(self.dst_port.finish()),
-            Arc::new(self.icmp_type.finish()),
-            Arc::new(self.icmp_code.finish()),
-            Arc::new(self.icmp_id.finish()),
-            self.nat_src_ip.finish(),
-            Arc::new(self.nat_src_port.finish()),
-            self.nat_dst_ip.finish(),
-            Arc::new(self.nat_dst_port.finish()),
-            Arc::new(self.orig_packets.finish()),
-            Arc::new(self.orig_bytes.finish()),
-            Arc::new(self.reply_packets.finish()),
-            Arc::new(self.reply_bytes.finish()),
+            self.proto_name.finish_or(unknown.text()),
+            self.src_ip.finish_or(unknown.text()),
+            self.src_port.finish_or(unknown.int32()),
+            self.dst_ip.finish_or(unknown.text()),
+            self.dst_port.finish_or(unknown.int32()),
+            self.icmp_type.finish_or(unknown.int32()),
+            self.icmp_code.finish_or(unknown.int32()),
+            self.icmp_id.finish_or(unknown.int32()),
+            self.nat_src_ip.finish_or(unknown.text()),
+            self.nat_src_port.finish_or(unknown.int32()),
+            self.nat_dst_ip.finish_or(unknown.text()),
+            self.nat_dst_port.finish_or(unknown.int32()),
+            self.orig_packets.finish_or(unknown.int64()),
+            self.orig_bytes.finish_or(unknown.int64()),
+            self.reply_packets.finish_or(unknown.int64()),
+            self.reply_bytes.finish_or(unknown.int64()),
             Arc::new(BooleanArray::from(vec![true; rows])), // counters_final: DESTROY has the last ones
-            self.end_reason.finish(),
+            self.end_reason.finish_or(unknown.text()),
             same.column(end_source),
-            self.ct_state.finish(),
+            self.ct_state.finish_or(unknown.text()),
             unknown.text(), // direction
-            Arc::new(self.ct_id.finish()),
-            Arc::new(self.ct_zone.finish()),
-            Arc::new(self.ct_mark.finish()),
-            Arc::new(self.ct_status.finish()),
+            self.ct_id.finish_or(unknown.int64()),
+            self.ct_zone.finish_or(unknown.int32()),
+            self.ct_mark.finish_or(unknown.int64()),
+            self.ct_status.finish_or(unknown.int64()),
             Arc::new(self.seen_reply.finish()),
             Arc::new(self.assured.finish()),
             Arc::new(self.offloaded.finish()),
-            self.ct_labels.finish(),
+            self.ct_labels.finish_or(unknown.text()),
             Arc::new(self.observer_netns.finish()),
         ];
         columns.extend(self.src.finish(&unknown));
@@ -262,90 +263,6 @@ impl FlowBatch {
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
             .expect("the columns are listed in the order of the schema and have one value per row")
     }
-}
-
-/// Columns of the local process at one end.
-#[derive(Debug)]
-struct EndColumns {
-    attribution: Names,
-    pid: Int32Builder,
-    uid: Int64Builder,
-    comm: Keyed<[u8; COMM_LEN]>,
-    exe: Shared,
-    netns_cookie: Int64Builder,
-    socket_cookie: Int64Builder,
-}
-
-impl EndColumns {
-    fn new() -> Self {
-        Self {
-            attribution: Names::new(),
-            pid: int32s(),
-            uid: int64s(),
-            comm: Keyed::new(),
-            exe: Shared::new(),
-            netns_cookie: int64s(),
-            socket_cookie: int64s(),
-        }
-    }
-
-    fn append(&mut self, attribution: Option<Attribution<'_>>) {
-        self.attribution.append(attribution.map(Attribution::name));
-        let Some(socket) = attribution.and_then(Attribution::socket) else {
-            self.pid.append_null();
-            self.uid.append_null();
-            self.comm.append_null();
-            self.exe.append(None);
-            self.netns_cookie.append_null();
-            self.socket_cookie.append_null();
-            return;
-        };
-        let Socket { cookie, ends: _, owner, process, passive: _, opened_ns: _, closed_ns: _ } = socket;
-        let Owner { time_ns: _, tgid, uid, cgroup_id: _, netns_cookie, comm: task } = owner;
-        self.pid.append_option(i32::try_from(*tgid).ok());
-        self.uid.append_value(i64::from(*uid));
-        match comm(task) {
-            Some(name) => {
-                self.comm.append(*task, |values| values.append_value(String::from_utf8_lossy(name)));
-            }
-            None => self.comm.append_null(),
-        }
-        self.exe.append(process.as_ref().and_then(|process| process.exe.as_ref()));
-        self.netns_cookie.append_option(known_cookie(*netns_cookie));
-        self.socket_cookie.append_option(known_cookie(*cookie));
-    }
-
-    fn finish(&mut self, unknown: &Unknown) -> [ArrayRef; 22] {
-        [
-            self.attribution.finish(),
-            Arc::new(self.pid.finish()),
-            unknown.timestamp(), // process_start_time
-            unknown.int32(),     // ppid
-            Arc::new(self.uid.finish()),
-            unknown.int64(), // login_uid
-            unknown.text(),  // user
-            self.comm.finish(),
-            self.exe.finish(),
-            unknown.text(), // cmdline
-            unknown.text(), // parent_exe
-            unknown.text(), // cgroup
-            unknown.text(), // unit
-            unknown.text(), // container_id
-            unknown.text(), // pod_uid
-            Arc::new(self.netns_cookie.finish()),
-            Arc::new(self.socket_cookie.finish()),
-            unknown.int64(), // tcp_srtt_us
-            unknown.int64(), // tcp_min_rtt_us
-            unknown.int64(), // tcp_retrans
-            unknown.int64(), // tcp_bytes_sent
-            unknown.int64(), // tcp_bytes_received
-        ]
-    }
-}
-
-/// Cookies count from 1; 0 is a kernel that could not tell.
-fn known_cookie(cookie: u64) -> Option<i64> {
-    (cookie != 0).then(|| saturate(cookie))
 }
 
 /// Dictionaries of the columns that have one value in the whole run.
@@ -386,41 +303,6 @@ impl SameKey {
     }
 }
 
-/// Columns without any value, made once a batch and shared by all that have its type.
-struct Unknown {
-    text: ArrayRef,
-    int32: ArrayRef,
-    int64: ArrayRef,
-    timestamp: ArrayRef,
-}
-
-impl Unknown {
-    fn new(rows: usize) -> Self {
-        Self {
-            text: dictionary(Int32Array::new_null(rows), new_null_array(&ColumnType::Text.arrow(), 0)),
-            int32: new_null_array(&ColumnType::Int32.arrow(), rows),
-            int64: new_null_array(&ColumnType::Int64.arrow(), rows),
-            timestamp: new_null_array(&ColumnType::TimestampUs.arrow(), rows),
-        }
-    }
-
-    fn text(&self) -> ArrayRef {
-        Arc::clone(&self.text)
-    }
-
-    fn int32(&self) -> ArrayRef {
-        Arc::clone(&self.int32)
-    }
-
-    fn int64(&self) -> ArrayRef {
-        Arc::clone(&self.int64)
-    }
-
-    fn timestamp(&self) -> ArrayRef {
-        Arc::clone(&self.timestamp)
-    }
-}
-
 fn append_addr(column: &mut Keyed<IpAddr>, addr: Option<IpAddr>) {
     match addr {
         Some(addr) => column.append(addr, |values| append_formatted(values, format_args!("{addr}"))),
@@ -444,9 +326,13 @@ fn append_formatted(values: &mut StringBuilder, text: std::fmt::Arguments<'_>) {
     values.append_value("");
 }
 
-fn append_counters(packets: &mut Int64Builder, bytes: &mut Int64Builder, counters: Option<Counters>) {
-    packets.append_option(counters.map(|counters| saturate(counters.packets)));
-    bytes.append_option(counters.map(|counters| saturate(counters.bytes)));
+fn append_counters(
+    packets: &mut Sparse<Int64Type>,
+    bytes: &mut Sparse<Int64Type>,
+    counters: Option<Counters>,
+) {
+    packets.append(counters.map(|counters| saturate(counters.packets)));
+    bytes.append(counters.map(|counters| saturate(counters.bytes)));
 }
 
 /// The name of the state, or its number where it has none: a state of a kernel newer than this
@@ -457,17 +343,6 @@ fn append_state(column: &mut Names, state: Option<ProtoState>) {
         Some((name, _)) => column.append(name),
         None => column.append(None),
     }
-}
-
-// Builders begin without capacity, so that a batch of few rows, as an idle host makes each second,
-// does not carry buffers for many.
-
-fn int32s() -> Int32Builder {
-    Int32Builder::with_capacity(0)
-}
-
-fn int64s() -> Int64Builder {
-    Int64Builder::with_capacity(0)
 }
 
 fn bools() -> BooleanBuilder {

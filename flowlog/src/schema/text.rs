@@ -7,16 +7,18 @@
 use std::hash::Hash;
 use std::sync::Arc;
 
-use arrow_array::builder::{ArrayBuilder, Int32Builder, StringBuilder};
+use arrow_array::builder::{ArrayBuilder, StringBuilder};
 use arrow_array::types::Int32Type;
 use arrow_array::{ArrayRef, DictionaryArray, Int32Array, StringArray};
 use hashbrown::HashMap;
+
+use super::sparse::Sparse;
 
 /// A text column of few values, such as the names of an enum. The dictionary stays from batch to
 /// batch.
 #[derive(Debug)]
 pub(super) struct Names {
-    keys: Int32Builder,
+    keys: Sparse<Int32Type>,
     /// At most a few dozen, so that looking from the front is faster than hashing.
     names: Vec<Box<str>>,
     values: ArrayRef,
@@ -24,7 +26,7 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn new() -> Self {
-        Self { keys: Int32Builder::with_capacity(0), names: Vec::new(), values: text_array([]) }
+        Self { keys: Sparse::new(), names: Vec::new(), values: text_array([]) }
     }
 
     pub(super) fn append(&mut self, name: Option<&str>) {
@@ -36,18 +38,19 @@ impl Names {
                 self.names.len() - 1
             }))
         });
-        self.keys.append_option(key);
+        self.keys.append(key);
     }
 
-    pub(super) fn finish(&mut self) -> ArrayRef {
-        dictionary(self.keys.finish(), Arc::clone(&self.values))
+    /// The column, which is `unknown` where it has no value at all; so in the other types.
+    pub(super) fn finish_or(&mut self, unknown: ArrayRef) -> ArrayRef {
+        self.keys.finish().map_or(unknown, |keys| dictionary(keys, Arc::clone(&self.values)))
     }
 }
 
 /// A text column whose values come from small keys: each distinct key becomes text once a batch.
 #[derive(Debug)]
 pub(super) struct Keyed<K> {
-    keys: Int32Builder,
+    keys: Sparse<Int32Type>,
     seen: HashMap<K, i32, foldhash::fast::RandomState>,
     /// The key of the row before, which often repeats.
     last: Option<(K, i32)>,
@@ -57,7 +60,7 @@ pub(super) struct Keyed<K> {
 impl<K: Copy + Eq + Hash> Keyed<K> {
     pub(super) fn new() -> Self {
         Self {
-            keys: Int32Builder::with_capacity(0),
+            keys: Sparse::new(),
             seen: HashMap::default(),
             last: None,
             values: StringBuilder::with_capacity(0, 0),
@@ -65,7 +68,7 @@ impl<K: Copy + Eq + Hash> Keyed<K> {
     }
 
     pub(super) fn append_null(&mut self) {
-        self.keys.append_null();
+        self.keys.append(None);
     }
 
     /// Appends the text of `key`. `write` appends exactly one value; it is called where the batch has
@@ -80,13 +83,13 @@ impl<K: Copy + Eq + Hash> Keyed<K> {
             }),
         };
         self.last = Some((key, value));
-        self.keys.append_value(value);
+        self.keys.append(Some(value));
     }
 
-    pub(super) fn finish(&mut self) -> ArrayRef {
+    pub(super) fn finish_or(&mut self, unknown: ArrayRef) -> ArrayRef {
         self.seen.clear();
         self.last = None;
-        dictionary(self.keys.finish(), Arc::new(self.values.finish()))
+        self.keys.finish().map_or(unknown, |keys| dictionary(keys, Arc::new(self.values.finish())))
     }
 }
 
@@ -111,9 +114,9 @@ impl Shared {
         });
     }
 
-    pub(super) fn finish(&mut self) -> ArrayRef {
+    pub(super) fn finish_or(&mut self, unknown: ArrayRef) -> ArrayRef {
         self.alive.clear();
-        self.column.finish()
+        self.column.finish_or(unknown)
     }
 }
 

@@ -15,7 +15,7 @@ use super::directory::Directory;
 use super::error::Fault;
 use super::partition::{Hour, seqs};
 use super::properties::Properties;
-use super::row_group::Buffer;
+use super::row_group::{Buffer, split_off};
 use crate::schema::RunContext;
 
 /// How much of a host's name goes into a file name, which may have 255 bytes.
@@ -140,8 +140,7 @@ impl OpenFile {
         let mut rest = rows;
         while rest.num_rows() > 0 {
             let count = rest.num_rows().min(self.buffer.room());
-            self.buffer.push(rest.slice(0, count))?;
-            rest = rest.slice(count, rest.num_rows() - count);
+            self.buffer.push(split_off(&mut rest, count))?;
             if self.buffer.is_full() {
                 bytes_per_row = Some(self.write_row_group()?);
             }

@@ -1,10 +1,12 @@
 //! The rows of one row group: gathered, sorted by end_time, encoded column by column.
 
 use std::fs::File;
+use std::sync::Arc;
 
-use arrow_array::{Array, RecordBatch};
-use arrow_select::concat::concat_batches;
-use arrow_select::interleave::interleave;
+use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
+use arrow_schema::{ArrowError, Schema};
+use arrow_select::concat::{concat, concat_batches};
+use arrow_select::take::take;
 use parquet::arrow::arrow_writer::{ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::file::writer::SerializedFileWriter;
 
@@ -78,7 +80,7 @@ impl Buffer {
         &mut self,
         writer: &mut SerializedFileWriter<File>,
         factory: &ArrowRowGroupWriterFactory,
-        schema: &arrow_schema::Schema,
+        schema: &Schema,
     ) -> Result<usize, Fault> {
         let Self { mut batches, small, .. } = std::mem::take(self);
         batches.extend(small);
@@ -90,9 +92,8 @@ impl Buffer {
         // One column is sorted, encoded and freed before the next, so that the sorted copy of the
         // rows never exists as a whole.
         for (index, (field, mut column_writer)) in schema.fields().iter().zip(column_writers).enumerate() {
-            let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(index).as_ref()).collect();
-            let sorted = interleave(&arrays, &order)?;
-            for leaf in compute_leaves(field, &sorted)? {
+            let parts: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(index).as_ref()).collect();
+            for leaf in compute_leaves(field, &sorted(&parts, &order)?)? {
                 column_writer.write(&leaf)?;
             }
             column_writer.close()?.append_to_row_group(&mut row_group)?;
@@ -102,17 +103,38 @@ impl Buffer {
     }
 }
 
-/// The rows of the batches as (batch, row), sorted by end_time, equal ones by seq.
-fn by_end_time(batches: &[RecordBatch]) -> Result<Vec<(usize, usize)>, Fault> {
+/// Where the rows of the batches, counted through, are in the order of end_time; equal ones by seq.
+fn by_end_time(batches: &[RecordBatch]) -> Result<UInt32Array, Fault> {
     let mut keyed = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
-    for (index, batch) in batches.iter().enumerate() {
-        let times = end_times(batch)?.values().iter();
-        let keys = times.zip(seqs(batch)?.values()).enumerate();
-        keyed.extend(keys.map(|(row, (&time, &seq))| (time, seq, index, row)));
+    let mut row: u32 = 0;
+    for batch in batches {
+        for (&time, &seq) in end_times(batch)?.values().iter().zip(seqs(batch)?.values()) {
+            keyed.push((time, seq, row));
+            row += 1;
+        }
     }
     // Rows come nearly in order: std's sort finds the runs.
     keyed.sort();
-    Ok(keyed.into_iter().map(|(_, _, index, row)| (index, row)).collect())
+    Ok(UInt32Array::from_iter_values(keyed.into_iter().map(|(_, _, row)| row)))
+}
+
+/// One column of all batches, in this order.
+fn sorted(parts: &[&dyn Array], order: &UInt32Array) -> Result<ArrayRef, ArrowError> {
+    match parts.first() {
+        // Most columns of most files: not worth to gather what is NULL everywhere.
+        Some(first) if parts.iter().all(|part| part.null_count() == part.len()) => {
+            Ok(new_null_array(first.data_type(), order.len()))
+        }
+        _ => take(&concat(parts)?, order, None),
+    }
+}
+
+/// Takes the first rows off a batch. A batch that is taken whole keeps its arrays, so that
+/// [`array_bytes`] sees which columns share one.
+pub(super) fn split_off(batch: &mut RecordBatch, count: usize) -> RecordBatch {
+    let rest = batch.slice(count, batch.num_rows() - count);
+    let whole = std::mem::replace(batch, rest);
+    if batch.num_rows() == 0 { whole } else { whole.slice(0, count) }
 }
 
 /// Bytes of the arrays. Those that several columns share, as all without any value do, count once.
@@ -120,7 +142,7 @@ fn array_bytes(batch: &RecordBatch) -> usize {
     let mut seen: Vec<*const u8> = Vec::new();
     let mut bytes = 0;
     for column in batch.columns() {
-        let address = std::sync::Arc::as_ptr(column).cast::<u8>();
+        let address = Arc::as_ptr(column).cast::<u8>();
         if !seen.contains(&address) {
             seen.push(address);
             bytes += column.get_array_memory_size();

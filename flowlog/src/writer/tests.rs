@@ -307,10 +307,15 @@ fn files_end_before_they_exceed_their_bytes() {
 }
 
 #[test]
-fn bounds_of_nothing_still_let_a_row_through() {
-    let mut bench = Bench::new(Rotation { rows: 0, bytes: 0, interval: Duration::ZERO });
+fn bounds_of_nothing_still_let_rows_through() {
+    let mut bench = Bench::new(Rotation { rows: 0, ..UNBOUND });
     bench.append([EIGHT, EIGHT], at(EIGHT));
     assert_eq!(row_counts(&bench.published()), [1, 1]);
+
+    let mut bench = Bench::new(Rotation { bytes: 0, ..UNBOUND });
+    bench.append((0..1500).map(|n| EIGHT + n), at(EIGHT));
+    bench.writer.rotate_all().unwrap();
+    assert_eq!(row_counts(&bench.published()), [1000, 500]);
 }
 
 #[test]

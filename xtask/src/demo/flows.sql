@@ -1,16 +1,24 @@
 -- What one observer recorded, in the order of the connections' starts.
+with flows as (
+    select *,
+        if(ip_version = 6, '[' || src_ip || ']', src_ip) as src,
+        if(ip_version = 6, '[' || dst_ip || ']', dst_ip) as dst,
+        if(ip_version = 6, '[' || nat_src_ip || ']', nat_src_ip) as nat_src,
+        if(ip_version = 6, '[' || nat_dst_ip || ']', nat_dst_ip) as nat_dst,
+    from read_parquet('{files}', hive_partitioning = true)
+)
 select
-    strftime(make_timestamp(epoch_us(start_time)), '%H:%M:%S.%g') as "start (UTC)",
+    strftime(make_timestamp(epoch_us(start_time)), '%H:%M:%S.%g') as start,
     proto_name as proto,
-    src_ip || coalesce(' :' || src_port, '') as source,
-    dst_ip || coalesce(' :' || dst_port, '') as destination,
-    nullif(concat_ws(', ',
-        'from ' || nat_src_ip || coalesce(' :' || nat_src_port, ''),
-        'to ' || nat_dst_ip || coalesce(' :' || nat_dst_port, '')), '') as nat,
-    orig_packets || ' / ' || orig_bytes as "sent packets / bytes",
-    reply_packets || ' / ' || reply_bytes as "received",
-    coalesce(ct_state, end_reason) as state,
-    concat_ws(' ', src_pid, src_comm, src_exe) as "source process",
-    concat_ws(' ', dst_pid, dst_comm, dst_exe) as "destination process",
-from read_parquet('{files}', hive_partitioning = true)
+    concat_ws(':', src, src_port) as source,
+    concat_ws(':', dst, dst_port) as destination,
+    concat_ws(' ',
+        'from ' || nullif(concat_ws(':', nat_src, nat_src_port), ''),
+        'to ' || nullif(concat_ws(':', nat_dst, nat_dst_port), '')) as nat,
+    orig_bytes as sent,
+    reply_bytes as received,
+    end_reason as end,
+    concat_ws(' ', src_pid, src_exe) as source_process,
+    concat_ws(' ', dst_pid, dst_exe) as destination_process,
+from flows
 order by start_time

@@ -35,25 +35,27 @@ fn every_destroyed_entry_is_one_row() {
     let [v4, v6] = [
         Family {
             server: "10.77.0.2".parse().unwrap(),
-            snat: "10.77.0.3".parse().unwrap(),
+            snat: "10.77.0.9".parse().unwrap(),
             dnat: "10.77.0.99".parse().unwrap(),
         },
         Family {
             server: "fd77::2".parse().unwrap(),
-            snat: "fd77::3".parse().unwrap(),
+            snat: "fd77::9".parse().unwrap(),
             dnat: "fd77::99".parse().unwrap(),
         },
     ];
     let client = Namespace::tracked();
     let server = Namespace::bare();
+    // Of several addresses the kernel sends from the first of IPv4 and from the last of IPv6.
     client.link(
-        &[("10.77.0.1", 24), ("10.77.0.3", 24), ("fd77::1", 64), ("fd77::3", 64)],
+        &[("10.77.0.1", 24), ("10.77.0.9", 24), ("fd77::9", 64), ("fd77::1", 64)],
         &server,
         &[("10.77.0.2", 24), ("fd77::2", 64)],
     );
     server.nft(&format!(
-        "table inet hole {{ chain in {{ type filter hook prerouting priority 0; \
-         tcp dport {BLACK_HOLE} drop; }} }}"
+        "table inet hole {{
+            chain in {{ type filter hook prerouting priority 0; tcp dport {BLACK_HOLE} drop; }}
+        }}"
     ));
     client.nft(&client_rules(&v4, &v6));
     let ends = Ends { client: &client, server: &server };
@@ -112,7 +114,7 @@ fn client_rules(v4: &Family, v6: &Family) -> String {
         let Family { server, snat, dnat } = family;
         format!(
             "table {ip} nat {{
-                chain out {{ type nat hook output priority dstnat;
+                chain out {{ type nat hook output priority -100;
                     {ip} daddr {dnat} meta l4proto {{ tcp, udp }} th dport {DNAT_PORT} dnat to {server}; }}
                 chain post {{ type nat hook postrouting priority srcnat;
                     meta l4proto {{ tcp, udp }} th dport {SNAT_PORT} snat to {snat}; }}
@@ -124,7 +126,7 @@ fn client_rules(v4: &Family, v6: &Family) -> String {
         "table inet marks {{
             chain zone_out {{ type filter hook output priority raw; udp dport {MARKED_PORT} ct zone set 7; }}
             chain zone_in {{ type filter hook prerouting priority raw; udp sport {MARKED_PORT} ct zone set 7; }}
-            chain mark {{ type filter hook output priority mangle;
+            chain mark_out {{ type filter hook output priority mangle;
                 meta l4proto {{ tcp, udp }} th dport {MARKED_PORT} ct mark set 0xfffffff0; }}
         }}"
     );
@@ -177,9 +179,9 @@ fn from_row(row: &Row) -> Destroyed {
         proto_name: row.text("proto_name").unwrap().to_owned(),
         orig,
         reply,
-        icmp: row.int("icmp_type").map(|icmp_type| {
-            [icmp_type, row.int("icmp_code").unwrap(), row.int("icmp_id").unwrap()]
-        }),
+        icmp: row
+            .int("icmp_type")
+            .map(|icmp_type| [icmp_type, row.int("icmp_code").unwrap(), row.int("icmp_id").unwrap()]),
         state: row.text("ct_state").map(str::to_owned),
         seen_reply: row.bool("seen_reply").unwrap(),
         assured: row.bool("assured").unwrap(),
@@ -225,15 +227,15 @@ fn assert_all_kinds(destroyed: &[Destroyed]) {
 /// What follows from the compared columns.
 fn check_derived_columns(row: &Row, observer: &Namespace) {
     let [start, end] = ["start_time", "end_time"].map(|column| row.time(column).unwrap());
-    assert_eq!(row.int("duration_us"), Some(end - start), "{row:#?}");
-    assert_eq!(row.text("time_source"), Some("kernel"), "{row:#?}");
-    assert_eq!(row.text("record_type"), Some("end"), "{row:#?}");
-    assert_eq!(row.text("end_source"), Some("destroy"), "{row:#?}");
-    assert_eq!(row.bool("counters_final"), Some(true), "{row:#?}");
-    assert_eq!(row.int("observer_netns"), Some(observer.inode()), "{row:#?}");
+    assert_eq!(row.int("duration_us"), Some(end - start), "{row:?}");
+    assert_eq!(row.text("time_source"), Some("kernel"), "{row:?}");
+    assert_eq!(row.text("record_type"), Some("end"), "{row:?}");
+    assert_eq!(row.text("end_source"), Some("destroy"), "{row:?}");
+    assert_eq!(row.bool("counters_final"), Some(true), "{row:?}");
+    assert_eq!(row.int("observer_netns"), Some(observer.inode()), "{row:?}");
     let is_ipv4 = row.text("src_ip").unwrap().parse::<IpAddr>().unwrap().is_ipv4();
-    assert_eq!(row.int("ip_version"), Some(if is_ipv4 { 4 } else { 6 }), "{row:#?}");
+    assert_eq!(row.int("ip_version"), Some(if is_ipv4 { 4 } else { 6 }), "{row:?}");
     let status = row.int("ct_status").unwrap();
-    assert_eq!(status & 2 != 0, row.bool("seen_reply").unwrap(), "{row:#?}");
-    assert_eq!(status & 4 != 0, row.bool("assured").unwrap(), "{row:#?}");
+    assert_eq!(status & 2 != 0, row.bool("seen_reply").unwrap(), "{row:?}");
+    assert_eq!(status & 4 != 0, row.bool("assured").unwrap(), "{row:?}");
 }

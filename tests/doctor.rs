@@ -72,8 +72,8 @@ fn run_with_fix_logs_flows_of_a_bare_namespace() {
 
     let dataset = Dataset::read(output.path());
     let row = dataset.row_to(5000);
-    assert!(row.int("orig_packets").is_some_and(|packets| packets > 0), "{row:#?}");
-    assert!(row.time("start_time").is_some(), "{row:#?}");
+    assert!(row.int("orig_packets").is_some_and(|packets| packets > 0), "{row:?}");
+    assert!(row.time("start_time").is_some(), "{row:?}");
 }
 
 /// `flowlog doctor` about a namespace. The output directory is one that is well.

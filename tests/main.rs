@@ -24,23 +24,23 @@ mod no_accounting;
 /// No flow is lost and none comes twice.
 mod ten_thousand;
 
-/// When files are published, where, and what they say about themselves.
-mod rotation;
 /// DuckDB, Polars and pyarrow read what was written.
 mod readers;
+/// When files are published, where, and what they say about themselves.
+mod rotation;
 /// `flowlog schema` describes the columns of the files.
 mod schema;
 
-/// The programs at both ends of a connection.
-mod processes;
-/// Two programs that take turns on one source port.
-mod port_reuse;
 /// NAT and several observed namespaces.
 mod nat;
 /// Without eBPF, flows are logged without programs.
 mod no_ebpf;
+/// Two programs that take turns on one source port.
+mod port_reuse;
+/// The programs at both ends of a connection.
+mod processes;
 
-/// `flowlog doctor` finds what is missing and sets it.
-mod doctor;
 /// What cannot work fails with one line that says why.
 mod bad_input;
+/// `flowlog doctor` finds what is missing and sets it.
+mod doctor;

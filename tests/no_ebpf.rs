@@ -36,7 +36,7 @@ fn check_flows_without_processes(daemon: Daemon, namespace: &Namespace, output: 
 
     let dataset = Dataset::read(output);
     let row = dataset.row_to(5000);
-    assert!(row.int("orig_packets").is_some_and(|packets| packets > 0), "{row:#?}");
+    assert!(row.int("orig_packets").is_some_and(|packets| packets > 0), "{row:?}");
     for end in ["src", "dst"] {
         assert_eq!(row.of_process(end), [""; 0], "columns of a process that cannot be known");
     }

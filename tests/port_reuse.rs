@@ -52,12 +52,12 @@ fn programs_that_share_a_port_are_never_mixed_up() {
         let is_of_many = row.int("orig_bytes").unwrap() > threshold;
         let (program, running) = if is_of_many { (&many, &many_running) } else { (&few, &few_running) };
         match row.text("src_exe") {
-            Some(exe) => assert_eq!(exe, program.exe(), "{row:#?}"),
+            Some(exe) => assert_eq!(exe, program.exe(), "{row:?}"),
             None => unknown += 1,
         }
         let pid = row.int("src_pid");
-        assert!(pid.is_none_or(|pid| pid == i64::from(running.pid())), "{row:#?}");
-        assert!(row.text("dst_exe").is_none_or(|exe| exe == server.exe()), "{row:#?}");
+        assert!(pid.is_none_or(|pid| pid == i64::from(running.pid())), "{row:?}");
+        assert!(row.text("dst_exe").is_none_or(|exe| exe == server.exe()), "{row:?}");
     }
     assert!(unknown <= UNKNOWN_AT_MOST, "{unknown} of {} rows have no program", 2 * ROUNDS);
 }

@@ -60,9 +60,9 @@ pub(crate) fn assert_process(
 ) {
     let text = |column: &str| row.text(&format!("{end}_{column}"));
     let int = |column: &str| row.int(&format!("{end}_{column}"));
-    assert_eq!(text("attribution"), Some(attribution), "{row:#?}");
-    assert_eq!(int("pid"), Some(pid.into()), "{row:#?}");
-    assert_eq!(text("comm"), Some(program.comm()), "{row:#?}");
-    assert_eq!(text("exe"), Some(program.exe()), "{row:#?}");
-    assert_eq!(int("uid"), Some(user.into()), "{row:#?}");
+    assert_eq!(text("attribution"), Some(attribution), "{row:?}");
+    assert_eq!(int("pid"), Some(pid.into()), "{row:?}");
+    assert_eq!(text("comm"), Some(program.comm()), "{row:?}");
+    assert_eq!(text("exe"), Some(program.exe()), "{row:?}");
+    assert_eq!(int("uid"), Some(user.into()), "{row:?}");
 }

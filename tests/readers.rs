@@ -26,11 +26,7 @@ const TYPES: [(&str, [&str; 3]); 5] = [
     ("bool", ["BOOLEAN", "Boolean", "bool"]),
     (
         "timestamp us UTC",
-        [
-            "TIMESTAMP WITH TIME ZONE",
-            "Datetime(time_unit='us', time_zone='UTC')",
-            "timestamp[us, tz=UTC]",
-        ],
+        ["TIMESTAMP WITH TIME ZONE", "Datetime(time_unit='us', time_zone='UTC')", "timestamp[us, tz=UTC]"],
     ),
 ];
 

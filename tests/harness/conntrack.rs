@@ -186,9 +186,8 @@ fn parse_line(line: &str) -> Destroyed {
         proto_name,
         orig: tuple(0),
         reply: tuple(1),
-        icmp: number("type", 0).map(|icmp_type| {
-            [icmp_type, number("code", 0).unwrap(), number("id", 0).unwrap()]
-        }),
+        icmp: number("type", 0)
+            .map(|icmp_type| [icmp_type, number("code", 0).unwrap(), number("id", 0).unwrap()]),
         state,
         end_reason: end_reason.to_owned(),
         seen_reply: !entry.contains("[UNREPLIED]"),

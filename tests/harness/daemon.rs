@@ -39,11 +39,6 @@ impl Daemon {
         Self { process }
     }
 
-    /// What it has logged so far.
-    pub(crate) fn log(&self) -> String {
-        self.process.stderr()
-    }
-
     /// Sends SIGHUP: publish now.
     #[track_caller]
     pub(crate) fn rotate(&self) {

@@ -1,6 +1,7 @@
 //! The Parquet files below an output directory, read by the `parquet` crate into plain rows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -25,11 +26,10 @@ pub(crate) struct DataFile {
 }
 
 /// The cells of one flow by the name of their column.
-#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Row(BTreeMap<String, Cell>);
 
 /// A value of one of the types that the schema has.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug, PartialEq)]
 enum Cell {
     Null,
     Int(i64),
@@ -160,6 +160,21 @@ impl Row {
     #[track_caller]
     fn cell(&self, column: &str) -> &Cell {
         self.0.get(column).unwrap_or_else(|| panic!("there is no column `{column}`"))
+    }
+}
+
+/// One line with what is not NULL.
+impl fmt::Debug for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (column, cell) in &self.0 {
+            match cell {
+                Cell::Null => Ok(()),
+                Cell::Int(value) | Cell::Time(value) => write!(f, "{column}={value} "),
+                Cell::Bool(value) => write!(f, "{column}={value} "),
+                Cell::Text(value) => write!(f, "{column}={value} "),
+            }?;
+        }
+        Ok(())
     }
 }
 

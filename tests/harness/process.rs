@@ -1,5 +1,6 @@
 //! A child process whose output is collected while it runs, and which is killed with its test.
 
+use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -97,8 +98,8 @@ impl Process {
         let status = wait_for(&what, || self.child.try_wait().unwrap());
         Finished {
             status,
-            stdout: self.stdout.to_end(),
-            stderr: self.stderr.to_end(),
+            stdout: self.stdout.read_to_end(),
+            stderr: self.stderr.read_to_end(),
             name: self.name.clone(),
         }
     }
@@ -121,8 +122,8 @@ impl Finished {
     }
 }
 
-impl std::fmt::Display for Finished {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Finished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { status, stdout, stderr, name } = self;
         write!(f, "{name}: {status}\n--- stdout\n{stdout}\n--- stderr\n{stderr}")
     }
@@ -149,7 +150,7 @@ impl Output {
     }
 
     /// The whole text, after the child has ended.
-    fn to_end(&mut self) -> String {
+    fn read_to_end(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
             reader.join().unwrap();
         }

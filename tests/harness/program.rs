@@ -4,6 +4,7 @@
 //! `comm`. So every name is known before, and no other program needs to be installed.
 
 use std::env;
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -12,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::thread;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
+};
 use nix::unistd::{Gid, Uid, setgid, setuid};
 
 use super::namespace::Namespace;
@@ -88,8 +91,7 @@ impl Program {
     fn start(&self, namespace: &Namespace, user: u32, role: &str) -> Running {
         let mut command = Command::new(&self.exe);
         command.env(ROLE, role).env(USER, user.to_string());
-        // One thread: then the test runs on the main thread, whose name is the `comm`.
-        command.args(["--exact", "harness::program::play_a_role", "--test-threads=1", "--nocapture"]);
+        command.args(["--exact", "harness::program::play_a_role", "--nocapture"]);
         Running { process: namespace.inside(|| Process::spawn(command)) }
     }
 }
@@ -115,6 +117,10 @@ impl Running {
 #[test]
 fn play_a_role() {
     let Ok(role) = env::var(ROLE) else { return };
+    // A test runs on a thread that has its name. The kernel tells the name of the thread that opens a
+    // socket, which in a usual program is the main one.
+    let exe = PathBuf::from(env::args_os().next().unwrap());
+    fs::write("/proc/thread-self/comm", exe.file_name().unwrap().as_encoded_bytes()).unwrap();
     let user: u32 = env::var(USER).unwrap().parse().unwrap();
     setgid(Gid::from_raw(user)).unwrap();
     setuid(Uid::from_raw(user)).unwrap();

@@ -33,12 +33,7 @@ fn is(argument: u8, value: i32) -> SeccompCondition {
 
 /// Runs `work` on a thread where a system call fails, where one of the rules matches; always
 /// without rules.
-fn refusing<T: Send>(
-    call: i64,
-    rules: Vec<SeccompRule>,
-    errno: i32,
-    work: impl FnOnce() -> T + Send,
-) -> T {
+fn refusing<T: Send>(call: i64, rules: Vec<SeccompRule>, errno: i32, work: impl FnOnce() -> T + Send) -> T {
     let filter = SeccompFilter::new(
         BTreeMap::from([(call, rules)]),
         SeccompAction::Allow,

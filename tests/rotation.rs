@@ -65,7 +65,7 @@ fn a_file_ends_when_it_is_so_big() {
 fn sighup_publishes_now() {
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(output.path(), &[&namespace], &[]);
+    let mut daemon = Daemon::start(output.path(), &[&namespace], &[]);
     make_and_flush(&namespace, 0..10);
     wait_for("a file to be published", || {
         // More than once: the first may come before the daemon has read the flows.
@@ -92,7 +92,7 @@ fn sigterm_publishes_what_is_there() {
 fn without_flows_there_are_no_files() {
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(output.path(), &[&namespace], &[]);
+    let mut daemon = Daemon::start(output.path(), &[&namespace], &[]);
     daemon.rotate();
     daemon.stop();
     check_dataset(output.path(), 0);

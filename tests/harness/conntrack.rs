@@ -1,7 +1,8 @@
 //! conntrack(8) as a second witness of what the kernel tells.
 //!
 //! Its text has every field, but times in whole seconds; its XML has the times as the kernel sends
-//! them, but not the keys of ICMP. So both run side by side and are joined by the id of the entry.
+//! them, but not the keys of ICMP. So both run side by side and are joined in the order of the events:
+//! an id can come back when its tuple does.
 
 use std::collections::HashMap;
 use std::fs;
@@ -90,13 +91,13 @@ impl Conntrack {
             process.signal(Signal::SIGTERM);
             process.finish().stdout
         });
-        let times: HashMap<i64, [Option<i64>; 2]> =
-            xml.lines().filter(|line| line.starts_with("<flow")).map(parse_times).collect();
         let mut destroyed: Vec<Destroyed> = text.lines().map(parse_line).collect();
-        for entry in &mut destroyed {
-            [entry.start, entry.stop] = times[&entry.id];
-        }
+        let times: Vec<_> = xml.lines().filter(|line| line.starts_with("<flow")).map(parse_times).collect();
         assert_eq!(destroyed.len(), times.len(), "both formats tell of the same entries");
+        for (entry, (id, [start, stop])) in destroyed.iter_mut().zip(times) {
+            assert_eq!(entry.id, id, "both formats tell of the entries in the same order");
+            (entry.start, entry.stop) = (start, stop);
+        }
         destroyed
     }
 }

@@ -41,7 +41,8 @@ impl Daemon {
 
     /// Sends SIGHUP: publish now.
     #[track_caller]
-    pub(crate) fn rotate(&self) {
+    pub(crate) fn rotate(&mut self) {
+        assert!(self.process.is_running(), "flowlog has ended:\n{}", self.process.stderr());
         self.process.signal(Signal::SIGHUP);
     }
 

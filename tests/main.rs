@@ -1,1 +1,46 @@
-//! End-to-end tests.
+//! End-to-end tests: the real binary on the real kernel.
+//!
+//! Each case runs `flowlog` in network namespaces of its own and reads the files that it wrote. The
+//! cases need root, are independent of each other, and leave nothing behind. They panic rather than
+//! return an error, because a panic has the place and the backtrace; every wait has a deadline.
+//!
+//! `cargo xtask test` prepares what they need: the binary, nft(8), conntrack(8), ip(8), ping(8), and
+//! a Python with DuckDB, Polars and pyarrow.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test ends with a panic, and clippy knows only the test functions themselves"
+)]
+
+/// Namespaces, traffic, the daemon and its files.
+mod harness;
+
+/// Everything that runs next to `flowlog` sees the same: conntrack(8) and each row agree.
+mod cross_check;
+/// What the kernel does not tell is NULL.
+mod no_accounting;
+/// No flow is lost and none comes twice.
+mod ten_thousand;
+
+/// DuckDB, Polars and pyarrow read what was written.
+mod readers;
+/// When files are published, where, and what they say about themselves.
+mod rotation;
+/// `flowlog schema` describes the columns of the files.
+mod schema;
+
+/// NAT and several observed namespaces.
+mod nat;
+/// Without eBPF, flows are logged without programs.
+mod no_ebpf;
+/// Two programs that take turns on one source port.
+mod port_reuse;
+/// The programs at both ends of a connection.
+mod processes;
+
+/// What cannot work fails with one line that says why.
+mod bad_input;
+/// `flowlog doctor` finds what is missing and sets it.
+mod doctor;

@@ -1,0 +1,102 @@
+//! The command under test: the binary as it is installed, not the library.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+
+use super::namespace::Namespace;
+use super::process::{Finished, Process, run};
+use super::wait::wait_for;
+
+/// A running `flowlog run` that has subscribed to the kernel's events.
+pub(crate) struct Daemon {
+    process: Process,
+}
+
+impl Daemon {
+    /// Starts it on the connection tracking tables of `observed` and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn start(output: &Path, observed: &[&Namespace], args: &[&str]) -> Self {
+        let mut command = run_command(output, observed);
+        command.args(args);
+        Self::spawn(command)
+    }
+
+    /// Starts a command from [`run_command`] and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn spawn(command: Command) -> Self {
+        let mut process = Process::spawn(command);
+        wait_for("flowlog to be ready", || {
+            let stderr = process.stderr();
+            if words(&stderr).any(|word| word == "ready") {
+                return Some(());
+            }
+            assert!(process.is_running(), "flowlog ended before it was ready:\n{}", process.stderr());
+            None
+        });
+        Self { process }
+    }
+
+    /// Sends SIGHUP: publish now.
+    #[track_caller]
+    pub(crate) fn rotate(&self) {
+        self.process.signal(Signal::SIGHUP);
+    }
+
+    /// Sends SIGTERM and waits until it has published everything; gives its log.
+    #[track_caller]
+    pub(crate) fn stop(self) -> String {
+        self.process.signal(Signal::SIGTERM);
+        let finished = self.process.finish();
+        assert_eq!(finished.status.code(), Some(0), "{finished}");
+        assert_eq!(finished.stdout, "", "data goes to files and logs to standard error");
+        finished.stderr
+    }
+}
+
+/// `flowlog run` with the flags that every case needs.
+pub(crate) fn run_command(output: &Path, observed: &[&Namespace]) -> Command {
+    let mut command = Command::new(binary());
+    // The level of the log is part of what is tested, and the machine's own is not known.
+    command.env_remove("FLOWLOG_LOG").arg("run").arg("--output").arg(output);
+    for namespace in observed {
+        command.args(["--netns", namespace.name()]);
+    }
+    command
+}
+
+/// Runs `flowlog` with arguments to its end.
+#[track_caller]
+pub(crate) fn flowlog(args: &[&str]) -> Finished {
+    let mut command = Command::new(binary());
+    command.args(args);
+    run(command)
+}
+
+/// Where the binary is: `FLOWLOG_BIN`, else beside the directory of this test's own binary, where
+/// cargo puts it.
+#[track_caller]
+pub(crate) fn binary() -> PathBuf {
+    if let Some(path) = env::var_os("FLOWLOG_BIN") {
+        return PathBuf::from(path);
+    }
+    let mut path = env::current_exe().unwrap();
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    path.push("flowlog");
+    assert!(
+        path.exists(),
+        "no `{}`, expected the binary there or in FLOWLOG_BIN; run the tests with `cargo xtask test`",
+        path.display()
+    );
+    path
+}
+
+/// The words of a text, without punctuation.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric())
+}

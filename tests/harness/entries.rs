@@ -1,0 +1,46 @@
+//! Entries of the connection tracking table that no packet made: many, fast, and known in advance.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use flowlog::ctnetlink::Requests;
+use flowlog::flow::{Flow, L4, ProtoState, Protocol, Status, TcpState, Tuple};
+
+use super::namespace::Namespace;
+
+/// Longer than any test, so that the entries do not expire by themselves.
+const TIMEOUT_S: u32 = 3600;
+
+/// Makes one entry for each of `numbers`, all different, and removes them; gives their original
+/// tuples.
+#[track_caller]
+pub(crate) fn make_and_flush(namespace: &Namespace, numbers: std::ops::Range<u32>) -> Vec<Tuple> {
+    let flows: Vec<Flow> = numbers.map(established).collect();
+    let mut requests = namespace.inside(Requests::open).unwrap();
+    requests.create(&flows).unwrap();
+    requests.flush().unwrap();
+    flows.into_iter().map(|flow| flow.orig).collect()
+}
+
+/// An established TCP connection between addresses that exist nowhere.
+fn established(number: u32) -> Flow {
+    let src = IpAddr::V4(Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 128, 0, 0)) + number));
+    let dst = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    let port = u16::try_from(1024 + number % 60_000).unwrap();
+    let tuple = |src, dst, l4| Tuple { src, dst, proto: Protocol::TCP, l4, zone: None };
+    Flow {
+        orig: tuple(src, dst, L4::Ports { src: port, dst: 443 }),
+        reply: tuple(dst, src, L4::Ports { src: 443, dst: port }),
+        id: None,
+        status: Some(Status(Status::CONFIRMED.0 | Status::SEEN_REPLY.0 | Status::ASSURED.0)),
+        timeout_s: Some(TIMEOUT_S),
+        mark: None,
+        zone: None,
+        orig_counters: None,
+        reply_counters: None,
+        start_ns: None,
+        stop_ns: None,
+        event_ns: None,
+        state: Some(ProtoState::Tcp(TcpState::ESTABLISHED)),
+        labels: None,
+    }
+}

@@ -1,0 +1,23 @@
+//! What the cases share. It knows how to make things happen and how to read what came of it; what
+//! must have come of it is said by the cases.
+
+/// conntrack(8) as a second witness.
+pub(crate) mod conntrack;
+/// The command under test.
+pub(crate) mod daemon;
+/// The files that it wrote.
+pub(crate) mod dataset;
+/// Entries of the connection tracking table without traffic.
+pub(crate) mod entries;
+/// Throw-away network namespaces.
+pub(crate) mod namespace;
+/// Child processes that do not outlive their test.
+pub(crate) mod process;
+/// Programs with a known name that make connections.
+pub(crate) mod program;
+/// Hosts that refuse a system call.
+pub(crate) mod seccomp;
+/// Connections of every kind.
+pub(crate) mod traffic;
+/// Waiting with a deadline.
+pub(crate) mod wait;

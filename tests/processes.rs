@@ -1,0 +1,68 @@
+//! The programs at both ends of a connection, each taken from its own socket.
+
+use std::net::SocketAddr;
+
+use crate::harness::conntrack;
+use crate::harness::daemon::Daemon;
+use crate::harness::dataset::{Dataset, Row};
+use crate::harness::namespace::Namespace;
+use crate::harness::program::Program;
+
+/// A user that no one on the host is.
+const OTHER_USER: u32 = 65_534;
+
+/// How many clients connect one after another, each a process of its own that lives for milliseconds.
+const CLIENTS: usize = 20;
+
+#[test]
+fn both_ends_of_ipv4_connections_are_named() {
+    both_ends_are_named("127.0.0.1:5000".parse().unwrap());
+}
+
+#[test]
+fn both_ends_of_ipv6_connections_are_named() {
+    both_ends_are_named("[::1]:5000".parse().unwrap());
+}
+
+/// The initiator by the socket that it connected, the responder by the listener that accepted.
+#[track_caller]
+fn both_ends_are_named(at: SocketAddr) {
+    let namespace = Namespace::tracked();
+    let [output, programs] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let daemon = Daemon::start(output.path(), &[&namespace], &[]);
+    let server = Program::new(programs.path(), "fl-server");
+    let client = Program::new(programs.path(), "fl-client");
+
+    let running = server.serve(&namespace, OTHER_USER, at);
+    let clients: Vec<_> = (0..CLIENTS).map(|_| client.connect(&namespace, 0, at)).collect();
+    conntrack::flush_closed(&namespace);
+    daemon.stop();
+
+    let dataset = Dataset::read(output.path());
+    let rows = dataset.rows_to(5000);
+    assert_eq!(rows.len(), CLIENTS);
+    for (pid, port) in clients {
+        let row = rows.iter().find(|row| row.int("src_port") == Some(port.into())).unwrap();
+        assert_process(row, "src", "socket", &client, pid, 0);
+        assert_process(row, "dst", "inherited", &server, running.pid(), OTHER_USER);
+    }
+}
+
+/// The process at one end is this one.
+#[track_caller]
+pub(crate) fn assert_process(
+    row: &Row,
+    end: &str,
+    attribution: &str,
+    program: &Program,
+    pid: i32,
+    user: u32,
+) {
+    let text = |column: &str| row.text(&format!("{end}_{column}"));
+    let int = |column: &str| row.int(&format!("{end}_{column}"));
+    assert_eq!(text("attribution"), Some(attribution), "{row:?}");
+    assert_eq!(int("pid"), Some(pid.into()), "{row:?}");
+    assert_eq!(text("comm"), Some(program.comm()), "{row:?}");
+    assert_eq!(text("exe"), Some(program.exe()), "{row:?}");
+    assert_eq!(int("uid"), Some(user.into()), "{row:?}");
+}

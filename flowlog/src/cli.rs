@@ -165,7 +165,8 @@ pub fn prepare(args: RunArgs) -> Result<Config> {
                 }
             }
             for finding in namespace.run(doctor::check_namespace)? {
-                if finding.level != Level::Ok {
+                // Without ctnetlink the daemon ends, with the same text.
+                if finding.level != Level::Ok && finding.check != doctor::CTNETLINK {
                     let Finding { check, found, advice, .. } = finding;
                     let advice = advice.unwrap_or_default();
                     warn!("{check} in the network namespace `{name}`: {found}; {advice}");

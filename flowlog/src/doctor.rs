@@ -12,7 +12,7 @@ use serde::Serialize;
 
 pub use fix::{Fixed, fix};
 pub use host::check_host;
-pub use tracking::{Settings, check_namespace, read_settings};
+pub use tracking::{CTNETLINK, Settings, check_namespace, read_settings};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -12,6 +12,9 @@ use crate::flow::{L4, Protocol, Tuple};
 /// Directory of the sysctls. /proc shows the values of the namespace of the thread that opens a file.
 const SYSCTLS: &str = "/proc/sys/net/netfilter";
 
+/// Name of the check whether the kernel has what all others need.
+pub const CTNETLINK: &str = "ctnetlink";
+
 /// The sysctls that decide what is in an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -48,11 +51,11 @@ pub fn check_namespace() -> Vec<Finding> {
         // The text says what to do.
         Err(error) => {
             let found = error.to_string();
-            return vec![Finding { level: Level::Problem, ..Finding::ok("ctnetlink", found) }];
+            return vec![Finding { level: Level::Problem, ..Finding::ok(CTNETLINK, found) }];
         }
     };
     vec![
-        Finding::ok("ctnetlink", "connection tracking answers"),
+        Finding::ok(CTNETLINK, "connection tracking answers"),
         sysctl("nf_conntrack_acct", "flows have counters", "flows have no counters"),
         sysctl("nf_conntrack_timestamp", "flows have times of start and end", "flows have no time of start"),
         events(),

@@ -2,6 +2,7 @@
 //!
 //! Each bound is tested while all others are far away.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -109,8 +110,7 @@ fn runs_with_the_same_output_add_files() {
     }
     let dataset = Dataset::read(output.path());
     assert_eq!(dataset.rows().len(), 20);
-    let runs: std::collections::BTreeSet<_> =
-        dataset.rows().iter().map(|row| row.text("run_id").unwrap().to_owned()).collect();
+    let runs: BTreeSet<_> = dataset.rows().iter().map(|row| row.text("run_id").unwrap().to_owned()).collect();
     assert_eq!(runs.len(), 2, "each run has an id of its own");
 }
 

@@ -14,7 +14,7 @@ use arrow_array::RecordBatch;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info, warn};
@@ -70,7 +70,28 @@ pub fn run(config: Config) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(async { Daemon::start(config)?.run().await })
+    runtime.block_on(async {
+        // First: a signal that comes while the daemon starts must not end it half-way.
+        let signals = Signals::handle()?;
+        Daemon::start(config)?.run(signals).await
+    })
+}
+
+/// The signals that are requests.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn handle() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot handle SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot handle SIGINT")?,
+            hangup: signal(SignalKind::hangup()).context("cannot handle SIGHUP")?,
+        })
+    }
 }
 
 /// What goes to the writing side.
@@ -171,10 +192,8 @@ impl Daemon {
         })
     }
 
-    async fn run(mut self) -> Result<()> {
-        let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
-        let mut hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
+    async fn run(mut self, signals: Signals) -> Result<()> {
+        let Signals { mut terminate, mut interrupt, mut hangup } = signals;
         let mut drain = tokio::time::interval(DRAIN_INTERVAL);
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Does nothing where no service manager waits for it.
@@ -369,7 +388,7 @@ impl Local {
     fn drain(&mut self) -> Result<()> {
         let Self { ebpf: Some(ebpf), tables, complete_ns, lost } = self else { return Ok(()) };
         let drained_ns = now_ns(ClockId::CLOCK_MONOTONIC);
-        let realtime_offset_ns = now_ns(ClockId::CLOCK_REALTIME).saturating_sub(drained_ns);
+        let realtime_offset_ns = realtime_offset_ns();
         ebpf.drain(|event| tables.apply(&event, realtime_offset_ns));
         let newly_lost = ebpf.newly_lost()?;
         if newly_lost > 0 {
@@ -496,6 +515,19 @@ fn in_all(settings: &[Settings], sysctl: impl Fn(&Settings) -> Option<u8>) -> Op
     let mut values = settings.iter().map(|settings| sysctl(settings).map(|value| value != 0));
     let first = values.next()?;
     values.all(|value| value == first).then_some(first)?
+}
+
+/// `CLOCK_REALTIME` less `CLOCK_MONOTONIC`. They are read one after the other, and this thread may have to
+/// wait in between: of a few attempts the one counts that took the shortest.
+fn realtime_offset_ns() -> u64 {
+    let attempt = || {
+        let before_ns = now_ns(ClockId::CLOCK_MONOTONIC);
+        let realtime_ns = now_ns(ClockId::CLOCK_REALTIME);
+        let took_ns = now_ns(ClockId::CLOCK_MONOTONIC).saturating_sub(before_ns);
+        (took_ns, realtime_ns.saturating_sub(before_ns))
+    };
+    let (_, offset_ns) = (0..5).map(|_| attempt()).min().unwrap_or_else(attempt);
+    offset_ns
 }
 
 fn now_ns(clock: ClockId) -> u64 {

@@ -28,6 +28,22 @@ pub mod kind {
     pub const PROCESS_EXEC: u32 = 4;
     /// A [`ProcessExit`](crate::ProcessExit).
     pub const PROCESS_EXIT: u32 = 5;
+    /// An [`EndpointOpen`](crate::EndpointOpen).
+    pub const ENDPOINT_OPEN: u32 = 6;
+    /// A [`SocketRelease`](crate::SocketRelease).
+    pub const SOCKET_RELEASE: u32 = 7;
+}
+
+/// Bits of [`SocketState::flags`].
+pub mod flags {
+    /// User space was told the local port of this socket without a connection.
+    pub const ANNOUNCED: u32 = 1 << 0;
+    /// The socket was accepted: its owner is the one of the listener.
+    pub const ACCEPTED: u32 = 1 << 1;
+    /// User space was told that the owner uses this socket without a connection.
+    pub const USED: u32 = 1 << 2;
+    /// From here on up: how many source addresses user space was told.
+    pub const ADDRESSES: u32 = 1 << 16;
 }
 
 /// The common start of all events.
@@ -43,7 +59,22 @@ pub struct EventHeader {
     pub time_ns: u64,
 }
 
-/// Who owns a socket: the value of the socket storage, taken in the process's own context.
+/// What is kept in a socket: the value of the socket storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
+#[repr(C)]
+pub struct SocketState {
+    /// Who owns it.
+    pub owner: Owner,
+    /// Bits of [`flags`].
+    pub flags: u32,
+    /// The port or echo id that user space was told, where [`flags::ANNOUNCED`] is set.
+    pub announced_id: u32,
+    /// The source address that user space was told of a socket that is bound to none.
+    pub announced_addr: [u8; 16],
+}
+
+/// Who owns a socket, taken in the process's own context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
 #[repr(C)]
@@ -101,6 +132,61 @@ pub struct TcpClose {
     pub header: EventHeader,
     /// Cookie of the socket, as in [`TcpOpen`].
     pub socket_cookie: u64,
+    /// `bytes_acked` of `struct bpf_sock_ops`: what the peer acknowledged, SYN and FIN included.
+    pub bytes_acked: u64,
+    /// `bytes_received` of `struct bpf_sock_ops`: what the peer sent, its FIN included.
+    pub bytes_received: u64,
+    /// `srtt_us`: smoothed round trip time in eighths of a microsecond. Zero: never measured.
+    pub srtt_eighth_us: u32,
+    /// `rtt_min`: microseconds. All ones: never measured.
+    pub rtt_min_us: u32,
+    /// `total_retrans`: segments that were sent again.
+    pub total_retrans: u32,
+    /// The state that it left, as `BPF_TCP_*`.
+    pub old_state: u32,
+}
+
+/// A socket that is not of TCP is known to send from, or to be bound to, a local port. May come again
+/// for a socket: each replaces the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
+#[repr(C)]
+pub struct EndpointOpen {
+    /// The kind is [`kind::ENDPOINT_OPEN`].
+    pub header: EventHeader,
+    /// Cookie of the socket.
+    pub socket_cookie: u64,
+    /// The owner.
+    pub owner: Owner,
+    /// Local address as in [`TcpOpen`]; zero or `::ffff:0.0.0.0` where it is bound to none.
+    pub local_addr: [u8; 16],
+    /// Remote address where the socket is connected, else zero or `::ffff:0.0.0.0`.
+    pub remote_addr: [u8; 16],
+    /// Source address of the packet that it sends now; zero where it is not about a packet.
+    pub packet_addr: [u8; 16],
+    /// Local port in host order; the echo id for ICMP and ICMPv6; zero for protocols without.
+    pub local_port: u16,
+    /// Remote port where the socket is connected, else zero.
+    pub remote_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 1: the owner sends or receives with it. 0: it binds it.
+    pub used: u8,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// The last descriptor of a socket was closed: an accepted one, or one of [`EndpointOpen`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
+#[repr(C)]
+pub struct SocketRelease {
+    /// The kind is [`kind::SOCKET_RELEASE`].
+    pub header: EventHeader,
+    /// Cookie of the socket.
+    pub socket_cookie: u64,
+    /// The process that closed it.
+    pub closer: Owner,
 }
 
 /// A new process (not a thread) exists.
@@ -147,13 +233,16 @@ pub struct ProcessExit {
 
 // SAFETY: integers and byte arrays without padding, all bit patterns are valid.
 #[cfg(feature = "user")]
-unsafe impl aya::Pod for Owner {}
+unsafe impl aya::Pod for SocketState {}
 
 const _: () = {
     assert!(size_of::<EventHeader>() == 16);
     assert!(size_of::<Owner>() == 48);
     assert!(size_of::<TcpOpen>() == 16 + 8 + 48 + 32 + 8);
-    assert!(size_of::<TcpClose>() == 16 + 8);
+    assert!(size_of::<SocketState>() == 48 + 8 + 16);
+    assert!(size_of::<TcpClose>() == 16 + 8 + 16 + 16);
+    assert!(size_of::<EndpointOpen>() == 16 + 8 + 48 + 48 + 8);
+    assert!(size_of::<SocketRelease>() == 16 + 8 + 48);
     assert!(size_of::<ProcessFork>() == 16 + 8);
     assert!(size_of::<ProcessExec>() == 16 + 8 + FILENAME_LEN);
     assert!(size_of::<ProcessExit>() == 16 + 8);

@@ -8,6 +8,7 @@
 //!
 //! - [`owner`]: who owns a socket, taken in the process's own context
 //! - [`tcp`]: tuples of TCP sockets, when they open and close
+//! - [`datagram`]: local ports and echo ids of all other sockets
 //! - [`process`]: fork, exec and exit
 //! - [`events`]: the ring buffer and the count of what did not fit
 //!
@@ -21,6 +22,8 @@
     reason = "the kernel packs two numbers into one and has flags of either sign; a checked conversion would be code that never runs"
 )]
 
+mod address;
+mod datagram;
 mod events;
 mod owner;
 mod process;

@@ -11,13 +11,15 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
     BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE,
 };
-use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_sk_storage_get};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_storage_get,
+};
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use aya_ebpf::macros::{btf_map, cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
-use flowlog_common::{COMM_LEN, Owner};
+use flowlog_common::{COMM_LEN, Owner, SocketRelease, SocketState, flags, kind};
 
-use crate::events::now_ns;
+use crate::{datagram, events};
 
 /// What a program of these hooks returns to let the operation go on.
 const ALLOW: i32 = 1;
@@ -63,47 +65,56 @@ impl<T> SkStorage<T> {
     }
 }
 
-/// The owner of each socket.
+/// The state of each socket.
 #[btf_map]
-static OWNERS: SkStorage<Owner> = SkStorage::new();
+static SOCKETS: SkStorage<SocketState> = SkStorage::new();
 
-/// The owner of a socket, [`Owner::UNKNOWN`] where nobody was seen to make it.
+/// The state of a socket, `None` where nobody was seen to make it.
 ///
 /// # Safety
 ///
-/// `sk` is a socket of the context of the running program that was compared with null.
+/// `sk` is a socket of the context of the running program that was compared with null, or the context
+/// itself in hooks where that is the socket.
 #[inline(always)]
-pub(crate) unsafe fn owner_of(sk: *mut c_void) -> Owner {
-    // SAFETY: as for this function.
-    match unsafe { OWNERS.get(sk, 0) } {
-        // SAFETY: the value lives as long as the socket, which outlives the program.
-        Some(owner) => unsafe { *owner },
-        None => Owner::UNKNOWN,
-    }
+pub(crate) unsafe fn state_of(sk: *mut c_void) -> Option<&'static mut SocketState> {
+    // SAFETY: as for this function. The value lives as long as the socket, which outlives the program.
+    // Programs that write it run under the lock of the socket or before anybody else knows it; where
+    // two processes send on one socket at the same time, either may win.
+    unsafe { SOCKETS.get(sk, 0).map(|state| &mut *state) }
 }
 
-/// Makes the current process the owner of `sk`.
+/// Makes the current process the owner of `sk`. User space is told again of what it may know.
 ///
 /// # Safety
 ///
-/// As for [`SkStorage::get`].
+/// As for [`state_of`].
 #[inline(always)]
-unsafe fn own(ctx: &impl EbpfContext, sk: *mut c_void) {
-    // SAFETY: as for this function.
-    let Some(owner) = (unsafe { OWNERS.get(sk, BPF_SK_STORAGE_GET_F_CREATE) }) else { return };
-    let current = Owner {
-        time_ns: now_ns(),
-        tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
+pub(crate) unsafe fn own(ctx: &impl EbpfContext, sk: *mut c_void) -> Option<&'static mut SocketState> {
+    // SAFETY: as for `state_of`.
+    let state = unsafe { SOCKETS.get(sk, BPF_SK_STORAGE_GET_F_CREATE).map(|state| &mut *state)? };
+    *state = SocketState { owner: current(ctx), flags: 0, announced_id: 0, announced_addr: [0; 16] };
+    Some(state)
+}
+
+/// The current process as the owner of a socket of the context.
+#[inline(always)]
+fn current(ctx: &impl EbpfContext) -> Owner {
+    Owner {
+        time_ns: events::now_ns(),
+        tgid: current_tgid(),
         uid: bpf_get_current_uid_gid() as u32,
         // SAFETY: the helper takes no arguments.
         cgroup_id: unsafe { bpf_get_current_cgroup_id() },
         // SAFETY: the context is the one of the running program.
         netns_cookie: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
         comm: bpf_get_current_comm().unwrap_or([0; COMM_LEN]),
-    };
-    // SAFETY: the value lives as long as the socket, which outlives the program. The hooks that write
-    // it run under the lock of the socket or before anybody else knows it.
-    unsafe { *owner = current };
+    }
+}
+
+/// Thread group id of the current process.
+#[inline(always)]
+pub(crate) fn current_tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
 }
 
 /// `BPF_CGROUP_INET_SOCK_CREATE`: `socket(2)`, not for the kernel's own sockets.
@@ -118,7 +129,9 @@ pub(crate) fn owner_create(ctx: SockContext) -> i32 {
 #[cgroup_sock(post_bind4)]
 pub(crate) fn owner_bind4(ctx: SockContext) -> i32 {
     // SAFETY: in this hook the context itself is the socket.
-    unsafe { own(&ctx, ctx.as_ptr()) };
+    if let Some(state) = unsafe { own(&ctx, ctx.as_ptr()) } {
+        datagram::bound4(&ctx, state);
+    }
     ALLOW
 }
 
@@ -126,7 +139,9 @@ pub(crate) fn owner_bind4(ctx: SockContext) -> i32 {
 #[cgroup_sock(post_bind6)]
 pub(crate) fn owner_bind6(ctx: SockContext) -> i32 {
     // SAFETY: in this hook the context itself is the socket.
-    unsafe { own(&ctx, ctx.as_ptr()) };
+    if let Some(state) = unsafe { own(&ctx, ctx.as_ptr()) } {
+        datagram::bound6(&ctx, state);
+    }
     ALLOW
 }
 
@@ -149,6 +164,23 @@ fn connect(ctx: &SockAddrContext) -> i32 {
     if !sk.is_null() {
         // SAFETY: it is the socket of this context.
         unsafe { own(ctx, sk.cast()) };
+    }
+    ALLOW
+}
+
+/// `BPF_CGROUP_INET_SOCK_RELEASE`: the last descriptor is closed. Of accepted sockets this tells more
+/// than the owner of their listener: in a server with workers it is the worker.
+#[cgroup_sock(sock_release)]
+pub(crate) fn owner_release(ctx: SockContext) -> i32 {
+    // SAFETY: in this hook the context itself is the socket.
+    let state = unsafe { state_of(ctx.as_ptr()) };
+    if state.is_some_and(|state| state.flags & (flags::ACCEPTED | flags::ANNOUNCED) != 0) {
+        events::send(SocketRelease {
+            header: events::header(kind::SOCKET_RELEASE),
+            // SAFETY: the context is the one of the running program.
+            socket_cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+            closer: current(&ctx),
+        });
     }
     ALLOW
 }

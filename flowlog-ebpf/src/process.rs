@@ -8,6 +8,7 @@ use aya_ebpf::programs::TracePointContext;
 use flowlog_common::{FILENAME_LEN, ProcessExec, ProcessExit, ProcessFork, kind};
 
 use crate::events;
+use crate::owner::current_tgid;
 
 /// `CLONE_THREAD` of `linux/sched.h`: the new task belongs to the process of its maker.
 const CLONE_THREAD: u64 = 0x0001_0000;
@@ -65,9 +66,4 @@ pub(crate) fn process_exit(_ctx: TracePointContext) -> u32 {
         events::send(ProcessExit { header: events::header(kind::PROCESS_EXIT), tgid, pad: 0 });
     }
     0
-}
-
-#[inline(always)]
-fn current_tgid() -> u32 {
-    (bpf_get_current_pid_tgid() >> 32) as u32
 }

@@ -14,15 +14,13 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use flowlog_common::{Owner, TcpClose, TcpOpen, kind};
+use flowlog_common::{Owner, TcpClose, TcpOpen, flags, kind};
 
+use crate::address::{AF_INET, bytes, is_v4_mapped, v4_mapped};
 use crate::{events, owner};
 
 /// The result that leaves the kernel's own choices (timeouts, windows) as they are.
 const OK: u32 = 1;
-
-/// The words of an IPv4 address in its v4-mapped form, `::ffff:a.b.c.d`, before the address itself.
-const V4_MAPPED: [u32; 3] = [0, 0, 0xffff_u32.to_be()];
 
 /// `BPF_CGROUP_SOCK_OPS`
 #[sock_ops]
@@ -30,9 +28,7 @@ pub(crate) fn tcp_events(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => open(&ctx, 0),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => open(&ctx, 1),
-        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => {
-            events::send(TcpClose { header: events::header(kind::TCP_CLOSE), socket_cookie: cookie(&ctx) });
-        }
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => close(&ctx),
         _ => {}
     }
     OK
@@ -42,17 +38,22 @@ pub(crate) fn tcp_events(ctx: SockOpsContext) -> u32 {
 fn open(ctx: &SockOpsContext, passive: u32) {
     // Programs of others may have asked for other callbacks.
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
-    // A kernel that refuses the flag sends no close; the entry then ends with its flow.
+    // Without the flag there is no close: user space then ends the life of the socket when its tuple is
+    // used again.
     let _ = ctx.set_cb_flags(flags as i32);
 
     // SAFETY: the field of the UAPI structure that the context points to.
     let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
-    let owner = if sk.is_null() {
-        Owner::UNKNOWN
-    } else {
+    let mut owner = Owner::UNKNOWN;
+    if !sk.is_null() {
         // SAFETY: it is the socket of this context and was compared with null.
-        unsafe { owner::owner_of(sk.cast()) }
-    };
+        if let Some(state) = unsafe { owner::state_of(sk.cast()) } {
+            owner = state.owner;
+            if passive != 0 {
+                state.flags |= flags::ACCEPTED;
+            }
+        }
+    }
     let (local_addr, remote_addr) = addresses(ctx);
     events::send(TcpOpen {
         header: events::header(kind::TCP_OPEN),
@@ -68,6 +69,22 @@ fn open(ctx: &SockOpsContext, passive: u32) {
 }
 
 #[inline(always)]
+fn close(ctx: &SockOpsContext) {
+    // SAFETY: fields of the UAPI structure that the context points to.
+    let ops = unsafe { &*ctx.ops };
+    events::send(TcpClose {
+        header: events::header(kind::TCP_CLOSE),
+        socket_cookie: cookie(ctx),
+        bytes_acked: ops.bytes_acked,
+        bytes_received: ops.bytes_received,
+        srtt_eighth_us: ops.srtt_us,
+        rtt_min_us: ops.rtt_min,
+        total_retrans: ops.total_retrans,
+        old_state: ctx.arg(0),
+    });
+}
+
+#[inline(always)]
 fn cookie(ctx: &SockOpsContext) -> u64 {
     // SAFETY: the context is the one of the running program.
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
@@ -78,26 +95,12 @@ fn cookie(ctx: &SockOpsContext) -> u64 {
 fn addresses(ctx: &SockOpsContext) -> ([u8; 16], [u8; 16]) {
     let remote = remote_ip6(ctx.ops);
     // An IPv6 socket that speaks IPv4 has its local IPv6 address only after this callback.
-    let is_v4 = ctx.family() == AF_INET || (remote[0], remote[1], remote[2]) == V4_MAPPED.into();
+    let is_v4 = ctx.family() == AF_INET || is_v4_mapped(remote);
     if is_v4 {
         (v4_mapped(ctx.local_ip4()), v4_mapped(ctx.remote_ip4()))
     } else {
         (bytes(local_ip6(ctx.ops)), bytes(remote))
     }
-}
-
-const AF_INET: u32 = 2;
-
-#[inline(always)]
-fn v4_mapped(addr: u32) -> [u8; 16] {
-    bytes([V4_MAPPED[0], V4_MAPPED[1], V4_MAPPED[2], addr])
-}
-
-/// The bytes of words in network order.
-#[inline(always)]
-fn bytes(words: [u32; 4]) -> [u8; 16] {
-    // SAFETY: any 16 bytes are a valid array of bytes.
-    unsafe { core::mem::transmute(words) }
 }
 
 /// Reads word by word: the verifier refuses the wider loads that the compiler makes of a copy.

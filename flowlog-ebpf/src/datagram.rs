@@ -1,0 +1,249 @@
+//! Sockets that `sock_ops` does not see: UDP, UDP-Lite, ICMP, raw, and whatever else speaks IP.
+//!
+//! User space is told once which local port (or echo id, or only protocol) such a socket has. Three
+//! hooks can be the first to know: a bind to a port, a message to or from an address, and, for
+//! connected and raw sockets, the first packet. A flag in the socket's state makes every later call a
+//! cheap return.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock_addr};
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext};
+use flowlog_common::{EndpointOpen, SocketState, flags, kind};
+
+use crate::address::{bytes, local_ip6, of_socket, v4_mapped};
+use crate::{events, owner};
+
+/// What a program of these hooks returns to let the packet or message go on.
+const ALLOW: i32 = 1;
+
+const IPPROTO_ICMP: u32 = 1;
+const IPPROTO_TCP: u32 = 6;
+const IPPROTO_ICMPV6: u32 = 58;
+/// `SOCK_RAW` of `linux/net.h`.
+const SOCK_RAW: u32 = 3;
+
+/// An echo request: its type of ICMP and of ICMPv6.
+const ECHO_REQUEST: [u8; 2] = [8, 128];
+
+/// How many source addresses are told of a socket: one that alternates between many would fill the ring.
+const MAX_ADDRESSES: u32 = 16;
+
+/// Where an address stands for none.
+const NO_ADDRESS: [u8; 16] = [0; 16];
+
+/// Tells of a socket that is bound to an IPv4 address and port.
+#[inline(always)]
+pub(crate) fn bound4(ctx: &SockContext, state: &mut SocketState) {
+    // SAFETY: `src_ip4` may be read in this hook, of which the context is the socket.
+    let local = unsafe { core::ptr::read_volatile(&raw const (*ctx.sock).src_ip4) };
+    bound(ctx, state, v4_mapped(local));
+}
+
+/// Tells of a socket that is bound to an IPv6 address and port.
+#[inline(always)]
+pub(crate) fn bound6(ctx: &SockContext, state: &mut SocketState) {
+    // SAFETY: `src_ip6` may be read in this hook, of which the context is the socket.
+    let local = unsafe { local_ip6(ctx.sock) };
+    bound(ctx, state, bytes(local));
+}
+
+#[inline(always)]
+fn bound(ctx: &SockContext, state: &mut SocketState, local_addr: [u8; 16]) {
+    // SAFETY: fields that may be read in this hook, of which the context is the socket.
+    let (protocol, port) = unsafe { ((*ctx.sock).protocol, (*ctx.sock).src_port) };
+    if protocol == IPPROTO_TCP {
+        return;
+    }
+    state.flags |= flags::ANNOUNCED;
+    state.announced_id = port;
+    events::send(EndpointOpen {
+        header: events::header(kind::ENDPOINT_OPEN),
+        socket_cookie: cookie(ctx),
+        owner: state.owner,
+        local_addr,
+        remote_addr: NO_ADDRESS,
+        packet_addr: NO_ADDRESS,
+        local_port: port as u16,
+        remote_port: 0,
+        protocol: protocol as u8,
+        used: 0,
+        pad: 0,
+    });
+}
+
+/// `BPF_CGROUP_UDP4_SENDMSG`: a message to an address that was given with it.
+#[cgroup_sock_addr(sendmsg4)]
+pub(crate) fn datagram_send4(ctx: SockAddrContext) -> i32 {
+    message(&ctx)
+}
+
+/// `BPF_CGROUP_UDP6_SENDMSG`
+#[cgroup_sock_addr(sendmsg6)]
+pub(crate) fn datagram_send6(ctx: SockAddrContext) -> i32 {
+    message(&ctx)
+}
+
+/// `BPF_CGROUP_UDP4_RECVMSG`: a message whose sender is asked for.
+#[cgroup_sock_addr(recvmsg4)]
+pub(crate) fn datagram_receive4(ctx: SockAddrContext) -> i32 {
+    message(&ctx)
+}
+
+/// `BPF_CGROUP_UDP6_RECVMSG`
+#[cgroup_sock_addr(recvmsg6)]
+pub(crate) fn datagram_receive6(ctx: SockAddrContext) -> i32 {
+    message(&ctx)
+}
+
+/// The process that sends or receives owns the socket: descriptors are passed on, and inherited.
+#[inline(always)]
+fn message(ctx: &SockAddrContext) -> i32 {
+    // SAFETY: `sk` is a field of `struct bpf_sock_addr`, which the context points to.
+    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    if sk.is_null() {
+        return ALLOW;
+    }
+    // SAFETY: it is the socket of this context.
+    let mut state = unsafe { owner::state_of(sk.cast()) };
+    let is_own = state.as_ref().is_some_and(|state| state.owner.tgid == owner::current_tgid());
+    if is_own && state.as_ref().is_some_and(|state| state.flags & flags::USED != 0) {
+        return ALLOW;
+    }
+    if !is_own {
+        // SAFETY: as above.
+        state = unsafe { owner::own(ctx, sk.cast()) };
+    }
+    if let Some(state) = state {
+        // SAFETY: as above; the kernel gives a full socket here.
+        unsafe { announce(ctx, sk, state, None, NO_ADDRESS) };
+    }
+    ALLOW
+}
+
+/// `BPF_CGROUP_INET_EGRESS`: every packet of every socket. TCP is told by `sock_ops`.
+#[cgroup_skb(egress)]
+pub(crate) fn datagram_egress(ctx: SkBuffContext) -> i32 {
+    // SAFETY: the field of `struct __sk_buff`, which the context points to.
+    let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return ALLOW;
+    }
+    // SAFETY: it was compared with null.
+    let sk = unsafe { bpf_sk_fullsock(sk) };
+    if sk.is_null() {
+        return ALLOW;
+    }
+    // SAFETY: a full socket that was compared with null.
+    let protocol = unsafe { (*sk).protocol };
+    if protocol == IPPROTO_TCP {
+        return ALLOW;
+    }
+    // SAFETY: as above.
+    let Some(state) = (unsafe { owner::state_of(sk.cast()) }) else { return ALLOW };
+    let is_echo = protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
+    // A raw socket may use a new id for each packet; any other socket has one port for its life.
+    // SAFETY: as above.
+    let echo_id = if is_echo && unsafe { (*sk).type_ } == SOCK_RAW {
+        match echo_id(&ctx, protocol) {
+            Some(id) => Some(id),
+            None => return ALLOW,
+        }
+    } else {
+        None
+    };
+    // SAFETY: as above.
+    let packet_addr = if unsafe { is_bound_to_none(sk) } && state.flags < MAX_ADDRESSES * flags::ADDRESSES {
+        source(&ctx).unwrap_or(NO_ADDRESS)
+    } else {
+        state.announced_addr
+    };
+    let is_news = state.flags & flags::USED == 0
+        || packet_addr != state.announced_addr
+        || echo_id.is_some_and(|id| id != state.announced_id);
+    if is_news {
+        // SAFETY: as above.
+        unsafe { announce(&ctx, sk, state, echo_id, packet_addr) };
+    }
+    ALLOW
+}
+
+/// Whether the socket has no local address of its own: that of its packets is chosen for each.
+///
+/// # Safety
+///
+/// `sk` is a full socket of the context of the running program that was compared with null.
+#[inline(always)]
+unsafe fn is_bound_to_none(sk: *const bpf_sock) -> bool {
+    // SAFETY: as for this function.
+    unsafe { (*sk).src_ip4 == 0 && local_ip6(sk) == [0; 4] }
+}
+
+/// The source address of a packet.
+#[inline(always)]
+fn source(ctx: &SkBuffContext) -> Option<[u8; 16]> {
+    let version: u8 = ctx.load(0).ok()?;
+    if version >> 4 == 4 { ctx.load::<u32>(12).ok().map(v4_mapped) } else { ctx.load(8).ok() }
+}
+
+/// The id of an echo request that is sent now.
+#[inline(always)]
+fn echo_id(ctx: &SkBuffContext, protocol: u32) -> Option<u32> {
+    let header_bytes = if protocol == IPPROTO_ICMP {
+        let version_and_length: u8 = ctx.load(0).ok()?;
+        usize::from(version_and_length & 0x0f) * 4
+    } else {
+        // Without extension headers, which an echo request does not have.
+        40
+    };
+    let echo_type: u8 = ctx.load(header_bytes).ok()?;
+    let id: u16 = ctx.load(header_bytes + 4).ok()?;
+    ECHO_REQUEST.contains(&echo_type).then_some(u32::from(u16::from_be(id)))
+}
+
+/// Tells user space of a socket.
+///
+/// # Safety
+///
+/// `sk` is a full socket of the context of the running program that was compared with null.
+#[inline(always)]
+unsafe fn announce(
+    ctx: &impl EbpfContext,
+    sk: *const bpf_sock,
+    state: &mut SocketState,
+    id: Option<u32>,
+    packet_addr: [u8; 16],
+) {
+    // SAFETY: as for this function.
+    let (local_addr, remote_addr) = unsafe { of_socket(sk) };
+    // SAFETY: as for this function. `dst_port` is in network order.
+    let (protocol, port, remote_port) =
+        unsafe { ((*sk).protocol, (*sk).src_port, u16::from_be((*sk).dst_port)) };
+    let local_port = id.unwrap_or(port);
+    if packet_addr != state.announced_addr {
+        state.flags += flags::ADDRESSES;
+        state.announced_addr = packet_addr;
+    }
+    state.flags |= flags::ANNOUNCED | flags::USED;
+    state.announced_id = local_port;
+    events::send(EndpointOpen {
+        header: events::header(kind::ENDPOINT_OPEN),
+        socket_cookie: cookie(ctx),
+        owner: state.owner,
+        local_addr,
+        remote_addr,
+        packet_addr,
+        local_port: local_port as u16,
+        remote_port,
+        protocol: protocol as u8,
+        used: 1,
+        pad: 0,
+    });
+}
+
+#[inline(always)]
+fn cookie(ctx: &impl EbpfContext) -> u64 {
+    // SAFETY: the context is the one of the running program.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}

@@ -11,6 +11,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+
 use super::error::OpenError;
 
 /// Files: the service writes, its group reads.
@@ -60,7 +62,14 @@ impl Directory {
     /// Creates a file in staging.
     pub(super) fn stage(&self, name: &str) -> io::Result<(PathBuf, File)> {
         let path = self.staging.join(name);
-        let file = create_file(&path)?;
+        let file = match create_file(&path) {
+            // Somebody removed the directory: that must not end the log.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                create_directories(&self.staging)?;
+                create_file(&path)?
+            }
+            result => result?,
+        };
         Ok((path, file))
     }
 
@@ -82,7 +91,11 @@ impl Directory {
     fn remove_orphans(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.staging)? {
             let path = entry?.path();
-            let bytes = fs::symlink_metadata(&path)?.len();
+            let metadata = fs::symlink_metadata(&path)?;
+            if metadata.is_dir() {
+                continue;
+            }
+            let bytes = metadata.len();
             fs::remove_file(&path)?;
             tracing::warn!(path = %path.display(), bytes, "removed an unfinished file of an earlier run");
         }
@@ -105,7 +118,15 @@ fn not_writable(path: &Path) -> impl Fn(io::Error) -> OpenError {
 
 /// Creates or empties a file, with its mode whatever the umask of the process.
 fn create_file(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)?;
+    // Where others may write to the directory, a link of theirs must not lead to another file.
+    let flags = OFlag::O_NOFOLLOW.bits();
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(FILE_MODE)
+        .custom_flags(flags)
+        .open(path)?;
     file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     Ok(file)
 }

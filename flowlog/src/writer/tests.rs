@@ -73,7 +73,15 @@ impl Bench {
     fn rows(&mut self, end_times: impl IntoIterator<Item = u64>) -> RecordBatch {
         for (n, end_time) in (0_u32..).zip(end_times) {
             let flow = flow(n, end_time * 1_000_000_000);
-            let record = FlowRecord { flow: &flow, received_ns: 0, observer_netns: 1, src: None, dst: None };
+            let record = FlowRecord {
+                flow: &flow,
+                received_ns: 0,
+                observer_netns: 1,
+                last_seen_ns: None,
+                direction: None,
+                src: None,
+                dst: None,
+            };
             self.batch.append(&record);
         }
         self.batch.finish()
@@ -499,11 +507,20 @@ fn rows_that_never_reach_a_file_are_counted() {
     bench.append([EIGHT, EIGHT], at(EIGHT));
     let staging = bench.dir.path().join("_flowlog/staging");
     fs::remove_dir_all(&staging).unwrap();
+    fs::write(&staging, "in the way").unwrap();
     let error = bench.writer.rotate_all().unwrap_err();
     assert_eq!(error.rows, 2, "{error}");
     let rows = bench.rows([EIGHT]);
     let error = bench.writer.append(&rows, at(EIGHT)).unwrap_err();
     assert_eq!((error.rows, error.path), (1, staging));
+}
+
+#[test]
+fn a_directory_that_was_removed_is_made_again() {
+    let mut bench = Bench::new(UNBOUND);
+    fs::remove_dir_all(bench.dir.path().join("_flowlog/staging")).unwrap();
+    bench.append([EIGHT], at(EIGHT));
+    bench.writer.rotate_all().unwrap();
 }
 
 #[test]

@@ -136,6 +136,8 @@ pub fn log_to_stderr() {
         .with_writer(io::stderr)
         .with_ansi(is_terminal)
         .with_target(false)
+        // It would panic where nobody reads stderr any more; the flows matter more.
+        .log_internal_errors(false)
         .init();
 }
 
@@ -160,11 +162,11 @@ pub fn prepare(args: RunArgs) -> Result<Config> {
         for namespace in &namespaces {
             let name = namespace.name().unwrap_or("own");
             if fix {
-                for Fixed { done, undo } in fix_namespace(namespace)? {
+                fix_namespace(namespace, |Fixed { done, undo }| {
                     info!("{done} in the network namespace `{name}`; undo: {undo}");
-                }
+                })?;
             }
-            for finding in namespace.run(doctor::check_namespace)? {
+            for finding in namespace.run(|| doctor::check_namespace(namespace.name()))? {
                 // Without ctnetlink the daemon ends, with the same text.
                 if finding.level != Level::Ok && finding.check != doctor::CTNETLINK {
                     let Finding { check, found, advice, .. } = finding;
@@ -182,20 +184,20 @@ pub fn prepare(args: RunArgs) -> Result<Config> {
     })
 }
 
-/// Fixes what the checks find in a namespace. The rules are added only where nothing else tracks.
-fn fix_namespace(namespace: &Namespace) -> Result<Vec<Fixed>> {
-    let fixes = namespace.run(|| {
-        let untracked = doctor::check_namespace()
-            .iter()
-            .any(|finding| finding.check.starts_with("tracking") && finding.level == Level::Problem);
-        doctor::fix(untracked)
-    })??;
+/// Fixes what the checks find in a namespace, and tells of each change when it is made. The rules are
+/// added where nothing else is seen to track.
+fn fix_namespace(namespace: &Namespace, mut each: impl FnMut(Fixed) + Send) -> Result<()> {
     let enter = match namespace.name() {
         Some(path) if path.contains('/') => format!("nsenter --net={path} "),
         Some(name) => format!("ip netns exec {name} "),
         None => String::new(),
     };
-    Ok(fixes.into_iter().map(|Fixed { done, undo }| Fixed { done, undo: format!("{enter}{undo}") }).collect())
+    namespace.run(|| {
+        let is_tracked = doctor::check_namespace(namespace.name())
+            .iter()
+            .all(|finding| !finding.check.starts_with("tracking") || finding.level == Level::Ok);
+        doctor::fix(!is_tracked, |Fixed { done, undo }| each(Fixed { done, undo: format!("{enter}{undo}") }))
+    })?
 }
 
 /// `flowlog doctor`: whether all is well.
@@ -210,15 +212,20 @@ pub fn doctor(args: &DoctorArgs) -> Result<bool> {
     for namespace in Namespace::open_all(netns)? {
         let name = namespace.name().unwrap_or("own").to_owned();
         if *fix {
-            fixes.extend(fix_namespace(&namespace)?.into_iter().map(|fixed| (name.clone(), fixed)));
+            let fixed = fix_namespace(&namespace, |fixed| fixes.push((name.clone(), fixed)));
+            if fixed.is_err() {
+                // What was done before it failed has to be known to be undone.
+                write_fixes(&fixes)?;
+            }
+            fixed?;
         }
-        for finding in namespace.run(doctor::check_namespace)? {
+        for finding in namespace.run(|| doctor::check_namespace(namespace.name()))? {
             findings.push(Finding { netns: Some(name.clone()), ..finding });
         }
     }
     let well = findings.iter().all(|finding| finding.level != Level::Problem);
 
-    let mut out = io::stdout().lock();
+    let mut out = io::stdout();
     if *json {
         let fixes: Vec<_> = fixes
             .iter()
@@ -227,12 +234,17 @@ pub fn doctor(args: &DoctorArgs) -> Result<bool> {
         let report = serde_json::json!({ "ok": well, "findings": findings, "fixes": fixes });
         writeln!(out, "{report:#}")?;
     } else {
-        for (netns, Fixed { done, undo }) in &fixes {
-            writeln!(out, "fixed in {netns}: {done}\n    undo: {undo}")?;
-        }
+        write_fixes(&fixes)?;
         writeln!(out, "{}", findings_table(&findings))?;
     }
     Ok(well)
+}
+
+fn write_fixes(fixes: &[(String, Fixed)]) -> io::Result<()> {
+    let mut out = io::stdout();
+    fixes.iter().try_for_each(|(netns, Fixed { done, undo })| {
+        writeln!(out, "fixed in {netns}: {done}\n    undo: {undo}")
+    })
 }
 
 fn findings_table(findings: &[Finding]) -> Table {

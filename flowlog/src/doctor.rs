@@ -1,7 +1,7 @@
 //! Preflight checks: what keeps flows, counters, times or processes out of the log, and the fixes for
 //! what can be fixed from here.
 //!
-//! A check never changes anything. Fixes are separate, say how to undo them, and touch only the
+//! A check leaves everything as it was. Fixes are separate, say how to undo them, and touch only the
 //! sysctls of connection tracking and a table of flowlog's own.
 
 mod fix;

@@ -5,9 +5,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 
 /// Where `ip netns add NAME` leaves the file of a namespace.
@@ -36,7 +37,9 @@ pub enum NamespaceError {
         path: PathBuf,
     },
     /// It cannot be entered.
-    #[error("cannot enter the network namespace `{name}`; run as root (CAP_SYS_ADMIN)")]
+    #[error(
+        "cannot enter `{name}` as a network namespace; give the name or path of one, and run as root (CAP_SYS_ADMIN)"
+    )]
     Enter {
         /// As it was given.
         name: String,
@@ -87,12 +90,23 @@ impl Namespace {
         if names.is_empty() {
             return Ok(vec![Self::own()?]);
         }
-        names.iter().map(|name| Self::open(name)).collect()
+        let mut namespaces: Vec<Self> = Vec::new();
+        for name in names {
+            let namespace = Self::open(name)?;
+            // Watched twice, each of its flows would be two rows.
+            if namespaces.iter().any(|known| known.inode == namespace.inode) {
+                tracing::warn!("the network namespace `{name}` was given twice");
+            } else {
+                namespaces.push(namespace);
+            }
+        }
+        Ok(namespaces)
     }
 
     fn open_path(name: Option<&str>, path: &Path) -> Result<Self, NamespaceError> {
         let open = || {
-            let file = File::open(path)?;
+            // Without waiting for a writer, where the path is a pipe.
+            let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
             let inode = file.metadata()?.ino();
             Ok((file, inode))
         };

@@ -39,13 +39,13 @@ pub struct Fixed {
 }
 
 /// Turns on accounting, timestamps and events, and tracking where `track` asks for it, in the
-/// namespace of the calling thread. Connections that exist already get neither counters nor times.
+/// namespace of the calling thread, and calls `each` for every change that was made. Connections that
+/// exist already get neither counters nor times.
 ///
 /// # Errors
 ///
 /// Where a sysctl cannot be written, or nft(8) is missing or refuses.
-pub fn fix(track: bool) -> Result<Vec<Fixed>> {
-    let mut fixed = Vec::new();
+pub fn fix(track: bool, mut each: impl FnMut(Fixed)) -> Result<()> {
     for (name, wanted) in SYSCTLS {
         let before = read_sysctl(name)
             .with_context(|| format!("cannot read the sysctl `{name}`; load the module nf_conntrack"))?;
@@ -54,19 +54,19 @@ pub fn fix(track: bool) -> Result<Vec<Fixed>> {
         }
         write_sysctl(name, wanted)
             .with_context(|| format!("cannot set the sysctl `{name}` to {wanted}; run as root"))?;
-        fixed.push(Fixed {
+        each(Fixed {
             done: format!("set net.netfilter.{name} from {before} to {wanted}"),
             undo: format!("sysctl -w net.netfilter.{name}={before}"),
         });
     }
     if track {
         nft(RULES)?;
-        fixed.push(Fixed {
+        each(Fixed {
             done: "added the table `inet flowlog`, whose rules use ct".to_owned(),
             undo: "nft delete table inet flowlog".to_owned(),
         });
     }
-    Ok(fixed)
+    Ok(())
 }
 
 /// Runs nft(8) in the namespace of this thread, which children inherit.

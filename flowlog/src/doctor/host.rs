@@ -51,7 +51,7 @@ fn capabilities() -> Finding {
             "capabilities",
             Level::Problem,
             format!("missing {}", missing.join(", ")),
-            "run as root, or give the service these capabilities",
+            "run as root, with these capabilities",
         )
     }
 }
@@ -84,7 +84,8 @@ fn output_directory(output: &Path) -> Finding {
     const CHECK: &str = "output directory";
     let bad = |found: String, advice: &str| Finding::bad(CHECK, Level::Problem, found, advice);
     // `run` makes the directory: then the nearest parent that exists has to take it.
-    let Some(existing) = output.ancestors().find(|path| path.exists()) else {
+    let absolute = std::path::absolute(output).unwrap_or_else(|_| output.to_owned());
+    let Some(existing) = absolute.ancestors().find(|path| path.exists()) else {
         return bad(format!("`{}` has no parent that exists", output.display()), "give an absolute path");
     };
     if !existing.is_dir() {

@@ -43,8 +43,14 @@ pub(super) fn write_sysctl(name: &str, value: u8) -> io::Result<()> {
     fs::write(format!("{SYSCTLS}/{name}"), value.to_string())
 }
 
-/// Checks sysctls and rules of the namespace of the calling thread.
-pub fn check_namespace() -> Vec<Finding> {
+/// Checks sysctls and rules of the namespace of the calling thread, which the user calls `name`; `None`
+/// for the one that flowlog runs in. Two packets over loopback try whether connections are tracked; they
+/// are flows for whoever logs this namespace.
+pub fn check_namespace(name: Option<&str>) -> Vec<Finding> {
+    let fix = match name {
+        Some(name) => format!("flowlog doctor --fix --netns {name}"),
+        None => "flowlog doctor --fix".to_owned(),
+    };
     let opened = Requests::open().and_then(|mut requests| requests.count().map(|_| requests));
     let mut requests = match opened {
         Ok(requests) => requests,
@@ -56,17 +62,22 @@ pub fn check_namespace() -> Vec<Finding> {
     };
     vec![
         Finding::ok(CTNETLINK, "connection tracking answers"),
-        sysctl("nf_conntrack_acct", "flows have counters", "flows have no counters"),
-        sysctl("nf_conntrack_timestamp", "flows have times of start and end", "flows have no time of start"),
-        events(),
-        tracks("tracking of IPv4", Ipv4Addr::LOCALHOST.into(), &mut requests),
-        tracks("tracking of IPv6", Ipv6Addr::LOCALHOST.into(), &mut requests),
+        sysctl("nf_conntrack_acct", "flows have counters", "flows have no counters", &fix),
+        sysctl(
+            "nf_conntrack_timestamp",
+            "flows have times of start and end",
+            "flows have no time of start",
+            &fix,
+        ),
+        events(&fix),
+        tracks("tracking of IPv4", Ipv4Addr::LOCALHOST.into(), &mut requests, &fix),
+        tracks("tracking of IPv6", Ipv6Addr::LOCALHOST.into(), &mut requests, &fix),
     ]
 }
 
-fn sysctl(name: &'static str, on: &str, off: &str) -> Finding {
+fn sysctl(name: &'static str, on: &str, off: &str, fix: &str) -> Finding {
     match read_sysctl(name) {
-        Ok(0) => Finding::bad(name, Level::Problem, format!("0: {off}"), FIX),
+        Ok(0) => Finding::bad(name, Level::Problem, format!("0: {off}"), fix),
         Ok(value) => Finding::ok(name, format!("{value}: {on}")),
         Err(error) => {
             Finding::bad(name, Level::Problem, format!("cannot be read: {error}"), "modprobe nf_conntrack")
@@ -74,18 +85,16 @@ fn sysctl(name: &'static str, on: &str, off: &str) -> Finding {
     }
 }
 
-const FIX: &str = "flowlog doctor --fix";
-
-fn events() -> Finding {
+fn events(fix: &str) -> Finding {
     const NAME: &str = "nf_conntrack_events";
     match read_sysctl(NAME) {
-        Ok(0) => Finding::bad(NAME, Level::Problem, "0: the kernel tells of no flow", FIX),
+        Ok(0) => Finding::bad(NAME, Level::Problem, "0: the kernel tells of no flow", fix),
         Ok(1) => Finding::ok(NAME, "1: the kernel tells of every flow"),
         Ok(value) => Finding::bad(
             NAME,
             Level::Warning,
             format!("{value}: connections that are older than flowlog end unseen"),
-            FIX,
+            fix,
         ),
         Err(error) => Finding::bad(
             NAME,
@@ -98,29 +107,37 @@ fn events() -> Finding {
 
 /// A namespace tracks nothing until a rule in it needs it, and nothing tells but trying: sends one
 /// byte over loopback, looks for its entry and removes that.
-fn tracks(check: &'static str, loopback: IpAddr, requests: &mut Requests) -> Finding {
+fn tracks(check: &'static str, loopback: IpAddr, requests: &mut Requests, fix: &str) -> Finding {
     let tuple = match send_probe(loopback) {
         Ok(tuple) => tuple,
         Err(error) => {
             return Finding::bad(
                 check,
                 Level::Warning,
-                format!("cannot be tried, nothing can be sent to {loopback}: {error}"),
-                "ip link set lo up",
+                format!("cannot be tried, nothing can be sent to {loopback} here: {error}"),
+                "set the interface `lo` of this namespace up",
             );
         }
     };
-    match requests.get(&tuple, None) {
-        Ok(Some(_)) => {
+    // A rule may put everything into a zone, in which the entry is not found by its tuple.
+    let found = requests.get(&tuple, None).and_then(|found| {
+        let mut is_listed = found.is_some();
+        if !is_listed {
+            requests.dump(|entry| is_listed |= entry.is_ok_and(|entry| entry.flow.orig.l4 == tuple.l4))?;
+        }
+        Ok(is_listed)
+    });
+    match found {
+        Ok(true) => {
             // A leftover expires by itself.
             let _ = requests.delete(&tuple, None);
             Finding::ok(check, "connections are tracked")
         }
-        Ok(None) => Finding::bad(
+        Ok(false) => Finding::bad(
             check,
             Level::Problem,
             "no connection is tracked: no rule in this namespace uses ct",
-            FIX,
+            fix,
         ),
         Err(error) => {
             Finding::bad(check, Level::Warning, format!("cannot be looked up: {error}"), "run as root")

@@ -1,45 +1,77 @@
 //! Joins a flow with the local sockets at its ends. Pure: tables, times and offsets are arguments.
 
-use flowlog_common::{ProcessExec, TcpOpen};
+use std::net::IpAddr;
+
+use flowlog_common::{EndpointOpen, Owner, ProcessExec, SocketRelease, TcpClose, TcpOpen};
 
 use crate::ebpf::Event;
+use crate::endpoints::{Endpoint, EndpointTable, FoundEndpoint, Port, Wanted};
 use crate::flow::{Flow, L4, Protocol, Tuple};
+use crate::lives::Life;
 use crate::processes::ProcessTable;
-use crate::sockets::{Ends, Found, Socket, SocketTable, Span};
+use crate::sockets::{Ends, Found, Holder, Origin, Socket, SocketTable, Span, TcpStats, mapped};
+use crate::timeouts::Timeouts;
 
 /// What is known of the sockets and processes of this host.
 #[derive(Debug, Default)]
 pub struct Tables {
-    /// Which socket had a tuple; in `CLOCK_REALTIME`, as the flows are.
+    /// Connected sockets; in `CLOCK_REALTIME`, as the flows are.
     pub sockets: SocketTable,
+    /// Sockets without a connection; in `CLOCK_REALTIME`.
+    pub endpoints: EndpointTable,
     /// Which program a process ran; in `CLOCK_MONOTONIC`, as events are.
     pub processes: ProcessTable,
 }
 
 impl Tables {
     /// Takes in an event. `realtime_offset_ns` is `CLOCK_REALTIME` less `CLOCK_MONOTONIC` at about
-    /// the time of the event.
-    pub fn apply(&mut self, event: &Event, realtime_offset_ns: u64) {
+    /// the time of the event; `origin` is asked for the names of a user and a cgroup.
+    pub fn apply(&mut self, event: &Event, realtime_offset_ns: u64, origin: impl FnOnce(&Owner) -> Origin) {
+        let realtime = |monotonic_ns: u64| monotonic_ns.saturating_add(realtime_offset_ns);
         match event {
             Event::TcpOpen(open) => {
-                let TcpOpen { header, socket_cookie, owner, .. } = *open;
-                self.sockets.open(Socket {
-                    cookie: socket_cookie,
-                    ends: Ends {
-                        local_addr: open.local_addr,
-                        remote_addr: open.remote_addr,
-                        local_port: open.local_port,
-                        remote_port: open.remote_port,
-                    },
-                    owner,
-                    process: self.processes.at(owner.tgid, owner.time_ns).cloned(),
-                    passive: open.passive != 0,
-                    opened_ns: header.time_ns + realtime_offset_ns,
-                    closed_ns: None,
-                });
+                let TcpOpen { header, socket_cookie: cookie, owner, .. } = *open;
+                let ends = Ends {
+                    local_addr: open.local_addr,
+                    remote_addr: open.remote_addr,
+                    local_port: open.local_port,
+                    remote_port: open.remote_port,
+                };
+                let holder = self.holder(owner, origin);
+                let socket = Socket { cookie, holder, closer: None, passive: open.passive != 0, stats: None };
+                self.sockets.open(ends, realtime(header.time_ns), socket);
             }
             Event::TcpClose(close) => {
-                self.sockets.close(close.socket_cookie, close.header.time_ns + realtime_offset_ns);
+                if let Some(life) = self.sockets.0.get_mut(close.socket_cookie) {
+                    life.value.stats = Some(stats(close, life.value.passive));
+                }
+                self.sockets.0.close(close.socket_cookie, realtime(close.header.time_ns));
+            }
+            Event::EndpointOpen(open) => {
+                let EndpointOpen { header, socket_cookie, owner, protocol, used, .. } = *open;
+                let seen = IpAddr::from(open.packet_addr);
+                let is_connected = !IpAddr::from(open.remote_addr).to_canonical().is_unspecified();
+                let endpoint = Endpoint {
+                    cookie: socket_cookie,
+                    port: Port { protocol: Protocol(protocol), number: open.local_port },
+                    holder: self.holder(owner, origin),
+                    is_used: used != 0,
+                    bound_addr: open.local_addr,
+                    seen_addrs: if seen.is_unspecified() { Vec::new() } else { vec![open.packet_addr] },
+                    peer: is_connected.then_some((open.remote_addr, open.remote_port)),
+                };
+                // A packet leaves before its event: the socket had its owner since the latter took it.
+                let opened_ns = if owner.time_ns == 0 { header.time_ns } else { owner.time_ns };
+                self.endpoints.open(realtime(opened_ns), endpoint);
+            }
+            Event::SocketRelease(release) => {
+                let SocketRelease { header, socket_cookie, closer } = *release;
+                let closer = self.holder(closer, origin);
+                if let Some(life) = self.sockets.0.get_mut(socket_cookie) {
+                    // A task of the kernel closes for somebody else.
+                    life.value.closer = closer.process.is_some().then_some(closer);
+                }
+                self.endpoints.0.close(socket_cookie, realtime(header.time_ns));
             }
             Event::ProcessFork(fork) => {
                 self.processes.fork(fork.tgid, fork.parent_tgid, fork.header.time_ns);
@@ -51,11 +83,32 @@ impl Tables {
         }
     }
 
+    /// The owner with what is known of it at the time when it was taken.
+    fn holder(&self, owner: Owner, origin: impl FnOnce(&Owner) -> Origin) -> Holder {
+        let process = self.processes.at(owner.tgid, owner.time_ns).cloned();
+        let origin = if owner.time_ns == 0 { Origin::default() } else { origin(&owner) };
+        Holder { owner, process, origin }
+    }
+
+    /// Forgets what ended long before `now_ns` (`CLOCK_REALTIME`).
+    pub fn expire(&mut self, now_ns: u64) {
+        let Self { sockets, endpoints, processes: _ } = self;
+        sockets.0.expire(now_ns);
+        endpoints.0.expire(now_ns);
+    }
+
+    /// How many sockets were forgotten early, because there were too many.
+    pub fn evicted(&self) -> u64 {
+        let Self { sockets, endpoints, processes: _ } = self;
+        sockets.0.evicted() + endpoints.0.evicted()
+    }
+
     /// Events were lost between `since_ns` (`CLOCK_MONOTONIC`) and now: what was known is of use for
     /// what happened before. The caller seeds the processes again.
     pub fn lost_events(&mut self, since_ns: u64, realtime_offset_ns: u64) {
-        let Self { sockets, processes } = self;
-        sockets.lost_events(since_ns + realtime_offset_ns);
+        let Self { sockets, endpoints, processes } = self;
+        sockets.0.lost_events(since_ns + realtime_offset_ns);
+        endpoints.0.lost_events(since_ns + realtime_offset_ns);
         processes.lost_events(since_ns);
     }
 }
@@ -68,6 +121,30 @@ fn executed_path(exec: &ProcessExec) -> Option<std::borrow::Cow<'_, str>> {
     Some(String::from_utf8_lossy(path))
 }
 
+/// States of a closing socket in which the peer has acknowledged our FIN: `BPF_TCP_FIN_WAIT2`,
+/// `BPF_TCP_TIME_WAIT`, `BPF_TCP_LAST_ACK`, `BPF_TCP_CLOSING`.
+const FIN_ACKNOWLEDGED: [u32; 4] = [5, 6, 9, 11];
+
+/// States in which the FIN of the peer has come: the above, and `BPF_TCP_CLOSE_WAIT`.
+const FIN_RECEIVED: [u32; 5] = [5, 6, 8, 9, 11];
+
+/// What the socket measured. The kernel counts SYN and FIN as bytes, which are no payload; the SYN of a
+/// server is acknowledged before there is a socket that counts.
+fn stats(close: &TcpClose, is_passive: bool) -> TcpStats {
+    let TcpClose {
+        bytes_acked, bytes_received, srtt_eighth_us, rtt_min_us, total_retrans, old_state, ..
+    } = *close;
+    TcpStats {
+        srtt_us: (srtt_eighth_us != 0).then_some(srtt_eighth_us >> 3),
+        min_rtt_us: (rtt_min_us != u32::MAX && srtt_eighth_us != 0).then_some(rtt_min_us),
+        retrans: total_retrans,
+        bytes_sent: bytes_acked
+            .saturating_sub(u64::from(!is_passive))
+            .saturating_sub(u64::from(FIN_ACKNOWLEDGED.contains(&old_state))),
+        bytes_received: bytes_received.saturating_sub(u64::from(FIN_RECEIVED.contains(&old_state))),
+    }
+}
+
 /// One row of the flow log before it becomes columns.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowRecord<'a> {
@@ -77,84 +154,210 @@ pub struct FlowRecord<'a> {
     pub received_ns: u64,
     /// Inode of the network namespace whose connection tracking table this is.
     pub observer_netns: u64,
+    /// When its last packet was, an estimate; `CLOCK_REALTIME` in nanoseconds.
+    pub last_seen_ns: Option<u64>,
+    /// Where it went, seen from the observer.
+    pub direction: Option<Direction>,
     /// The local process at the initiating end.
     pub src: Option<Attribution<'a>>,
     /// The local process at the responding end.
     pub dst: Option<Attribution<'a>>,
 }
 
+/// Where a flow went, seen from the observer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// A local process began it, with somebody elsewhere.
+    Outbound,
+    /// Somebody elsewhere began it, with a local process.
+    Inbound,
+    /// Both ends are local.
+    Local,
+    /// Neither is.
+    Forwarded,
+}
+
+impl Direction {
+    /// The text of the column `direction`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+            Self::Local => "local",
+            Self::Forwarded => "forwarded",
+        }
+    }
+}
+
 /// How the process at one end of a flow is known, and which it is.
 #[derive(Clone, Copy, Debug)]
-pub enum Attribution<'a> {
+pub struct Attribution<'a> {
+    /// How.
+    pub method: Method,
+    /// Which; `None` where it is ambiguous.
+    pub end: Option<End<'a>>,
+}
+
+/// How the process at one end of a flow is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
     /// This connected socket, which its owner connected.
-    Socket(&'a Socket),
+    Socket,
+    /// The local port of a socket without a connection.
+    Endpoint,
     /// This accepted socket, with the owner of the listener.
-    Inherited(&'a Socket),
-    /// Several sockets could be it.
+    Inherited,
+    /// This accepted socket, with the process that closed it.
+    Closer,
+    /// Several processes could be it.
     Ambiguous,
 }
 
-impl<'a> Attribution<'a> {
+impl Method {
     /// The text of the column `attribution`.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Socket(_) => "socket",
-            Self::Inherited(_) => "inherited",
+            Self::Socket => "socket",
+            Self::Endpoint => "endpoint",
+            Self::Inherited => "inherited",
+            Self::Closer => "closer",
             Self::Ambiguous => "ambiguous",
-        }
-    }
-
-    /// The socket, where there is exactly one.
-    pub fn socket(self) -> Option<&'a Socket> {
-        match self {
-            Self::Socket(socket) | Self::Inherited(socket) => Some(socket),
-            Self::Ambiguous => None,
         }
     }
 }
 
-/// Who tracked a flow.
+/// The process and socket at one end of a flow.
 #[derive(Clone, Copy, Debug)]
-pub struct Observer {
+pub struct End<'a> {
+    /// The process.
+    pub holder: &'a Holder,
+    /// `SO_COOKIE`, where it is one socket.
+    pub cookie: Option<u64>,
+    /// Of a TCP socket that has closed.
+    pub stats: Option<TcpStats>,
+    /// When the socket closed; `CLOCK_REALTIME` in nanoseconds.
+    pub closed_ns: Option<u64>,
+}
+
+impl<'a> Attribution<'a> {
+    /// Several processes could be it.
+    pub const AMBIGUOUS: Self = Self { method: Method::Ambiguous, end: None };
+
+    fn of_socket(life: &'a Life<Socket>) -> Self {
+        let Life { closed_ns, value: socket, .. } = life;
+        let (method, holder) = match socket {
+            Socket { passive: false, holder, .. } => (Method::Socket, holder),
+            Socket { closer: Some(closer), .. } => (Method::Closer, closer),
+            Socket { holder, .. } => (Method::Inherited, holder),
+        };
+        Self {
+            method,
+            end: Some(End {
+                holder,
+                cookie: Some(socket.cookie),
+                stats: socket.stats,
+                closed_ns: *closed_ns,
+            }),
+        }
+    }
+}
+
+/// Who tracked a flow, and what is known there.
+#[derive(Clone, Copy, Debug)]
+pub struct Observer<'a> {
     /// Inode of the network namespace.
     pub netns: u64,
-    /// Its cookie, as sockets have it; `None` on kernels without `SO_NETNS_COOKIE` (before 5.14).
+    /// Its cookie, as sockets have it; `None` where it could not be learned.
     pub netns_cookie: Option<u64>,
+    /// The addresses of its interfaces, as v4-mapped; sorted.
+    pub local_addrs: &'a [[u8; 16]],
+    /// Its timeouts.
+    pub timeouts: &'a Timeouts,
+}
+
+impl Observer<'_> {
+    fn is_local(&self, addr: IpAddr) -> bool {
+        addr.is_loopback() || self.local_addrs.binary_search(&mapped(addr)).is_ok()
+    }
 }
 
 /// Makes the record of a flow whose message was received at `received_ns`.
 pub fn attribute<'a>(
     flow: &'a Flow,
     received_ns: u64,
-    observer: Observer,
-    sockets: &'a SocketTable,
+    observer: Observer<'_>,
+    tables: &'a Tables,
 ) -> FlowRecord<'a> {
-    let span =
-        Span { start_ns: flow.start_ns, end_ns: flow.stop_ns.or(flow.event_ns).unwrap_or(received_ns) };
-    let end = |tuple: &Tuple| -> Option<Attribution<'a>> {
-        match sockets.find(&sender(tuple)?, observer.netns_cookie, span) {
-            Found::None => None,
-            Found::Ambiguous => Some(Attribution::Ambiguous),
-            // An owner that was not seen: the socket is older than the daemon.
-            Found::One(socket) if socket.owner.time_ns == 0 => None,
-            Found::One(socket) if socket.passive => Some(Attribution::Inherited(socket)),
-            Found::One(socket) => Some(Attribution::Socket(socket)),
-        }
+    let estimate_ns = observer.timeouts.last_seen_ns(flow);
+    let end_ns = estimate_ns.or(flow.stop_ns).or(flow.event_ns).unwrap_or(received_ns);
+    let span = Span { start_ns: flow.start_ns, end_ns };
+    // Each end sees its own tuple: the initiator the one before NAT, the responder the one after.
+    let src = end(&flow.orig, span, &observer, tables);
+    let dst = end(&flow.reply, span, &observer, tables);
+    let is_src_local = src.is_some() || observer.is_local(flow.orig.src);
+    let is_dst_local = dst.is_some() || observer.is_local(flow.reply.src);
+    let direction = match (is_src_local, is_dst_local) {
+        (true, true) => Direction::Local,
+        (true, false) => Direction::Outbound,
+        (false, true) => Direction::Inbound,
+        (false, false) => Direction::Forwarded,
     };
+    // A socket that closed sends nothing more, whatever renewed the timeout of its entry.
+    let closed_ns = [src, dst].into_iter().flatten().filter_map(|known| known.end?.closed_ns).max();
+    let last_seen_ns = estimate_ns.map(|estimate| closed_ns.map_or(estimate, |closed| closed.min(estimate)));
     FlowRecord {
         flow,
         received_ns,
         observer_netns: observer.netns,
-        // Each end sees its own tuple: the initiator the one before NAT, the responder the one after.
-        src: end(&flow.orig),
-        dst: end(&flow.reply),
+        last_seen_ns,
+        direction: Some(direction),
+        src,
+        dst,
     }
 }
 
-/// The ends of the socket that sends packets with this tuple.
-fn sender(tuple: &Tuple) -> Option<Ends> {
-    match (tuple.proto, tuple.l4) {
-        (Protocol::TCP, L4::Ports { src, dst }) => Some(Ends::new(tuple.src, src, tuple.dst, dst)),
-        _ => None,
+/// The local process that sends packets with this tuple.
+fn end<'a>(
+    tuple: &Tuple,
+    span: Span,
+    observer: &Observer<'_>,
+    tables: &'a Tables,
+) -> Option<Attribution<'a>> {
+    let (number, peer_port) = match (tuple.proto, tuple.l4) {
+        // Call ids, which sockets do not know.
+        (Protocol::GRE, _) | (_, L4::None) => (0, 0),
+        (_, L4::Ports { src, dst }) => (src, dst),
+        // Who asks has a socket; the answer is the kernel's own.
+        (_, L4::Icmp { icmp_type: 8 | 128, id, .. }) => (id, 0),
+        (_, L4::Icmp { .. }) => return None,
+    };
+    if tuple.proto == Protocol::TCP {
+        let ends = Ends::new(tuple.src, number, tuple.dst, peer_port);
+        return match tables.sockets.find(&ends, observer.netns_cookie, span) {
+            Found::None => None,
+            Found::Ambiguous => Some(Attribution::AMBIGUOUS),
+            Found::One(socket) => Some(Attribution::of_socket(socket)).filter(is_known),
+        };
     }
+    let wanted = Wanted {
+        port: Port { protocol: tuple.proto, number },
+        addr: mapped(tuple.src),
+        peer: (mapped(tuple.dst), peer_port),
+        netns_cookie: observer.netns_cookie,
+        is_local: observer.is_local(tuple.src),
+        span,
+    };
+    match tables.endpoints.find(wanted) {
+        FoundEndpoint::None => None,
+        FoundEndpoint::Ambiguous => Some(Attribution::AMBIGUOUS),
+        FoundEndpoint::One(holder, cookie) => {
+            let end = End { holder, cookie, stats: None, closed_ns: None };
+            Some(Attribution { method: Method::Endpoint, end: Some(end) }).filter(is_known)
+        }
+    }
+}
+
+/// Whether the owner was seen: else the socket is older than the daemon.
+fn is_known(attribution: &Attribution<'_>) -> bool {
+    attribution.end.is_some_and(|end| end.holder.owner.time_ns != 0)
 }

@@ -4,31 +4,36 @@
 //! buffer, joins, and fills batches. It never touches the disk. The writing side is a thread of its
 //! own that never touches netlink. Between them is one bounded channel, in one direction.
 
+mod clock;
+mod local;
+mod output;
+mod watched;
+
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use arrow_array::RecordBatch;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::time::{ClockId, clock_gettime};
+use nix::time::ClockId;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
+use self::clock::now_ns;
+use self::local::Local;
+use self::output::{Output, ToWriter, Written};
+use self::watched::{REFRESH_INTERVAL, Watched};
 use crate::attribute::{Observer, Tables, attribute};
 use crate::config::Config;
 use crate::ctnetlink::{Buffers, Listener, Received, Requests, decode};
 use crate::doctor::{Settings, read_settings};
-use crate::ebpf::Ebpf;
 use crate::host::Host;
-use crate::processes::walk_proc;
 use crate::schema::{FlowBatch, RunContext};
-use crate::writer::{Summary, WriteError, Writer, WriterConfig};
+use crate::timeouts::Timeouts;
+use crate::writer::{Writer, WriterConfig};
 
 /// Socket buffer of each listener. A destroyed flow takes about 1 KiB of it with the kernel's own
 /// bookkeeping: this holds a quarter of a second of the highest rate that the kernel can make.
@@ -37,13 +42,6 @@ const RECEIVE_BUFFER_BYTES: usize = 64 << 20;
 /// Rows after which a batch goes to the writing side. More make this side hold more memory, fewer
 /// make the other side slower.
 const BATCH_ROWS: usize = 8192;
-
-/// How long a row waits in an unfinished batch.
-const BATCH_AGE: Duration = Duration::from_secs(1);
-
-/// Batches between the two sides: how far the writer may be behind before the reader stops, and the
-/// socket buffer has to hold the flows.
-const CHANNEL_BATCHES: usize = 16;
 
 /// How often the ring buffer is read where no flow ends: it must not fill up in between.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
@@ -94,15 +92,6 @@ impl Signals {
     }
 }
 
-/// What goes to the writing side.
-enum ToWriter {
-    Batch(RecordBatch),
-    /// Finish what is old enough.
-    Tick,
-    /// Finish all files now.
-    Rotate,
-}
-
 /// The receiving side.
 struct Daemon {
     watched: Vec<Watched>,
@@ -112,14 +101,6 @@ struct Daemon {
     local: Local,
     output: Output,
     counts: Counts,
-}
-
-/// One network namespace.
-struct Watched {
-    /// As it was given, for messages.
-    name: String,
-    observer: Observer,
-    listener: Listener,
 }
 
 /// What happened to messages, for the last line of the log.
@@ -137,7 +118,7 @@ impl Daemon {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll instance")?;
         let mut watched = Vec::new();
         let mut settings = Vec::new();
-        for namespace in &namespaces {
+        for namespace in namespaces {
             let (listener, probe, found) = namespace.run(|| {
                 // Subscribing succeeds also where nothing will ever come.
                 let listener = Requests::open()
@@ -150,11 +131,21 @@ impl Daemon {
                 .add(listener.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))
                 .context("cannot watch the netlink socket")?;
             let netns_cookie = probe.ok().and_then(|probe| local.ebpf.as_ref()?.netns_cookie(&probe));
-            watched.push(Watched {
-                name: namespace.name().unwrap_or("own").to_owned(),
-                observer: Observer { netns: namespace.inode(), netns_cookie },
+            if local.ebpf.is_some() && netns_cookie.is_none() {
+                warn!(
+                    "the eBPF programs do not see sockets of the network namespace `{}`: its flows may have no process",
+                    namespace.name().unwrap_or("own")
+                );
+            }
+            let mut namespace = Watched {
+                namespace,
+                netns_cookie,
+                local_addrs: Vec::new(),
+                timeouts: Timeouts::default(),
                 listener,
-            });
+            };
+            namespace.refresh();
+            watched.push(namespace);
             settings.push(found);
         }
 
@@ -192,10 +183,22 @@ impl Daemon {
         })
     }
 
+    /// Works until a signal asks to stop, or something fails for good; publishes in both cases.
     async fn run(mut self, signals: Signals) -> Result<()> {
+        let worked = self.work(signals).await;
+        if let Err(error) = &worked {
+            error!("stopping, because flows cannot be read any more: {error:#}");
+        }
+        let stopped = self.stop(worked.is_ok()).await;
+        worked.and(stopped)
+    }
+
+    async fn work(&mut self, signals: Signals) -> Result<()> {
         let Signals { mut terminate, mut interrupt, mut hangup } = signals;
         let mut drain = tokio::time::interval(DRAIN_INTERVAL);
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut refresh = tokio::time::interval(REFRESH_INTERVAL);
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Does nothing where no service manager waits for it.
         if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
             warn!("cannot tell the service manager that flowlog is ready: {error}");
@@ -206,12 +209,13 @@ impl Daemon {
         loop {
             tokio::select! {
                 biased;
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
                 _ = hangup.recv() => {
                     self.output.flush(&mut self.local).await?;
                     self.output.send(ToWriter::Rotate, &mut self.local).await?;
                 }
+                _ = refresh.tick() => self.watched.iter_mut().for_each(Watched::refresh),
                 _ = drain.tick() => {
                     self.local.drain()?;
                     self.output.tick(&mut self.local).await?;
@@ -222,18 +226,22 @@ impl Daemon {
                 }
             }
         }
-        self.stop().await
     }
 
     /// Reads each listener for a while. Says whether there may be more.
     async fn receive(&mut self) -> Result<bool> {
         let Self { watched, buffers, local, output, counts, .. } = self;
         let mut more = false;
-        for Watched { name, observer, listener } in watched {
+        for Watched { namespace, netns_cookie, local_addrs, timeouts, listener } in watched {
+            let name = namespace.name().unwrap_or("own");
+            let observer =
+                Observer { netns: namespace.inode(), netns_cookie: *netns_cookie, local_addrs, timeouts };
             for read in 1.. {
-                // First the events: what a socket did before its flow ended is then in the tables.
+                let received = listener.recv(buffers)?;
+                // Then the events: what a socket did before its flow ended is now in the tables. A refused
+                // connection has all of its life within microseconds.
                 local.drain()?;
-                match listener.recv(buffers)? {
+                match received {
                     Received::WouldBlock => break,
                     // How many is not known.
                     Received::Overrun => {
@@ -250,14 +258,7 @@ impl Daemon {
                         }
                         let received_ns = now_ns(ClockId::CLOCK_REALTIME);
                         for datagram in datagrams.iter() {
-                            record(
-                                datagram,
-                                received_ns,
-                                *observer,
-                                &local.tables,
-                                &mut output.batch,
-                                counts,
-                            );
+                            record(datagram, received_ns, observer, &local.tables, &mut output.batch, counts);
                         }
                     }
                 }
@@ -273,13 +274,13 @@ impl Daemon {
         Ok(more)
     }
 
-    /// Reads what the kernel had queued, publishes, and says what there was.
-    async fn stop(mut self) -> Result<()> {
-        info!("stopping: reading what the kernel has queued");
+    /// Reads what the kernel had queued, where it `can_read`, publishes, and says what there was.
+    async fn stop(mut self, can_read: bool) -> Result<()> {
+        info!("stopping: reading what the kernel has queued, and publishing");
         let deadline = Instant::now() + STOP_DEADLINE;
-        while self.receive().await? {
+        while can_read && self.receive().await? {
             if Instant::now() > deadline {
-                warn!("flows end faster than they are read; what comes from now on is not logged");
+                error!("flows end faster than they are read: what comes from now on is lost");
                 break;
             }
         }
@@ -296,7 +297,7 @@ impl Daemon {
             undecodable,
             unknown_attributes,
             lost_events = local.lost,
-            evicted_sockets = local.tables.sockets.evicted(),
+            evicted_sockets = local.tables.evicted(),
             "stopped"
         );
         if lost_rows > 0 {
@@ -329,7 +330,7 @@ async fn ready_to_receive(readable: &AsyncFd<OwnedFd>, more: bool) -> std::io::R
 fn record(
     datagram: &[u8],
     received_ns: u64,
-    observer: Observer,
+    observer: Observer<'_>,
     tables: &Tables,
     batch: &mut FlowBatch,
     counts: &mut Counts,
@@ -342,7 +343,7 @@ fn record(
         match decoded {
             Ok(Some(decode::Decoded { flow, unknown_attributes })) => {
                 counts.unknown_attributes += u64::from(unknown_attributes);
-                batch.append(&attribute(&flow, received_ns, observer, &tables.sockets));
+                batch.append(&attribute(&flow, received_ns, observer, tables));
             }
             Ok(None) => {}
             Err(error) => {
@@ -357,62 +358,11 @@ fn record(
     }
 }
 
-/// What is known of this host, and where it comes from.
-struct Local {
-    ebpf: Option<Ebpf>,
-    tables: Tables,
-    /// `CLOCK_MONOTONIC` of the last drain until which no event was lost.
-    complete_ns: u64,
-    /// Events that did not fit into the ring buffer.
-    lost: u64,
-}
-
-impl Local {
-    /// Loads eBPF where that is wanted. Where it cannot be, flows are logged without processes.
-    fn start(wanted: bool) -> Self {
-        let ebpf = if wanted {
-            Ebpf::load()
-                .inspect_err(|error| {
-                    debug!("{error:?}");
-                    warn!("flows are logged without processes: {}", one_line(error));
-                })
-                .ok()
-        } else {
-            warn!("flows are logged without processes: eBPF is off (--no-ebpf)");
-            None
-        };
-        Self { ebpf, tables: Tables::default(), complete_ns: now_ns(ClockId::CLOCK_MONOTONIC), lost: 0 }
-    }
-
-    /// Takes in all events that are there.
-    fn drain(&mut self) -> Result<()> {
-        let Self { ebpf: Some(ebpf), tables, complete_ns, lost } = self else { return Ok(()) };
-        let drained_ns = now_ns(ClockId::CLOCK_MONOTONIC);
-        let realtime_offset_ns = realtime_offset_ns();
-        ebpf.drain(|event| tables.apply(&event, realtime_offset_ns));
-        let newly_lost = ebpf.newly_lost()?;
-        if newly_lost > 0 {
-            *lost += newly_lost;
-            tables.lost_events(*complete_ns, realtime_offset_ns);
-            warn!(
-                "{newly_lost} events of sockets and processes were lost: flows of this time may have no process"
-            );
-            self.seed();
-        }
-        self.complete_ns = drained_ns;
-        Ok(())
-    }
-
-    /// Takes in the processes that /proc shows, where no event told of them.
-    fn seed(&mut self) {
-        let Self { ebpf: Some(_), tables, .. } = self else { return };
-        let seeded = walk_proc(|tgid, exe| {
-            tables.processes.seed(tgid, exe, now_ns(ClockId::CLOCK_MONOTONIC));
-        });
-        if let Err(error) = seeded {
-            warn!("cannot read the running processes from /proc: {error}; their programs are not known");
-        }
-    }
+/// Whether a sysctl is on in all namespaces; `None` where that differs or is not known.
+fn in_all(settings: &[Settings], sysctl: impl Fn(&Settings) -> Option<u8>) -> Option<bool> {
+    let mut values = settings.iter().map(|settings| sysctl(settings).map(|value| value != 0));
+    let first = values.next()?;
+    values.all(|value| value == first).then_some(first)?
 }
 
 /// An error with its causes on one line: the kernel's verifier answers with many.
@@ -421,117 +371,4 @@ fn one_line(error: &dyn std::error::Error) -> String {
     let lines: Vec<String> =
         causes.filter_map(|cause| cause.to_string().lines().next().map(str::to_owned)).collect();
     lines.join(": ")
-}
-
-/// The batch that is filled now, and the way to the writing side.
-struct Output {
-    batch: FlowBatch,
-    flushed: Instant,
-    to_writer: mpsc::Sender<ToWriter>,
-    writer: JoinHandle<Written>,
-}
-
-impl Output {
-    fn start(batch: FlowBatch, writer: Writer) -> Result<Self> {
-        let (to_writer, from_reader) = mpsc::channel(CHANNEL_BATCHES);
-        let writer = std::thread::Builder::new()
-            .name("writer".to_owned())
-            .spawn(move || write(writer, from_reader))
-            .context("cannot start the writing thread")?;
-        Ok(Self { batch, flushed: Instant::now(), to_writer, writer })
-    }
-
-    /// Hands over a batch that has waited long enough.
-    async fn tick(&mut self, local: &mut Local) -> Result<()> {
-        if self.flushed.elapsed() < BATCH_AGE {
-            return Ok(());
-        }
-        local.tables.sockets.expire(now_ns(ClockId::CLOCK_REALTIME));
-        self.flush(local).await?;
-        self.send(ToWriter::Tick, local).await
-    }
-
-    /// Hands over what is in the batch.
-    async fn flush(&mut self, local: &mut Local) -> Result<()> {
-        self.flushed = Instant::now();
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        let batch = self.batch.finish();
-        self.send(ToWriter::Batch(batch), local).await
-    }
-
-    /// Waits for room in the channel. The ring buffer is small and must be read meanwhile; flows wait
-    /// in the socket buffer.
-    async fn send(&self, message: ToWriter, local: &mut Local) -> Result<()> {
-        let permit = loop {
-            match tokio::time::timeout(DRAIN_INTERVAL, self.to_writer.reserve()).await {
-                Ok(permit) => break permit.context("the writing thread has ended")?,
-                Err(_elapsed) => local.drain()?,
-            }
-        };
-        permit.send(message);
-        Ok(())
-    }
-
-    /// Waits until everything is published.
-    fn finish(self) -> Written {
-        drop(self.to_writer);
-        self.writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    }
-}
-
-/// What became of the rows.
-#[derive(Debug, Default)]
-struct Written {
-    published: Summary,
-    lost_rows: u64,
-}
-
-/// The writing side. What cannot be written is lost, is said, and does not end the daemon.
-fn write(mut writer: Writer, mut from_reader: mpsc::Receiver<ToWriter>) -> Written {
-    let mut lost_rows = 0;
-    let mut note = |result: Result<(), WriteError>| {
-        if let Err(error) = result {
-            lost_rows += error.rows;
-            error!("{}", one_line(&error));
-        }
-    };
-    while let Some(message) = from_reader.blocking_recv() {
-        let now = SystemTime::now();
-        note(match message {
-            ToWriter::Batch(batch) => writer.append(&batch, now),
-            ToWriter::Tick => writer.tick(now),
-            ToWriter::Rotate => writer.rotate_all(),
-        });
-    }
-    let (published, last) = writer.finish();
-    note(last);
-    Written { published, lost_rows }
-}
-
-/// Whether a sysctl is on in all namespaces; `None` where that differs or is not known.
-fn in_all(settings: &[Settings], sysctl: impl Fn(&Settings) -> Option<u8>) -> Option<bool> {
-    let mut values = settings.iter().map(|settings| sysctl(settings).map(|value| value != 0));
-    let first = values.next()?;
-    values.all(|value| value == first).then_some(first)?
-}
-
-/// `CLOCK_REALTIME` less `CLOCK_MONOTONIC`. They are read one after the other, and this thread may have to
-/// wait in between: of a few attempts the one counts that took the shortest.
-fn realtime_offset_ns() -> u64 {
-    let attempt = || {
-        let before_ns = now_ns(ClockId::CLOCK_MONOTONIC);
-        let realtime_ns = now_ns(ClockId::CLOCK_REALTIME);
-        let took_ns = now_ns(ClockId::CLOCK_MONOTONIC).saturating_sub(before_ns);
-        (took_ns, realtime_ns.saturating_sub(before_ns))
-    };
-    let (_, offset_ns) = (0..5).map(|_| attempt()).min().unwrap_or_else(attempt);
-    offset_ns
-}
-
-fn now_ns(clock: ClockId) -> u64 {
-    // Cannot fail for these clocks; a time before 1970 counts as 1970.
-    let now = clock_gettime(clock).map(Duration::from).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }

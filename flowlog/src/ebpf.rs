@@ -9,8 +9,13 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, PerCpuArray, RingBuf, SkStorage};
-use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, Program, SockOps, TracePoint};
-use flowlog_common::{Owner, ProcessExec, ProcessExit, ProcessFork, TcpClose, TcpOpen, kind};
+use aya::programs::{
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, SockOps,
+    TracePoint,
+};
+use flowlog_common::{
+    EndpointOpen, ProcessExec, ProcessExit, ProcessFork, SocketRelease, SocketState, TcpClose, TcpOpen, kind,
+};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -74,6 +79,10 @@ pub enum Event {
     TcpOpen(TcpOpen),
     /// A TCP socket went to the state CLOSE.
     TcpClose(TcpClose),
+    /// A socket without a connection has a port.
+    EndpointOpen(EndpointOpen),
+    /// The last descriptor of a socket was closed.
+    SocketRelease(SocketRelease),
     /// A new process.
     ProcessFork(ProcessFork),
     /// A process runs another program.
@@ -89,7 +98,7 @@ pub struct Ebpf {
     events: RingBuf<MapData>,
     lost: PerCpuArray<MapData, u64>,
     lost_before: u64,
-    owners: SkStorage<MapData, Owner>,
+    sockets: SkStorage<MapData, SocketState>,
 }
 
 impl Ebpf {
@@ -122,8 +131,8 @@ impl Ebpf {
         let broken = |map| move |source| EbpfError::Map { map, source: Some(source) };
         let events = RingBuf::try_from(map("EVENTS")?).map_err(broken("EVENTS"))?;
         let lost = PerCpuArray::try_from(map("LOST")?).map_err(broken("LOST"))?;
-        let owners = SkStorage::try_from(map("OWNERS")?).map_err(broken("OWNERS"))?;
-        Ok(Self { _object: object, events, lost, lost_before: 0, owners })
+        let sockets = SkStorage::try_from(map("SOCKETS")?).map_err(broken("SOCKETS"))?;
+        Ok(Self { _object: object, events, lost, lost_before: 0, sockets })
     }
 
     /// Hands over all events that are in the ring buffer now.
@@ -149,7 +158,8 @@ impl Ebpf {
         let per_cpu =
             self.lost.get(&0, 0).map_err(|source| EbpfError::Map { map: "LOST", source: Some(source) })?;
         let total: u64 = per_cpu.iter().sum();
-        let new = total - self.lost_before;
+        // Any change is a loss: counts of programs that interrupted each other may be missing.
+        let new = if total == self.lost_before { 0 } else { total.saturating_sub(self.lost_before).max(1) };
         self.lost_before = total;
         Ok(new)
     }
@@ -159,7 +169,7 @@ impl Ebpf {
     ///
     /// It is read from the socket's storage: `SO_NETNS_COOKIE` would need Linux 5.14.
     pub fn netns_cookie(&self, socket: &impl AsRawFd) -> Option<u64> {
-        self.owners.get(socket, 0).ok().map(|owner| owner.netns_cookie)
+        self.sockets.get(socket, 0).ok().map(|state| state.owner.netns_cookie)
     }
 }
 
@@ -171,6 +181,8 @@ fn parse(bytes: &[u8]) -> Option<Event> {
     match read::<u32>(bytes)? {
         kind::TCP_OPEN => read(bytes).map(Event::TcpOpen),
         kind::TCP_CLOSE => read(bytes).map(Event::TcpClose),
+        kind::ENDPOINT_OPEN => read(bytes).map(Event::EndpointOpen),
+        kind::SOCKET_RELEASE => read(bytes).map(Event::SocketRelease),
         kind::PROCESS_FORK => read(bytes).map(Event::ProcessFork),
         kind::PROCESS_EXEC => read(bytes).map(Event::ProcessExec),
         kind::PROCESS_EXIT => read(bytes).map(Event::ProcessExit),
@@ -200,6 +212,11 @@ fn attach_to_cgroup(program: &mut Program, cgroup: &File) -> Result<(), aya::pro
             let program: &mut CgroupSockAddr = program;
             program.load()?;
             program.attach(cgroup, mode)?;
+        }
+        Program::CgroupSkb(program) => {
+            let program: &mut CgroupSkb = program;
+            program.load()?;
+            program.attach(cgroup, CgroupSkbAttachType::Egress, mode)?;
         }
         Program::SockOps(program) => {
             let program: &mut SockOps = program;

@@ -292,12 +292,9 @@ pub enum EndReason {
     Reset,
     /// Nothing was seen for as long as the timeout of its state.
     Timeout,
-    /// Somebody removed the entry while the connection was still open.
+    /// The entry was removed while the connection was still open: by somebody, or by the kernel because
+    /// its table was full, which the message does not tell apart.
     Deleted,
-    /// The table was full.
-    Evicted,
-    /// The message does not tell.
-    Unknown,
 }
 
 impl EndReason {
@@ -308,8 +305,6 @@ impl EndReason {
             Self::Reset => "reset",
             Self::Timeout => "timeout",
             Self::Deleted => "deleted",
-            Self::Evicted => "evicted",
-            Self::Unknown => "unknown",
         }
     }
 }

@@ -11,7 +11,10 @@
 //! | [`host`] | what identifies this host, boot and run | yes |
 //! | [`ebpf`] | the eBPF programs: load, attach, drain their events | BPF |
 //! | [`processes`] | which program a process ran at a time | only `walk_proc` |
-//! | [`sockets`] | which socket had a tuple at a time | no |
+//! | [`lives`] | what had a key for some time | no |
+//! | [`sockets`] | which connected socket had a tuple at a time | no |
+//! | [`endpoints`] | which other socket had a port at a time | no |
+//! | [`timeouts`] | when the last packet of a flow was | only `read` |
 //! | [`attribute`] | flow + tables = record | no |
 //! | [`schema`] | record = row of a record batch; the only place that builds Arrow arrays | no |
 //! | [`writer`] | record batches = Parquet files: staging, rotation, publishing | disk |
@@ -37,7 +40,13 @@ pub mod ebpf;
 
 pub mod processes;
 
+pub mod lives;
+
 pub mod sockets;
+
+pub mod endpoints;
+
+pub mod timeouts;
 
 pub mod attribute;
 

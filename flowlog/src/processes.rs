@@ -17,13 +17,23 @@ use hashbrown::HashMap;
 const ENDED_IMAGES: usize = 65_536;
 
 /// A process while it runs one program.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Process {
     /// Thread group id in the initial pid namespace.
     pub tgid: u32,
+    /// When the process began, in `CLOCK_REALTIME` nanoseconds: with the number it names one process.
+    pub start_ns: Option<u64>,
+    /// The process that made it.
+    pub ppid: Option<u32>,
+    /// Audit login uid: who logged in.
+    pub login_uid: Option<u32>,
     /// Path of the program as it was executed; for a process older than the daemon the target of
     /// `/proc/PID/exe`.
     pub exe: Option<Arc<str>>,
+    /// The command line, arguments separated by spaces, with secrets masked as configured.
+    pub cmdline: Option<Arc<str>>,
+    /// Program of the process that made it, when it did.
+    pub parent_exe: Option<Arc<str>>,
 }
 
 /// A [`Process`] with the time in which it was that.
@@ -94,7 +104,7 @@ impl ProcessTable {
     }
 
     fn push(&mut self, tgid: u32, from_ns: u64, exe: Option<Arc<str>>) {
-        let process = Arc::new(Process { tgid, exe });
+        let process = Arc::new(Process { tgid, exe, ..Process::default() });
         self.images.entry(tgid).or_default().push_back(Image { from_ns, until_ns: u64::MAX, process });
     }
 

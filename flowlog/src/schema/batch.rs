@@ -7,17 +7,17 @@ use std::sync::Arc;
 use arrow_array::builder::{
     ArrayBuilder, BooleanBuilder, Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
 };
-use arrow_array::types::{Int32Type, Int64Type};
+use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch};
 use arrow_schema::SchemaRef;
 use uuid::Uuid;
 
 use super::columns::{ColumnType, batch_schema};
 use super::end::EndColumns;
-use super::row::{Nat, Times, ports, saturate};
-use super::sparse::{Sparse, Unknown};
+use super::row::{Nat, Times, micros, ports, saturate};
+use super::sparse::{Sparse, Unknown, utc};
 use super::text::{Keyed, Names, constant, dictionary};
-use crate::attribute::FlowRecord;
+use crate::attribute::{Direction, FlowRecord};
 use crate::flow::{Counters, Flow, L4, ProtoState, Status};
 
 /// What is the same in all rows of one run of the daemon.
@@ -76,6 +76,8 @@ pub struct FlowBatch {
     offloaded: BooleanBuilder,
     ct_labels: Keyed<[u8; 16]>,
     observer_netns: Int64Builder,
+    last_seen_time: Sparse<TimestampMicrosecondType>,
+    direction: Names,
     src: EndColumns,
     dst: EndColumns,
 }
@@ -120,6 +122,8 @@ impl FlowBatch {
             offloaded: bools(),
             ct_labels: Keyed::new(),
             observer_netns: Int64Builder::with_capacity(0),
+            last_seen_time: Sparse::new(),
+            direction: Names::new(),
             src: EndColumns::new(),
             dst: EndColumns::new(),
         }
@@ -137,7 +141,7 @@ impl FlowBatch {
 
     /// Appends a finished flow as the next row of the run.
     pub fn append(&mut self, record: &FlowRecord<'_>) {
-        let FlowRecord { flow, received_ns: _, observer_netns, src, dst } = record;
+        let FlowRecord { flow, received_ns: _, observer_netns, last_seen_ns, direction, src, dst } = record;
         let Flow {
             orig,
             reply: _,
@@ -199,6 +203,8 @@ impl FlowBatch {
         );
         append_labels(&mut self.ct_labels, *labels);
         self.observer_netns.append_value(saturate(*observer_netns));
+        self.last_seen_time.append(last_seen_ns.map(micros));
+        self.direction.append(direction.map(Direction::name));
         self.src.append(*src);
         self.dst.append(*dst);
     }
@@ -224,7 +230,7 @@ impl FlowBatch {
             Arc::new(self.end_time.finish()),
             self.duration_us.finish_or(unknown.int64()),
             self.time_source.finish_or(unknown.text()),
-            unknown.timestamp(), // last_seen_time
+            self.last_seen_time.finish().map_or_else(|| unknown.timestamp(), utc),
             Arc::new(self.ip_version.finish()),
             Arc::new(self.proto.finish()),
             self.proto_name.finish_or(unknown.text()),
@@ -247,7 +253,7 @@ impl FlowBatch {
             self.end_reason.finish_or(unknown.text()),
             same.column(end_source),
             self.ct_state.finish_or(unknown.text()),
-            unknown.text(), // direction
+            self.direction.finish_or(unknown.text()),
             self.ct_id.finish_or(unknown.int64()),
             self.ct_zone.finish_or(unknown.int32()),
             self.ct_mark.finish_or(unknown.int64()),

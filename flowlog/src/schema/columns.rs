@@ -152,7 +152,12 @@ const FLOW: [(&str, ColumnType, bool, &str); 43] = [
     ("reply_packets", Int64, NULLABLE, "packets from dst to src, NULL where accounting was off"),
     ("reply_bytes", Int64, NULLABLE, "layer 3 bytes from dst to src, counted per socket buffer"),
     ("counters_final", Bool, REQUIRED, "false where the counters are a snapshot (active, reconcile)"),
-    ("end_reason", Text, NULLABLE, "closed, reset, timeout, deleted (before it expired), evicted or unknown"),
+    (
+        "end_reason",
+        Text,
+        NULLABLE,
+        "closed, reset, timeout or deleted (removed while it was open, also by a full table)",
+    ),
     (
         "end_source",
         Text,
@@ -180,7 +185,7 @@ const BLOCK: [(&str, ColumnType, &str); 22] = [
     (
         "attribution",
         Text,
-        "how the process is known: socket, endpoint, inherited, closer, seed, ambiguous; NULL: no local socket",
+        "how the process is known: socket, endpoint, inherited, closer, seed, ambiguous; NULL: no local process is known",
     ),
     ("pid", Int32, "thread group id in the initial pid namespace"),
     ("process_start_time", TimestampUs, "start of the process; with pid an identity that survives reuse"),
@@ -188,8 +193,8 @@ const BLOCK: [(&str, ColumnType, &str); 22] = [
     ("uid", Int64, "user id"),
     ("login_uid", Int64, "audit login uid: who logged in before sudo"),
     ("user", Text, "name of uid, where the host knows it"),
-    ("comm", Text, "name of the task"),
-    ("exe", Text, "path of the program"),
+    ("comm", Text, "name of the thread that opened the socket"),
+    ("exe", Text, "path that was executed"),
     ("cmdline", Text, "command line, secrets masked"),
     ("parent_exe", Text, "path of the parent's program"),
     ("cgroup", Text, "cgroup path"),

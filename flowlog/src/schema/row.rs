@@ -35,7 +35,7 @@ impl Times {
     }
 }
 
-fn micros(ns: u64) -> i64 {
+pub(super) fn micros(ns: u64) -> i64 {
     saturate(ns / 1000)
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow_array::builder::{ArrayBuilder, PrimitiveBuilder};
+use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{ArrayRef, ArrowPrimitiveType, Int32Array, PrimitiveArray, new_null_array};
 
 use super::columns::ColumnType;
@@ -49,6 +50,11 @@ impl<T: ArrowPrimitiveType> Sparse<T> {
     pub(super) fn finish_or(&mut self, unknown: ArrayRef) -> ArrayRef {
         self.finish().map_or(unknown, |array| Arc::new(array))
     }
+}
+
+/// A column of times as the schema has it.
+pub(super) fn utc(times: PrimitiveArray<TimestampMicrosecondType>) -> ArrayRef {
+    Arc::new(times.with_timezone("UTC"))
 }
 
 /// Columns without any value, made once a batch and shared by all that have its type.

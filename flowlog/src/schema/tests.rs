@@ -12,10 +12,10 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::{FlowBatch, RunContext, batch_schema, columns, file_schema, render};
-use crate::attribute::{Attribution, FlowRecord};
+use crate::attribute::{Attribution, Direction, End, FlowRecord, Method};
 use crate::flow::{Counters, DccpState, Flow, L4, ProtoState, Protocol, SctpState, Status, TcpState, Tuple};
 use crate::processes::Process;
-use crate::sockets::{Ends, Socket};
+use crate::sockets::{Cgroup, Holder, Origin, TcpStats};
 
 /// The user's page of the schema.
 const PAGE: &str = include_str!("../../docs/schema.md");
@@ -157,18 +157,16 @@ fn full() -> Flow {
     }
 }
 
-fn socket(tgid: u32, comm: &[u8], exe: Option<&str>) -> Socket {
+fn holder(tgid: u32, comm: &[u8], exe: Option<&str>) -> Holder {
     let mut owner = Owner { time_ns: 1, tgid, uid: u32::MAX, netns_cookie: 1, ..Owner::UNKNOWN };
     owner.comm[..comm.len()].copy_from_slice(comm);
-    Socket {
-        cookie: 4711,
-        ends: Ends::new(ip("10.0.0.1"), 1, ip("10.0.0.2"), 2),
-        owner,
-        process: Some(Arc::new(Process { tgid, exe: exe.map(Arc::from) })),
-        passive: false,
-        opened_ns: 0,
-        closed_ns: None,
-    }
+    let process = Process { tgid, exe: exe.map(Arc::from), ..Process::default() };
+    Holder { owner, process: Some(Arc::new(process)), origin: Origin::default() }
+}
+
+fn by_socket(holder: &Holder) -> Option<Attribution<'_>> {
+    let end = End { holder, cookie: Some(4711), stats: None, closed_ns: None };
+    Some(Attribution { method: Method::Socket, end: Some(end) })
 }
 
 fn record(flow: &Flow) -> FlowRecord<'_> {
@@ -176,6 +174,8 @@ fn record(flow: &Flow) -> FlowRecord<'_> {
         flow,
         received_ns: 1_700_000_002_000_000_000,
         observer_netns: 4_026_531_840,
+        last_seen_ns: None,
+        direction: None,
         src: None,
         dst: None,
     }
@@ -229,13 +229,42 @@ fn check(record: &FlowRecord<'_>, expected: &[(&str, &str)]) {
 
 #[test]
 fn a_flow_of_which_everything_is_known() {
-    let client = socket(4_194_304, b"curl", Some("/usr/bin/curl"));
-    let server = socket(77, b"na\xffme\0rest", None);
+    let mut client = holder(4_194_304, b"curl", None);
+    client.process = Some(Arc::new(Process {
+        tgid: 4_194_304,
+        start_ns: Some(1_699_999_999_000_001_999),
+        ppid: Some(1),
+        login_uid: Some(1000),
+        exe: Some("/usr/bin/curl".into()),
+        cmdline: Some("curl --user ***".into()),
+        parent_exe: Some("/bin/sh".into()),
+    }));
+    client.origin = Origin {
+        user: Some("nobody".into()),
+        cgroup: Some(Arc::new(Cgroup {
+            path: Some("/system.slice/a.service".into()),
+            unit: Some("a.service".into()),
+            container_id: Some("c0ffee".into()),
+            pod_uid: Some("p0d".into()),
+        })),
+    };
+    let server = holder(77, b"na\xffme\0rest", None);
+    let stats = TcpStats {
+        srtt_us: Some(1500),
+        min_rtt_us: Some(900),
+        retrans: 2,
+        bytes_sent: 100,
+        bytes_received: u64::MAX,
+    };
+    let src = End { holder: &client, cookie: Some(4711), stats: Some(stats), closed_ns: None };
+    let dst = End { holder: &server, cookie: None, stats: None, closed_ns: None };
     let flow = full();
     let mut batch = FlowBatch::new(&run());
     batch.append(&FlowRecord {
-        src: Some(Attribution::Socket(&client)),
-        dst: Some(Attribution::Inherited(&server)),
+        last_seen_ns: Some(1_700_000_001_000_000_999),
+        direction: Some(Direction::Local),
+        src: Some(Attribution { method: Method::Socket, end: Some(src) }),
+        dst: Some(Attribution { method: Method::Inherited, end: Some(dst) }),
         ..record(&flow)
     });
     let expected = "\
@@ -249,6 +278,7 @@ start_time=1700000000000000
 end_time=1700000001500001
 duration_us=1500001
 time_source=kernel
+last_seen_time=1700000001000000
 ip_version=6
 proto=6
 proto_name=tcp
@@ -268,6 +298,7 @@ counters_final=true
 end_reason=closed
 end_source=destroy
 ct_state=time_wait
+direction=local
 ct_id=4294967295
 ct_zone=65535
 ct_mark=4294967294
@@ -279,17 +310,31 @@ ct_labels=000102030405060708090a0b0c0d0eff
 observer_netns=4026531840
 src_attribution=socket
 src_pid=4194304
+src_process_start_time=1699999999000001
+src_ppid=1
 src_uid=4294967295
+src_login_uid=1000
+src_user=nobody
 src_comm=curl
 src_exe=/usr/bin/curl
+src_cmdline=curl --user ***
+src_parent_exe=/bin/sh
+src_cgroup=/system.slice/a.service
+src_unit=a.service
+src_container_id=c0ffee
+src_pod_uid=p0d
 src_netns_cookie=1
 src_socket_cookie=4711
+src_tcp_srtt_us=1500
+src_tcp_min_rtt_us=900
+src_tcp_retrans=2
+src_tcp_bytes_sent=100
+src_tcp_bytes_received=9223372036854775807
 dst_attribution=inherited
 dst_pid=77
 dst_uid=4294967295
 dst_comm=na\u{fffd}me
 dst_netns_cookie=1
-dst_socket_cookie=4711
 ";
     assert_eq!(known(&batch.finish(), 0), expected);
 }
@@ -407,17 +452,17 @@ fn numbers_without_a_name() {
 #[test]
 fn an_ambiguous_process_has_no_columns_but_says_so() {
     let flow = minimal();
-    let ambiguous = FlowRecord { src: Some(Attribution::Ambiguous), ..record(&flow) };
+    let ambiguous = FlowRecord { src: Some(Attribution::AMBIGUOUS), ..record(&flow) };
     check(&ambiguous, &[("src_attribution", "ambiguous"), ("src_pid", "NULL"), ("dst_attribution", "NULL")]);
 }
 
 #[test]
 fn what_a_socket_does_not_know_is_null() {
-    let mut socket = socket(u32::MAX, b"", None);
-    socket.owner.netns_cookie = 0;
-    socket.process = None;
+    let mut holder = holder(u32::MAX, b"", None);
+    holder.owner.netns_cookie = 0;
+    holder.process = None;
     let flow = minimal();
-    let record = FlowRecord { dst: Some(Attribution::Socket(&socket)), ..record(&flow) };
+    let record = FlowRecord { dst: by_socket(&holder), ..record(&flow) };
     check(
         &record,
         &[("dst_pid", "NULL"), ("dst_comm", "NULL"), ("dst_exe", "NULL"), ("dst_netns_cookie", "NULL")],
@@ -429,15 +474,15 @@ fn a_batch_is_used_again_and_seq_goes_on() {
     let mut batch = FlowBatch::new(&run());
     assert!(batch.is_empty());
     let (first, second) = (full(), minimal());
-    let client = socket(1, b"a", Some("/bin/a"));
-    batch.append(&FlowRecord { src: Some(Attribution::Socket(&client)), ..record(&first) });
+    let client = holder(1, b"a", Some("/bin/a"));
+    batch.append(&FlowRecord { src: by_socket(&client), ..record(&first) });
     batch.append(&record(&second));
     assert_eq!(batch.len(), 2);
     let before = batch.finish();
     assert!(batch.is_empty());
 
     batch.append(&record(&second));
-    batch.append(&FlowRecord { src: Some(Attribution::Socket(&client)), ..record(&first) });
+    batch.append(&FlowRecord { src: by_socket(&client), ..record(&first) });
     let after = batch.finish();
     let strip =
         |text: String| text.lines().filter(|l| !l.starts_with("seq=")).map(String::from).collect::<Vec<_>>();
@@ -452,9 +497,9 @@ fn a_batch_is_used_again_and_seq_goes_on() {
 fn a_distinct_text_is_once_in_the_dictionary_of_its_batch() {
     let mut batch = FlowBatch::new(&run());
     let flow = full();
-    let client = socket(1, b"a", Some("/bin/a"));
+    let client = holder(1, b"a", Some("/bin/a"));
     for _ in 0..100 {
-        batch.append(&FlowRecord { src: Some(Attribution::Socket(&client)), ..record(&flow) });
+        batch.append(&FlowRecord { src: by_socket(&client), ..record(&flow) });
     }
     let batch = batch.finish();
     for name in ["run_id", "src_ip", "nat_dst_ip", "ct_state", "ct_labels", "src_comm", "src_exe"] {
@@ -514,10 +559,10 @@ proptest! {
         (tgid, comm, cookie) in any::<(u32, [u8; 16], u64)>(),
         (received_ns, observer_netns) in any::<(u64, u64)>(),
     ) {
-        let mut socket = socket(tgid, &comm, Some("/bin/a"));
-        socket.cookie = cookie;
-        let end = Some(Attribution::Socket(&socket));
-        let record = FlowRecord { flow: &flow, received_ns, observer_netns, src: end, dst: end };
+        let socket = holder(tgid, &comm, Some("/bin/a"));
+        let end = End { holder: &socket, cookie: Some(cookie), stats: None, closed_ns: None };
+        let end = Some(Attribution { method: Method::Socket, end: Some(end) });
+        let record = FlowRecord { received_ns, observer_netns, src: end, dst: end, ..record(&flow) };
         let mut batch = FlowBatch::new(&run());
         batch.append(&record);
         let values = row(&batch.finish(), 0);

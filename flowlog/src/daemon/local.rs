@@ -1,0 +1,105 @@
+//! What is known of the sockets and processes of this host: the tables, fed from the ring buffer.
+
+use std::os::unix::fs::MetadataExt;
+
+use anyhow::Result;
+use nix::time::ClockId;
+use tracing::{debug, warn};
+
+use super::clock::{now_ns, realtime_offset_ns};
+use super::one_line;
+use crate::attribute::Tables;
+use crate::ebpf::Ebpf;
+use crate::processes::walk_proc;
+use crate::sockets::Origin;
+
+/// What is known of this host, and where it comes from.
+pub(super) struct Local {
+    pub(super) ebpf: Option<Ebpf>,
+    pub(super) tables: Tables,
+    /// `CLOCK_MONOTONIC` of the last drain until which no event was lost.
+    complete_ns: u64,
+    /// Events that did not fit into the ring buffer.
+    pub(super) lost: u64,
+    /// Sockets that were said to be forgotten.
+    said_evicted: u64,
+}
+
+impl Local {
+    /// Loads eBPF where that is wanted. Where it cannot be, flows are logged without processes.
+    pub(super) fn start(wanted: bool) -> Self {
+        let ebpf = if wanted {
+            Ebpf::load()
+                .inspect_err(|error| {
+                    debug!("{error:?}");
+                    warn!("flows are logged without processes: {}", one_line(error));
+                })
+                .ok()
+        } else {
+            warn!("flows are logged without processes: eBPF is off (--no-ebpf)");
+            None
+        };
+        Self {
+            ebpf,
+            tables: Tables::default(),
+            complete_ns: now_ns(ClockId::CLOCK_MONOTONIC),
+            lost: 0,
+            said_evicted: 0,
+        }
+    }
+
+    /// Takes in all events that are there.
+    pub(super) fn drain(&mut self) -> Result<()> {
+        let Self { ebpf: Some(ebpf), tables, complete_ns, lost, .. } = self else { return Ok(()) };
+        let drained_ns = now_ns(ClockId::CLOCK_MONOTONIC);
+        // The events wait where the clocks cannot be compared now: a wrong time is a wrong process.
+        let Some(realtime_offset_ns) = realtime_offset_ns() else { return Ok(()) };
+        ebpf.drain(|event| tables.apply(&event, realtime_offset_ns, |_| Origin::default()));
+        let newly_lost = ebpf.newly_lost()?;
+        if newly_lost > 0 {
+            *lost += newly_lost;
+            tables.lost_events(*complete_ns, realtime_offset_ns);
+            warn!(
+                "{newly_lost} events of sockets and processes were lost: flows of this time may have no process"
+            );
+            self.seed();
+        }
+        self.complete_ns = drained_ns;
+        Ok(())
+    }
+
+    /// Says that sockets were forgotten, each time when they are twice as many.
+    pub(super) fn say_evicted(&mut self) {
+        let evicted = self.tables.evicted();
+        if evicted > self.said_evicted * 2 {
+            self.said_evicted = evicted;
+            warn!(
+                "{evicted} sockets were forgotten, because there are too many: their flows have no process"
+            );
+        }
+    }
+
+    /// Takes in the processes that /proc shows, where no event told of them.
+    pub(super) fn seed(&mut self) {
+        let Self { ebpf: Some(_), tables, .. } = self else { return };
+        if !is_initial_pid_namespace() {
+            warn!(
+                "flowlog runs in a pid namespace of its own: programs of processes that are older than it are not known"
+            );
+            return;
+        }
+        let seeded = walk_proc(|tgid, exe| {
+            tables.processes.seed(tgid, exe, now_ns(ClockId::CLOCK_MONOTONIC));
+        });
+        if let Err(error) = seeded {
+            warn!("cannot read the running processes from /proc: {error}; their programs are not known");
+        }
+    }
+}
+
+/// Whether the numbers in /proc are those that the eBPF programs see: those of the initial pid namespace,
+/// whose inode is `PROC_PID_INIT_INO` of `linux/proc_ns.h`.
+fn is_initial_pid_namespace() -> bool {
+    const PROC_PID_INIT_INO: u64 = 0xEFFF_FFFC;
+    std::fs::metadata("/proc/self/ns/pid").is_ok_and(|metadata| metadata.ino() == PROC_PID_INIT_INO)
+}

@@ -1,0 +1,344 @@
+//! Which socket without a connection had a local port (or echo id, or protocol) at a given time. A pure
+//! data structure: no clock, no IO.
+//!
+//! Such a socket may be bound to an address or to none, connected or not, and may share its port with
+//! others. [`EndpointTable::find`] takes the one that the kernel would give the packets to, and says
+//! [`FoundEndpoint::Ambiguous`] where several processes could be it.
+
+use std::net::IpAddr;
+
+use crate::flow::Protocol;
+use crate::lives::{Life, Lives};
+use crate::sockets::{CLOCK_SLACK_NS, Holder, Span, is_loopback};
+
+/// How many endpoints are remembered; like [`MAX_SOCKETS`](crate::sockets::MAX_SOCKETS).
+const MAX_ENDPOINTS: usize = 524_288;
+
+/// How many addresses are remembered of one socket that is bound to none. A host has few; more are those
+/// of a server with many, which is found by being local.
+const MAX_SEEN: usize = 8;
+
+const V4_ANY: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0];
+const V6_ANY: [u8; 16] = [0; 16];
+
+/// What sockets share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Port {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The local port; the echo id of ICMP; zero for protocols without.
+    pub number: u16,
+}
+
+/// A socket without a connection of TCP, while one process had it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// `SO_COOKIE`, unique until the next boot.
+    pub cookie: u64,
+    /// Protocol and port.
+    pub port: Port,
+    /// Who has it.
+    pub holder: Holder,
+    /// Whether the holder was seen to send or receive with it, rather than only to bind it.
+    pub is_used: bool,
+    /// The address that it is bound to; one of the two zero addresses where it is bound to none.
+    pub bound_addr: [u8; 16],
+    /// Addresses that it has sent from.
+    pub seen_addrs: Vec<[u8; 16]>,
+    /// Address and port of the peer, where it is connected.
+    pub peer: Option<([u8; 16], u16)>,
+}
+
+/// One end of a flow, and what is known of the namespace that tracked it.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Protocol and port of this end.
+    pub port: Port,
+    /// Address of this end; IPv4 as v4-mapped.
+    pub addr: [u8; 16],
+    /// Address and port of the other end.
+    pub peer: ([u8; 16], u16),
+    /// Cookie of the network namespace that tracked the flow.
+    pub netns_cookie: Option<u64>,
+    /// Whether `addr` belongs to that namespace.
+    pub is_local: bool,
+    /// When the flow existed.
+    pub span: Span,
+}
+
+/// Result of [`EndpointTable::find`].
+#[derive(Clone, Copy, Debug)]
+pub enum FoundEndpoint<'a> {
+    /// No socket of this host.
+    None,
+    /// This process, with the cookie of its socket where it is only one.
+    One(&'a Holder, Option<u64>),
+    /// Several processes could be it.
+    Ambiguous,
+}
+
+/// All sockets without a connection that were seen, until ten minutes after they closed.
+#[derive(Debug)]
+pub struct EndpointTable(pub Lives<Port, Endpoint>);
+
+impl Default for EndpointTable {
+    fn default() -> Self {
+        Self(Lives::new(MAX_ENDPOINTS))
+    }
+}
+
+impl EndpointTable {
+    /// The socket has its port, or its holder uses it, or it was seen to send from one more address.
+    pub fn open(&mut self, opened_ns: u64, endpoint: Endpoint) {
+        if let Some(Life { closed_ns: None, value: known, .. }) = self.0.get_mut(endpoint.cookie)
+            && known.port == endpoint.port
+            && known.holder.owner == endpoint.holder.owner
+            && known.peer == endpoint.peer
+        {
+            known.is_used |= endpoint.is_used;
+            for addr in endpoint.seen_addrs {
+                if known.seen_addrs.len() < MAX_SEEN && !known.seen_addrs.contains(&addr) {
+                    known.seen_addrs.push(addr);
+                }
+            }
+            return;
+        }
+        self.0.open(endpoint.cookie, endpoint.port, Life { opened_ns, closed_ns: None, value: endpoint });
+    }
+
+    /// The process at one end of a flow: the one whose socket had the port while the flow existed.
+    ///
+    /// A socket in the namespace that tracked the flow is preferred. One of another namespace counts
+    /// where it is known to have the address, and no other namespace has such a socket.
+    pub fn find(&self, wanted: Wanted) -> FoundEndpoint<'_> {
+        let netns = |endpoint: &Endpoint| endpoint.holder.owner.netns_cookie;
+        let is_own = move |endpoint: &Endpoint| Some(netns(endpoint)) == wanted.netns_cookie;
+        let own = self.find_in(wanted, wanted.is_local, is_own);
+        if !matches!(own, FoundEndpoint::None) || is_loopback([wanted.addr, wanted.peer.0]) {
+            return own;
+        }
+        let mut namespaces = self.candidates(wanted, false, |_| true).map(|(_, endpoint)| netns(endpoint));
+        match namespaces.next() {
+            Some(first) if namespaces.any(|other| other != first) => FoundEndpoint::Ambiguous,
+            _ => self.find_in(wanted, false, |_| true),
+        }
+    }
+
+    /// Looks among the sockets that `include` takes.
+    fn find_in<'a>(
+        &'a self,
+        wanted: Wanted,
+        any_is_local: bool,
+        include: impl Fn(&Endpoint) -> bool + Copy + 'a,
+    ) -> FoundEndpoint<'a> {
+        let Some(best) = self.candidates(wanted, any_is_local, include).map(|(fit, _)| fit).max() else {
+            return FoundEndpoint::None;
+        };
+        let fitting = || {
+            self.candidates(wanted, any_is_local, include)
+                .filter(move |(fit, _)| *fit == best)
+                .map(|(_, endpoint)| endpoint)
+        };
+        // Who only bound a socket that another uses has handed it over.
+        let handed_over = |one: &Endpoint| {
+            !one.is_used && fitting().any(|other| other.cookie == one.cookie && other.is_used)
+        };
+        let mut found = FoundEndpoint::None;
+        for endpoint in fitting().filter(|endpoint| !handed_over(endpoint)) {
+            found = match found {
+                FoundEndpoint::None => FoundEndpoint::One(&endpoint.holder, Some(endpoint.cookie)),
+                FoundEndpoint::One(holder, cookie) if holder.is_same_process(&endpoint.holder) => {
+                    FoundEndpoint::One(holder, cookie.filter(|cookie| *cookie == endpoint.cookie))
+                }
+                _ => return FoundEndpoint::Ambiguous,
+            };
+        }
+        found
+    }
+
+    /// The sockets that may have had this end of the flow, each with how well it fits.
+    fn candidates<'a>(
+        &'a self,
+        wanted: Wanted,
+        any_is_local: bool,
+        include: impl Fn(&Endpoint) -> bool + 'a,
+    ) -> impl Iterator<Item = (Fit, &'a Endpoint)> {
+        let Wanted { port, span, .. } = wanted;
+        self.0
+            .with_key(&port)
+            .map(|(_, life)| life)
+            .filter(move |life| {
+                let start_ns = span.start_ns.unwrap_or(0);
+                life.opened_ns <= span.end_ns + CLOCK_SLACK_NS
+                    && life.closed_ns.is_none_or(|closed| closed + CLOCK_SLACK_NS >= start_ns)
+            })
+            .map(|life| &life.value)
+            .filter(move |endpoint| include(endpoint))
+            .filter_map(move |endpoint| Some((fit(endpoint, &wanted, any_is_local)?, endpoint)))
+    }
+}
+
+/// How the kernel ranks sockets that share a port (`udp4_lib_lookup2`, `compute_score`): the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    /// IPv6, bound to no address, for IPv4 packets.
+    OtherFamily,
+    /// Bound to no address.
+    AnyAddress,
+    /// Bound to the address.
+    Address,
+    /// Connected to the peer.
+    Peer,
+}
+
+fn fit(endpoint: &Endpoint, wanted: &Wanted, any_is_local: bool) -> Option<Fit> {
+    let Endpoint { bound_addr, seen_addrs, peer, .. } = endpoint;
+    let is_v4 = matches!(IpAddr::from(wanted.addr).to_canonical(), IpAddr::V4(_));
+    let has_addr = any_is_local || seen_addrs.contains(&wanted.addr);
+    let by_addr = match *bound_addr {
+        bound if bound == wanted.addr => Fit::Address,
+        V4_ANY if is_v4 && has_addr => Fit::AnyAddress,
+        V6_ANY if is_v4 && has_addr => Fit::OtherFamily,
+        V6_ANY if has_addr => Fit::AnyAddress,
+        _ => return None,
+    };
+    match peer {
+        Some(peer) if *peer == wanted.peer => Some(Fit::Peer),
+        Some(_) => None,
+        None => Some(by_addr),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use flowlog_common::Owner;
+
+    use super::*;
+    use crate::processes::Process;
+    use crate::sockets::{Origin, mapped};
+
+    const HOST: u64 = 1;
+    const CONTAINER: u64 = 2;
+    const DNS: Port = Port { protocol: Protocol::UDP, number: 53 };
+
+    fn addr(text: &str) -> [u8; 16] {
+        mapped(text.parse().unwrap())
+    }
+
+    fn endpoint(cookie: u64, tgid: u32, netns_cookie: u64, bound: &str) -> Endpoint {
+        let owner = Owner { netns_cookie, tgid, time_ns: 1, ..Owner::UNKNOWN };
+        let process = Some(Arc::new(Process { tgid, ..Process::default() }));
+        Endpoint {
+            cookie,
+            port: DNS,
+            holder: Holder { owner, process, origin: Origin::default() },
+            is_used: true,
+            bound_addr: addr(bound),
+            seen_addrs: Vec::new(),
+            peer: None,
+        }
+    }
+
+    fn wanted(local: &str) -> Wanted {
+        Wanted {
+            port: DNS,
+            addr: addr(local),
+            peer: (addr("192.0.2.7"), 4000),
+            netns_cookie: Some(HOST),
+            is_local: true,
+            span: Span { start_ns: Some(200_000_000), end_ns: 300_000_000 },
+        }
+    }
+
+    fn table(endpoints: impl IntoIterator<Item = Endpoint>) -> EndpointTable {
+        let mut table = EndpointTable::default();
+        for endpoint in endpoints {
+            table.open(100_000_000, endpoint);
+        }
+        table
+    }
+
+    /// The process and socket that are found, -1 where it is ambiguous.
+    fn find(table: &EndpointTable, wanted: &Wanted) -> Option<(i64, Option<u64>)> {
+        match table.find(*wanted) {
+            FoundEndpoint::None => None,
+            FoundEndpoint::One(holder, cookie) => Some((i64::from(holder.owner.tgid), cookie)),
+            FoundEndpoint::Ambiguous => Some((-1, None)),
+        }
+    }
+
+    #[test]
+    fn the_most_specific_socket_gets_the_packets() {
+        let connected = Endpoint { peer: Some(wanted("10.0.0.1").peer), ..endpoint(4, 40, HOST, "10.0.0.1") };
+        let mut all = vec![
+            endpoint(1, 10, HOST, "::"),
+            endpoint(2, 20, HOST, "0.0.0.0"),
+            endpoint(3, 30, HOST, "10.0.0.1"),
+            connected,
+        ];
+        for expected in [(40, Some(4)), (30, Some(3)), (20, Some(2)), (10, Some(1))] {
+            assert_eq!(find(&table(all.clone()), &wanted("10.0.0.1")), Some(expected));
+            all.pop();
+        }
+    }
+
+    #[test]
+    fn a_socket_that_is_connected_elsewhere_is_none() {
+        let elsewhere =
+            Endpoint { peer: Some((addr("192.0.2.8"), 4000)), ..endpoint(1, 10, HOST, "10.0.0.1") };
+        assert_eq!(find(&table([elsewhere]), &wanted("10.0.0.1")), None);
+    }
+
+    /// A local server on all addresses is not the server that a local client asks elsewhere.
+    #[test]
+    fn any_address_is_any_local_address() {
+        let table = table([endpoint(1, 10, HOST, "0.0.0.0")]);
+        assert_eq!(find(&table, &Wanted { is_local: false, ..wanted("8.8.8.8") }), None);
+        assert_eq!(find(&table, &wanted("10.0.0.1")), Some((10, Some(1))));
+    }
+
+    #[test]
+    fn of_another_namespace_the_address_must_have_been_seen() {
+        let server = endpoint(1, 10, CONTAINER, "0.0.0.0");
+        let seen = Endpoint { seen_addrs: vec![addr("172.17.0.2")], ..server.clone() };
+        let wanted = Wanted { is_local: false, ..wanted("172.17.0.2") };
+        assert_eq!(find(&table([server]), &wanted), None);
+        assert_eq!(find(&table([seen.clone()]), &wanted), Some((10, Some(1))));
+        let mut twin = Endpoint { seen_addrs: seen.seen_addrs.clone(), ..endpoint(2, 20, 3, "0.0.0.0") };
+        assert_eq!(find(&table([seen.clone(), twin.clone()]), &wanted), Some((-1, None)));
+        twin.holder.owner.netns_cookie = HOST;
+        assert_eq!(find(&table([seen, twin]), &wanted), Some((20, Some(2))), "the own namespace first");
+    }
+
+    #[test]
+    fn a_group_of_sockets_is_named_where_it_is_one_process() {
+        let first = endpoint(1, 10, HOST, "0.0.0.0");
+        let second = Endpoint { cookie: 2, ..first.clone() };
+        assert_eq!(find(&table([first.clone(), second]), &wanted("10.0.0.1")), Some((10, None)));
+        let other = endpoint(3, 20, HOST, "0.0.0.0");
+        assert_eq!(find(&table([first, other]), &wanted("10.0.0.1")), Some((-1, None)));
+    }
+
+    #[test]
+    fn who_uses_a_socket_has_it_and_not_who_bound_it() {
+        let parent = Endpoint { is_used: false, ..endpoint(1, 10, HOST, "0.0.0.0") };
+        let child = endpoint(1, 20, HOST, "0.0.0.0");
+        let mut table = table([parent]);
+        assert_eq!(find(&table, &wanted("10.0.0.1")), Some((10, Some(1))));
+        table.open(210_000_000, child);
+        assert_eq!(find(&table, &wanted("10.0.0.1")), Some((20, Some(1))));
+        table.open(220_000_000, endpoint(1, 30, HOST, "0.0.0.0"));
+        assert_eq!(find(&table, &wanted("10.0.0.1")), Some((-1, None)), "two children used it");
+    }
+
+    #[test]
+    fn a_port_that_is_used_again_is_told_apart_by_time() {
+        let mut table = table([endpoint(1, 10, HOST, "0.0.0.0")]);
+        table.0.close(1, 150_000_000);
+        assert_eq!(find(&table, &wanted("10.0.0.1")), None);
+        table.open(190_000_000, endpoint(2, 20, HOST, "0.0.0.0"));
+        assert_eq!(find(&table, &wanted("10.0.0.1")), Some((20, Some(2))));
+    }
+}

@@ -1,0 +1,267 @@
+//! What had a key for some time: the lives of sockets. A pure data structure: no clock, no IO.
+//!
+//! A key (a tuple, a port) is used by one socket after the other, and by several at once. A life ends
+//! when its socket closes, and is remembered for a while: connection tracking forgets later than
+//! sockets do. Times are `CLOCK_REALTIME` nanoseconds.
+
+use std::collections::VecDeque;
+use std::hash::Hash;
+
+use hashbrown::HashMap;
+
+/// How long a life is remembered after its end. A closed TCP connection stays in the connection
+/// tracking table for 120 s (TIME_WAIT, by default up to 300 s in other states) before it is destroyed.
+/// One whose end the kernel did not track stays ESTABLISHED for days, and is then without its process.
+const LINGER_NS: u64 = 600 * 1_000_000_000;
+
+/// Set in the number of a socket's former life: the socket has another key since, and its cookie stands
+/// for that life. Cookies count up from 1 and never get here.
+const FORMER_LIFE: u64 = 1 << 63;
+
+/// One socket while it had one key.
+#[derive(Clone, Debug)]
+pub struct Life<T> {
+    /// When it began.
+    pub opened_ns: u64,
+    /// When it ended.
+    pub closed_ns: Option<u64>,
+    /// What is known of it.
+    pub value: T,
+}
+
+#[derive(Debug)]
+struct Entry<K, T> {
+    key: K,
+    life: Life<T>,
+    /// Number of another life with the same key.
+    next: Option<u64>,
+}
+
+/// The lives that are remembered, by key and by the cookie of their socket.
+#[derive(Debug)]
+pub struct Lives<K, T> {
+    /// By cookie; former lives by numbers with [`FORMER_LIFE`].
+    entries: HashMap<u64, Entry<K, T>, foldhash::fast::RandomState>,
+    /// Number of the first life with this key; others hang below it.
+    by_key: HashMap<K, u64, foldhash::fast::RandomState>,
+    /// Times of close and numbers of ended lives, longest ended first.
+    closed: VecDeque<(u64, u64)>,
+    former_lives: u64,
+    max: usize,
+    evicted: u64,
+}
+
+impl<K: Copy + Eq + Hash, T> Lives<K, T> {
+    /// Remembers at most `max` lives.
+    pub fn new(max: usize) -> Self {
+        Self {
+            entries: HashMap::default(),
+            by_key: HashMap::default(),
+            closed: VecDeque::new(),
+            former_lives: 0,
+            max,
+            evicted: 0,
+        }
+    }
+
+    /// The socket with this cookie has this key from now on; a life that it had before ends.
+    pub fn open(&mut self, cookie: u64, key: K, life: Life<T>) {
+        while self.entries.len() >= self.max {
+            let Some((closed_ns, number)) = self.closed.pop_front() else {
+                // Full of living ones: the newcomer is left out.
+                self.evicted += 1;
+                return;
+            };
+            self.evicted += u64::from(self.remove_if_closed_at(number, closed_ns));
+        }
+        if let Some((former_key, mut former)) = self.remove(cookie) {
+            let closed_ns = *former.closed_ns.get_or_insert(life.opened_ns);
+            self.former_lives += 1;
+            let number = FORMER_LIFE | self.former_lives;
+            self.insert(number, former_key, former);
+            self.closed.push_back((closed_ns, number));
+        }
+        self.insert(cookie, key, life);
+    }
+
+    /// Whether the socket has this key now.
+    pub fn is_open_with(&self, cookie: u64, key: &K) -> bool {
+        self.entries.get(&cookie).is_some_and(|entry| entry.key == *key && entry.life.closed_ns.is_none())
+    }
+
+    /// Ends those lives with this key that have not ended and are `wanted`.
+    pub fn close_with_key(&mut self, key: &K, at_ns: u64, wanted: impl Fn(&T) -> bool) {
+        let mut next = self.by_key.get(key).copied();
+        while let Some(number) = next {
+            let Some(Entry { life, next: following, .. }) = self.entries.get_mut(&number) else { return };
+            next = *following;
+            if life.closed_ns.is_none() && wanted(&life.value) {
+                life.closed_ns = Some(at_ns);
+                self.closed.push_back((at_ns, number));
+            }
+        }
+    }
+
+    /// The life that the socket has now, or had last.
+    pub fn get_mut(&mut self, cookie: u64) -> Option<&mut Life<T>> {
+        self.entries.get_mut(&cookie).map(|entry| &mut entry.life)
+    }
+
+    /// The life of the socket ends, where it has not yet.
+    pub fn close(&mut self, cookie: u64, at_ns: u64) {
+        if let Some(life) = self.get_mut(cookie)
+            && life.closed_ns.is_none()
+        {
+            life.closed_ns = Some(at_ns);
+            self.closed.push_back((at_ns, cookie));
+        }
+    }
+
+    /// All lives with this key, in no order.
+    pub fn with_key<'a>(&'a self, key: &K) -> impl Iterator<Item = (u64, &'a Life<T>)> + use<'a, K, T> {
+        let mut next = self.by_key.get(key).copied();
+        std::iter::from_fn(move || {
+            let number = next?;
+            let entry = self.entries.get(&number)?;
+            next = entry.next;
+            Some((number, &entry.life))
+        })
+    }
+
+    /// Events were lost since `since_ns`: a socket that was open then may have closed, and its key may
+    /// belong to another that was not seen. So its life counts for what happened before, no more for
+    /// what comes.
+    pub fn lost_events(&mut self, since_ns: u64) {
+        for (&number, Entry { life, .. }) in &mut self.entries {
+            if life.closed_ns.is_none() {
+                let closed_ns = life.opened_ns.max(since_ns);
+                life.closed_ns = Some(closed_ns);
+                self.closed.push_back((closed_ns, number));
+            }
+        }
+    }
+
+    /// Forgets what ended long before `now_ns`.
+    pub fn expire(&mut self, now_ns: u64) {
+        while let Some(&(closed_ns, number)) = self.closed.front()
+            && closed_ns.saturating_add(LINGER_NS) < now_ns
+        {
+            self.closed.pop_front();
+            self.remove_if_closed_at(number, closed_ns);
+        }
+    }
+
+    /// How many lives were forgotten early, or not remembered, because there were too many.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    fn insert(&mut self, number: u64, key: K, life: Life<T>) {
+        let next = self.by_key.insert(key, number);
+        self.entries.insert(number, Entry { key, life, next });
+    }
+
+    /// The socket may have begun another life since this close was noted.
+    fn remove_if_closed_at(&mut self, number: u64, closed_ns: u64) -> bool {
+        let is_that = self.entries.get(&number).is_some_and(|entry| entry.life.closed_ns == Some(closed_ns));
+        is_that && self.remove(number).is_some()
+    }
+
+    fn remove(&mut self, number: u64) -> Option<(K, Life<T>)> {
+        let Entry { key, life, next } = self.entries.remove(&number)?;
+        let first = self.by_key.get_mut(&key)?;
+        if *first == number {
+            match next {
+                Some(next) => *first = next,
+                None => drop(self.by_key.remove(&key)),
+            }
+            return Some((key, life));
+        }
+        let mut at = *first;
+        while let Some(entry) = self.entries.get_mut(&at) {
+            match entry.next {
+                Some(other) if other != number => at = other,
+                _ => {
+                    entry.next = next;
+                    break;
+                }
+            }
+        }
+        Some((key, life))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn life(opened_ns: u64) -> Life<u64> {
+        Life { opened_ns, closed_ns: None, value: opened_ns }
+    }
+
+    fn values(lives: &Lives<u8, u64>, key: u8) -> Vec<u64> {
+        let mut values: Vec<u64> = lives.with_key(&key).map(|(_, life)| life.value).collect();
+        values.sort_unstable();
+        values
+    }
+
+    #[test]
+    fn ended_lives_expire_and_leave_nothing_behind() {
+        let mut lives = Lives::new(10);
+        for cookie in 1..=3 {
+            lives.open(cookie, 7, life(cookie * 100));
+            lives.close(cookie, cookie * 100 + 50);
+        }
+        lives.expire(260 + LINGER_NS);
+        assert_eq!(values(&lives, 7), [300]);
+        lives.expire(1000 + LINGER_NS);
+        assert!(lives.entries.is_empty() && lives.by_key.is_empty() && lives.closed.is_empty());
+    }
+
+    #[test]
+    fn a_socket_with_another_key_begins_another_life() {
+        let mut lives = Lives::new(10);
+        lives.open(1, 7, life(100));
+        lives.open(1, 8, life(200));
+        assert_eq!((values(&lives, 7), values(&lives, 8)), (vec![100], vec![200]));
+        let (_, former) = lives.with_key(&7).next().unwrap();
+        assert_eq!(former.closed_ns, Some(200));
+        lives.expire(210 + LINGER_NS);
+        assert_eq!((values(&lives, 7), values(&lives, 8)), (vec![], vec![200]));
+    }
+
+    #[test]
+    fn the_end_of_a_former_life_does_not_end_the_next() {
+        let mut lives = Lives::new(10);
+        lives.open(1, 7, life(100));
+        lives.close(1, 150);
+        lives.open(1, 7, life(200));
+        lives.expire(160 + LINGER_NS);
+        assert_eq!(values(&lives, 7), [200]);
+    }
+
+    #[test]
+    fn the_longest_ended_is_forgotten_first() {
+        let mut lives = Lives::new(3);
+        for cookie in 1..=3 {
+            lives.open(cookie, 7, life(cookie));
+        }
+        lives.close(2, 110);
+        lives.close(1, 120);
+        lives.open(4, 7, life(4));
+        assert_eq!((values(&lives, 7), lives.evicted()), (vec![1, 3, 4], 1));
+        lives.open(5, 7, life(5));
+        lives.open(6, 7, life(6));
+        assert_eq!((values(&lives, 7), lives.evicted()), (vec![3, 4, 5], 3), "the living are not forgotten");
+    }
+
+    #[test]
+    fn after_a_loss_the_living_have_ended() {
+        let mut lives = Lives::new(10);
+        lives.open(1, 7, life(100));
+        lives.open(2, 7, life(300));
+        lives.lost_events(200);
+        assert_eq!(lives.get_mut(1).unwrap().closed_ns, Some(200));
+        assert_eq!(lives.get_mut(2).unwrap().closed_ns, Some(300));
+    }
+}

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::harness::daemon::{Daemon, binary, flowlog, run_command};
-use crate::harness::dataset::files_below;
+use crate::harness::dataset::{Dataset, files_below};
+use crate::harness::entries::make_and_flush;
 use crate::harness::namespace::Namespace;
 use crate::harness::process::{Finished, run};
 use crate::harness::seccomp::without_ctnetlink;
@@ -50,6 +51,18 @@ fn an_output_that_is_read_only_is_named() {
     let output = Path::new("/sys/flowlog");
     let finished = fail(run_command(output, &[&namespace]));
     assert_one_line(&finished, 1, &["/sys/flowlog"]);
+}
+
+#[test]
+fn a_namespace_that_is_given_twice_is_watched_once() {
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(output.path(), &[&namespace, &namespace], &[]);
+    let count = 10;
+    make_and_flush(&namespace, 0..count);
+    daemon.stop();
+    let dataset = Dataset::read(output.path());
+    assert_eq!(dataset.rows().len(), usize::try_from(count).unwrap());
 }
 
 #[test]

@@ -39,6 +39,8 @@ mod no_ebpf;
 mod port_reuse;
 /// The programs at both ends of a connection.
 mod processes;
+/// Connections without a socket at their far end.
+mod refused;
 
 /// What cannot work fails with one line that says why.
 mod bad_input;

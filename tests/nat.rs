@@ -57,7 +57,7 @@ fn programs_behind_nat_are_named_at_each_observer() {
     assert_eq!(at_router.text("nat_src_ip"), Some("10.78.2.1"));
     assert_eq!(at_router.text("nat_dst_ip"), Some("10.78.2.2"));
     assert_eq!(at_router.int("nat_dst_port"), Some(5000));
-    assert_process(at_router, "dst", "inherited", &serving, running.pid(), USER);
+    assert_process(at_router, "dst", "closer", &serving, running.pid(), USER);
 
     // The client's own table knows nothing of what the router does.
     let at_client = of(&client);

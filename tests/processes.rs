@@ -24,7 +24,7 @@ fn both_ends_of_ipv6_connections_are_named() {
     both_ends_are_named("[::1]:5000".parse().unwrap());
 }
 
-/// The initiator by the socket that it connected, the responder by the listener that accepted.
+/// The initiator by the socket that it connected, the responder by the accepted one that it closed.
 #[track_caller]
 fn both_ends_are_named(at: SocketAddr) {
     let namespace = Namespace::tracked();
@@ -44,7 +44,7 @@ fn both_ends_are_named(at: SocketAddr) {
     for (pid, port) in clients {
         let row = rows.iter().find(|row| row.int("src_port") == Some(port.into())).unwrap();
         assert_process(row, "src", "socket", &client, pid, 0);
-        assert_process(row, "dst", "inherited", &server, running.pid(), OTHER_USER);
+        assert_process(row, "dst", "closer", &server, running.pid(), OTHER_USER);
     }
 }
 

@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
 };
@@ -47,30 +48,31 @@ fn the_server_of_the_connection_before_is_not_named() {
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(output.path(), &[&namespace], &[]);
-    namespace.inside(|| {
-        for port in (10_000..).take(ROUNDS) {
-            let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
-            let client = connect_from_one_port(port).unwrap();
-            let accepted = listener.accept().unwrap();
-            drop(listener);
-            reset_on_close(&client);
-            drop(client);
-            connect_from_one_port(port).unwrap_err();
-            drop(accepted);
-        }
-    });
+    let refused = namespace.inside(|| (10_000..).take(ROUNDS).filter(|port| is_refused_after(*port)).count());
+    assert!(refused > ROUNDS / 2, "{refused}");
     conntrack::flush(&namespace);
     daemon.stop();
 
     let dataset = Dataset::read(output.path());
     let rows = dataset.rows();
-    assert_eq!(rows.len(), 2 * ROUNDS);
-    let refused: Vec<_> = rows.into_iter().filter(|row| row.int("orig_packets") == Some(1)).collect();
-    assert_eq!(refused.len(), ROUNDS);
-    for row in refused {
+    let rows: Vec<_> = rows.into_iter().filter(|row| row.int("orig_packets") == Some(1)).collect();
+    assert_eq!(rows.len(), refused);
+    for row in rows {
         assert_eq!(row.int("dst_pid"), None, "{row:?}");
         assert!(row.int("src_pid").is_none_or(|pid| pid == i64::from(std::process::id())), "{row:?}");
     }
+}
+
+/// Makes a connection to this port, resets it, and tries another at once, to nobody. Whether that was
+/// refused: on a busy machine the kernel may still know the tuple and not try.
+fn is_refused_after(port: u16) -> bool {
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let client = connect_from_one_port(port).unwrap();
+    let _accepted = listener.accept().unwrap();
+    drop(listener);
+    reset_on_close(&client);
+    drop(client);
+    connect_from_one_port(port).is_err_and(|errno| errno == Errno::ECONNREFUSED)
 }
 
 fn connect_from_one_port(to: u16) -> nix::Result<TcpStream> {

@@ -14,6 +14,8 @@
 //! | [`lives`] | what had a key for some time | no |
 //! | [`sockets`] | which connected socket had a tuple at a time | no |
 //! | [`endpoints`] | which other socket had a port at a time | no |
+//! | [`containers`] | cgroup path = unit, container, pod | no |
+//! | [`origins`] | names for the user and the cgroup of an owner | yes |
 //! | [`timeouts`] | when the last packet of a flow was | only `read` |
 //! | [`attribute`] | flow + tables = record | no |
 //! | [`schema`] | record = row of a record batch; the only place that builds Arrow arrays | no |
@@ -45,6 +47,10 @@ pub mod lives;
 pub mod sockets;
 
 pub mod endpoints;
+
+pub mod containers;
+
+pub mod origins;
 
 pub mod timeouts;
 

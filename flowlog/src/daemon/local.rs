@@ -10,13 +10,14 @@ use super::clock::{now_ns, realtime_offset_ns};
 use super::one_line;
 use crate::attribute::Tables;
 use crate::ebpf::Ebpf;
+use crate::origins::Origins;
 use crate::processes::walk_proc;
-use crate::sockets::Origin;
 
 /// What is known of this host, and where it comes from.
 pub(super) struct Local {
     pub(super) ebpf: Option<Ebpf>,
     pub(super) tables: Tables,
+    origins: Origins,
     /// `CLOCK_MONOTONIC` of the last drain until which no event was lost.
     complete_ns: u64,
     /// Events that did not fit into the ring buffer.
@@ -42,6 +43,7 @@ impl Local {
         Self {
             ebpf,
             tables: Tables::default(),
+            origins: Origins::open(),
             complete_ns: now_ns(ClockId::CLOCK_MONOTONIC),
             lost: 0,
             said_evicted: 0,
@@ -50,11 +52,11 @@ impl Local {
 
     /// Takes in all events that are there.
     pub(super) fn drain(&mut self) -> Result<()> {
-        let Self { ebpf: Some(ebpf), tables, complete_ns, lost, .. } = self else { return Ok(()) };
+        let Self { ebpf: Some(ebpf), tables, origins, complete_ns, lost, .. } = self else { return Ok(()) };
         let drained_ns = now_ns(ClockId::CLOCK_MONOTONIC);
         // The events wait where the clocks cannot be compared now: a wrong time is a wrong process.
         let Some(realtime_offset_ns) = realtime_offset_ns() else { return Ok(()) };
-        ebpf.drain(|event| tables.apply(&event, realtime_offset_ns, |_| Origin::default()));
+        ebpf.drain(|event| tables.apply(&event, realtime_offset_ns, |owner| origins.resolve(owner)));
         let newly_lost = ebpf.newly_lost()?;
         if newly_lost > 0 {
             *lost += newly_lost;

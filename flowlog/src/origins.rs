@@ -41,14 +41,15 @@ const MAX_CGROUPS: usize = 16_384;
 /// How many processes are remembered for what /proc said of them. One takes about 500 bytes.
 const MAX_PROCESSES: usize = 4096;
 
-/// How many cgroups a walk visits. Each takes some 15 us, most of it for the files beside the directories.
+/// How many cgroups a walk visits. Each takes some 20 us, most of it for the files beside the directories.
 const MAX_WALKED: usize = 4096;
 
-/// How long there is no walk after one.
-const WALK_INTERVAL: Duration = Duration::from_secs(1);
+/// After a walk there is none for so many times the time that it took: at most 5 % of a core, and on a
+/// host with few cgroups a new one is found while its process may be gone already.
+const WALK_PAUSE: u32 = 20;
 
-/// How many processes are looked up in /proc each second. Each takes some 20 us.
-const MAX_LOOKUPS: u32 = 2000;
+/// How many processes are looked up in /proc each second. Each takes 20 to 60 us.
+const MAX_LOOKUPS: u32 = 1000;
 
 /// How often is looked whether the list of users changed.
 const USERS_INTERVAL: Duration = Duration::from_secs(10);
@@ -73,7 +74,8 @@ pub struct Origins {
     /// What v1 told, by thread group id.
     processes: Recent<u32, Seen>,
     users: Users,
-    walked: Option<Instant>,
+    /// When there may be a walk again.
+    next_walk: Instant,
     lookups: Lookups,
     /// `CLOCK_BOOTTIME` less `CLOCK_MONOTONIC`: for how long the host was suspended.
     suspended_ns: u64,
@@ -107,7 +109,7 @@ impl Origins {
             cgroups: Recent::new(MAX_CGROUPS),
             processes: Recent::new(MAX_PROCESSES),
             users: Users::default(),
-            walked: None,
+            next_walk: Instant::now(),
             lookups: Lookups { since: Instant::now(), done: 0 },
             suspended_ns: suspended_ns(),
         }
@@ -135,7 +137,7 @@ impl Origins {
             self.cgroups.insert(owner.cgroup_id, cgroup.clone());
             return cgroup;
         }
-        if self.walked.is_some_and(|walked| walked.elapsed() < WALK_INTERVAL) {
+        if Instant::now() < self.next_walk {
             return None;
         }
         let found_all = self.walk();
@@ -148,13 +150,15 @@ impl Origins {
 
     /// Learns all cgroups that exist now, as far as the bound allows. Says whether it did.
     fn walk(&mut self) -> bool {
-        let Self { hierarchy: Some(hierarchy), cgroups, walked, .. } = self else { return false };
+        let Self { hierarchy: Some(hierarchy), cgroups, next_walk, .. } = self else { return false };
+        let begun = Instant::now();
         let found_all = hierarchy.walk(MAX_WALKED, |id, path| {
             if cgroups.get(&id).is_none() {
                 cgroups.insert(id, Some(Arc::new(parse(path))));
             }
         });
-        *walked = Some(Instant::now());
+        let took = begun.elapsed();
+        *next_walk = begun + took + took * WALK_PAUSE;
         found_all
     }
 
@@ -246,9 +250,10 @@ fn running(tgid: u32, suspended_ns: u64) -> Option<(u64, u64, Vec<ProcessCGroup>
     Some((from_ns, until_ns, lines))
 }
 
+/// In this order it is never too much: a process then seems younger rather than older than it is.
 fn suspended_ns() -> u64 {
-    let monotonic_ns = clock_ns(ClockId::CLOCK_MONOTONIC);
-    clock_ns(ClockId::CLOCK_BOOTTIME).saturating_sub(monotonic_ns)
+    let boottime_ns = clock_ns(ClockId::CLOCK_BOOTTIME);
+    boottime_ns.saturating_sub(clock_ns(ClockId::CLOCK_MONOTONIC))
 }
 
 fn clock_ns(clock: ClockId) -> u64 {
@@ -475,11 +480,11 @@ mod tests {
         assert!(!found.contains(&id));
 
         let mut origins = Origins::new(Some(hierarchy), false);
-        origins.walk();
+        origins.next_walk = Instant::now() + Duration::from_secs(600);
         fs::create_dir(root.path().join("new")).unwrap();
         let new = fs::metadata(root.path().join("new")).unwrap().ino();
-        assert_eq!(origins.resolve(&gone(new)).cgroup, None, "just walked");
-        origins.walked = None;
+        assert_eq!(origins.resolve(&gone(new)).cgroup, None);
+        origins.next_walk = Instant::now();
         assert!(origins.resolve(&gone(new)).cgroup.is_some());
     }
 
@@ -511,20 +516,19 @@ mod tests {
     #[test]
     fn a_process_is_the_owner_where_it_ran_then() {
         let mut origins = Origins::new(None, true);
-        let now_ns = clock_ns(ClockId::CLOCK_MONOTONIC);
         let tgid = std::process::id();
         let (from_ns, ..) = running(tgid, suspended_ns()).unwrap();
+        // The test may have begun within the tick of its process.
+        let wait_ns = from_ns.saturating_sub(clock_ns(ClockId::CLOCK_MONOTONIC));
+        std::thread::sleep(Duration::from_nanos(wait_ns));
+        let now_ns = clock_ns(ClockId::CLOCK_MONOTONIC);
         let owner = |time_ns| Owner { tgid, time_ns, ..Owner::UNKNOWN };
-        assert_eq!(origins.resolve(&owner(from_ns - 1)).cgroup, None);
+        assert_eq!(origins.resolve(&owner(from_ns - SUSPEND_NS)).cgroup, None);
         assert!(origins.processes.get(&tgid).is_none());
-        if from_ns > now_ns {
-            // This test began within the tick of its process.
-            return;
-        }
         assert!(origins.resolve(&owner(now_ns)).cgroup.is_some());
         let until_ns = origins.processes.get(&tgid).unwrap().until_ns;
         assert!((now_ns..=clock_ns(ClockId::CLOCK_MONOTONIC)).contains(&until_ns));
-        assert_eq!(origins.resolve(&owner(from_ns - 1)).cgroup, None);
+        assert_eq!(origins.resolve(&owner(from_ns - SUSPEND_NS)).cgroup, None);
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub mod flags {
     pub const ACCEPTED: u32 = 1 << 1;
     /// User space was told that the owner uses this socket without a connection.
     pub const USED: u32 = 1 << 2;
+    /// User space found this connection of TCP: `sock_ops` was not asked to tell of its end.
+    pub const SEEDED: u32 = 1 << 3;
     /// From here on up: how many source addresses user space was told.
     pub const ADDRESSES: u32 = 1 << 16;
 }
@@ -176,7 +178,8 @@ pub struct EndpointOpen {
     pub pad: u16,
 }
 
-/// The last descriptor of a socket was closed: an accepted one, or one of [`EndpointOpen`].
+/// The last descriptor of a socket was closed: an accepted one, one of [`EndpointOpen`], or one with
+/// [`flags::SEEDED`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
 #[repr(C)]

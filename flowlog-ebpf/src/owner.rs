@@ -24,6 +24,9 @@ use crate::{datagram, events};
 /// What a program of these hooks returns to let the operation go on.
 const ALLOW: i32 = 1;
 
+/// Flags of sockets whose release is told.
+const TOLD_AT_RELEASE: u32 = flags::ACCEPTED | flags::ANNOUNCED | flags::SEEDED;
+
 /// A socket storage map. The one of aya-ebpf has no `BPF_F_CLONE`.
 ///
 /// The fields are the BTF form of a map definition: the loader reads their types, nobody reads their
@@ -174,7 +177,7 @@ fn connect(ctx: &SockAddrContext) -> i32 {
 pub(crate) fn owner_release(ctx: SockContext) -> i32 {
     // SAFETY: in this hook the context itself is the socket.
     let state = unsafe { state_of(ctx.as_ptr()) };
-    if state.is_some_and(|state| state.flags & (flags::ACCEPTED | flags::ANNOUNCED) != 0) {
+    if state.is_some_and(|state| state.flags & TOLD_AT_RELEASE != 0) {
         events::send(SocketRelease {
             header: events::header(kind::SOCKET_RELEASE),
             // SAFETY: the context is the one of the running program.

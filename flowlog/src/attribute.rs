@@ -9,6 +9,7 @@ use crate::endpoints::{Endpoint, EndpointTable, FoundEndpoint, Port, Wanted};
 use crate::flow::{Flow, L4, Protocol, Tuple};
 use crate::lives::Life;
 use crate::processes::ProcessTable;
+use crate::seed::{Older, Role};
 use crate::sockets::{Ends, Found, Holder, Origin, Socket, SocketTable, Span, TcpStats, mapped};
 use crate::timeouts::Timeouts;
 
@@ -70,6 +71,10 @@ impl Tables {
                 if let Some(life) = self.sockets.0.get_mut(socket_cookie) {
                     // A task of the kernel closes for somebody else.
                     life.value.closer = closer.process.is_some().then_some(closer);
+                    if life.value.holder.is_seeded {
+                        // Nothing else tells of its end.
+                        self.sockets.0.close(socket_cookie, realtime(header.time_ns));
+                    }
                 }
                 self.endpoints.0.close(socket_cookie, realtime(header.time_ns));
             }
@@ -83,11 +88,43 @@ impl Tables {
         }
     }
 
+    /// Takes in a socket that is older than the programs. Offsets and names as for [`Tables::apply`].
+    ///
+    /// It is called before the events since then are taken in, of which one may tell that the socket is
+    /// closed, and again after: then it is known which program its owner ran.
+    pub fn seed(&mut self, older: &Older, realtime_offset_ns: u64, origin: impl FnOnce(&Owner) -> Origin) {
+        let Older { cookie, owner, role } = *older;
+        let holder = Holder { is_seeded: true, ..self.holder(owner, origin) };
+        let opened_ns = owner.time_ns + realtime_offset_ns;
+        let is_unclaimed = |known: &Owner| known.time_ns == 0 || *known == owner;
+        match role {
+            Role::Connection(ends) => match self.sockets.0.get_mut(cookie) {
+                Some(Life { value: known, .. }) if is_unclaimed(&known.holder.owner) => known.holder = holder,
+                Some(_) => {}
+                None => {
+                    let value = Socket { cookie, holder, closer: None, passive: false, stats: None };
+                    self.sockets.open(ends, opened_ns, value);
+                }
+            },
+            Role::Endpoint { port, bound_addr, peer } => match self.endpoints.0.get_mut(cookie) {
+                Some(Life { value: known, .. }) if is_unclaimed(&known.holder.owner) => known.holder = holder,
+                Some(_) => {}
+                None => {
+                    let seen_addrs = Vec::new();
+                    let endpoint =
+                        Endpoint { cookie, port, holder, is_used: false, bound_addr, seen_addrs, peer };
+                    self.endpoints.open(opened_ns, endpoint);
+                }
+            },
+            Role::Other => {}
+        }
+    }
+
     /// The owner with what is known of it at the time when it was taken.
     fn holder(&self, owner: Owner, origin: impl FnOnce(&Owner) -> Origin) -> Holder {
         let process = self.processes.at(owner.tgid, owner.time_ns).cloned();
         let origin = if owner.time_ns == 0 { Origin::default() } else { origin(&owner) };
-        Holder { owner, process, origin }
+        Holder { owner, process, origin, is_seeded: false }
     }
 
     /// Forgets what ended long before `now_ns` (`CLOCK_REALTIME`).
@@ -209,6 +246,8 @@ pub enum Method {
     Inherited,
     /// This accepted socket, with the process that closed it.
     Closer,
+    /// A socket that is older than the programs, with the process that had it when the daemon started.
+    Seed,
     /// Several processes could be it.
     Ambiguous,
 }
@@ -221,6 +260,7 @@ impl Method {
             Self::Endpoint => "endpoint",
             Self::Inherited => "inherited",
             Self::Closer => "closer",
+            Self::Seed => "seed",
             Self::Ambiguous => "ambiguous",
         }
     }
@@ -246,6 +286,7 @@ impl<'a> Attribution<'a> {
     fn of_socket(life: &'a Life<Socket>) -> Self {
         let Life { closed_ns, value: socket, .. } = life;
         let (method, holder) = match socket {
+            Socket { holder, .. } if holder.is_seeded => (Method::Seed, holder),
             Socket { passive: false, holder, .. } => (Method::Socket, holder),
             Socket { closer: Some(closer), .. } => (Method::Closer, closer),
             Socket { holder, .. } => (Method::Inherited, holder),
@@ -256,7 +297,8 @@ impl<'a> Attribution<'a> {
                 holder,
                 cookie: Some(socket.cookie),
                 stats: socket.stats,
-                closed_ns: *closed_ns,
+                // Its descriptor closed then; packets may have followed.
+                closed_ns: closed_ns.filter(|_| !holder.is_seeded),
             }),
         }
     }
@@ -352,7 +394,8 @@ fn end<'a>(
         FoundEndpoint::Ambiguous => Some(Attribution::AMBIGUOUS),
         FoundEndpoint::One(holder, cookie) => {
             let end = End { holder, cookie, stats: None, closed_ns: None };
-            Some(Attribution { method: Method::Endpoint, end: Some(end) }).filter(is_known)
+            let method = if holder.is_seeded { Method::Seed } else { Method::Endpoint };
+            Some(Attribution { method, end: Some(end) }).filter(is_known)
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod clock;
 mod local;
+mod older;
 mod output;
 mod watched;
 
@@ -166,6 +167,7 @@ impl Daemon {
         })?;
         local.drain()?;
         local.seed();
+        local.seed_sockets()?;
         info!(
             "ready: run {}, {} network namespace(s), {}, writing to `{}`",
             context.run_id,

@@ -8,13 +8,14 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{MapData, PerCpuArray, RingBuf, SkStorage};
+use aya::maps::{MapData, MapError, PerCpuArray, RingBuf, SkStorage};
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, SockOps,
     TracePoint,
 };
 use flowlog_common::{
-    EndpointOpen, ProcessExec, ProcessExit, ProcessFork, SocketRelease, SocketState, TcpClose, TcpOpen, kind,
+    EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, SocketState, TcpClose,
+    TcpOpen, kind,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -24,6 +25,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fl
 
 /// Where [`attach_tracepoints`] mounts tracefs; the first place where aya looks for it.
 const TRACEFS: &str = "/sys/kernel/tracing";
+
+/// `BPF_NOEXIST` of `linux/bpf.h`: do not write over a value.
+const BPF_NOEXIST: u64 = 1;
 
 /// Tracepoints by the name of their program.
 const TRACEPOINTS: [(&str, &str, &str); 3] = [
@@ -170,6 +174,23 @@ impl Ebpf {
     /// It is read from the socket's storage: `SO_NETNS_COOKIE` would need Linux 5.14.
     pub fn netns_cookie(&self, socket: &impl AsRawFd) -> Option<u64> {
         self.sockets.get(socket, 0).ok().map(|state| state.owner.netns_cookie)
+    }
+
+    /// Writes the owner into a socket that has none, with [`flags`](flowlog_common::flags). Says `false`
+    /// where the programs know its owner.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses it.
+    pub fn adopt(&mut self, socket: &impl AsRawFd, owner: Owner, flags: u32) -> Result<bool, EbpfError> {
+        let state = SocketState { owner, flags, announced_id: 0, announced_addr: [0; 16] };
+        match self.sockets.insert(socket, state, BPF_NOEXIST) {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => {
+                Ok(false)
+            }
+            Err(source) => Err(EbpfError::Map { map: "SOCKETS", source: Some(source) }),
+        }
     }
 }
 

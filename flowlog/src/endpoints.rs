@@ -233,7 +233,7 @@ mod tests {
         Endpoint {
             cookie,
             port: DNS,
-            holder: Holder { owner, process, origin: Origin::default() },
+            holder: Holder { owner, process, origin: Origin::default(), is_seeded: false },
             is_used: true,
             bound_addr: addr(bound),
             seen_addrs: Vec::new(),

@@ -14,6 +14,7 @@
 //! | [`lives`] | what had a key for some time | no |
 //! | [`sockets`] | which connected socket had a tuple at a time | no |
 //! | [`endpoints`] | which other socket had a port at a time | no |
+//! | [`seed`] | sockets that are older than the programs | /proc |
 //! | [`containers`] | cgroup path = unit, container, pod | no |
 //! | [`origins`] | names for the user and the cgroup of an owner | yes |
 //! | [`timeouts`] | when the last packet of a flow was | only `read` |
@@ -47,6 +48,8 @@ pub mod lives;
 pub mod sockets;
 
 pub mod endpoints;
+
+pub mod seed;
 
 pub mod containers;
 

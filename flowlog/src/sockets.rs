@@ -75,6 +75,8 @@ pub struct Holder {
     pub process: Option<Arc<Process>>,
     /// What the host says of its user and cgroup.
     pub origin: Origin,
+    /// Found in /proc, since the socket is older than the programs.
+    pub is_seeded: bool,
 }
 
 impl Holder {
@@ -221,16 +223,17 @@ impl SocketTable {
         let before_fits = before.filter(|_| start_ns <= ended_ns);
         let before_may_fit = before.is_some() && start_ns <= slack(ended_ns);
 
-        // Who answers has finished the handshake after the flow started. One that connects after it
-        // belongs to the successor of the flow.
-        let mut answered = lives().filter(|life| life.value.passive && life.opened_ns > start_ns);
+        // Who answers has finished the handshake after the flow started, and one that is older than the
+        // programs was found some time after it opened. Who connects after the start belongs to the
+        // successor of the flow.
+        let is_late = |life: &Life<Socket>| life.value.passive || life.value.holder.is_seeded;
+        let mut answered = lives().filter(|life| is_late(life) && life.opened_ns > start_ns);
         let after_fits = lives()
-            .filter(|life| life.value.passive && life.opened_ns > start_ns && life.opened_ns <= span.end_ns);
+            .filter(|life| is_late(life) && life.opened_ns > start_ns && life.opened_ns <= span.end_ns);
         let after: Vec<_> = after_fits.take(2).collect();
         let after_may_fit = answered.any(|life| life.opened_ns <= slack(span.end_ns));
-        let connects_now = lives().any(|life| {
-            !life.value.passive && life.opened_ns > start_ns && life.opened_ns <= slack(start_ns)
-        });
+        let connects_now = lives()
+            .any(|life| !is_late(life) && life.opened_ns > start_ns && life.opened_ns <= slack(start_ns));
 
         match (before_fits, after.as_slice()) {
             _ if connects_now => Found::Ambiguous,
@@ -256,7 +259,7 @@ mod tests {
 
     fn socket(cookie: u64, netns_cookie: u64, passive: bool) -> Socket {
         let owner = Owner { netns_cookie, time_ns: 1, ..Owner::UNKNOWN };
-        let holder = Holder { owner, process: None, origin: Origin::default() };
+        let holder = Holder { owner, process: None, origin: Origin::default(), is_seeded: false };
         Socket { cookie, holder, closer: None, passive, stats: None }
     }
 

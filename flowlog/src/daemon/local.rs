@@ -17,7 +17,7 @@ use crate::processes::walk_proc;
 pub(super) struct Local {
     pub(super) ebpf: Option<Ebpf>,
     pub(super) tables: Tables,
-    origins: Origins,
+    pub(super) origins: Origins,
     /// `CLOCK_MONOTONIC` of the last drain until which no event was lost.
     complete_ns: u64,
     /// Events that did not fit into the ring buffer.

@@ -24,7 +24,7 @@ const LOW_SPACE_BYTES: u64 = 1 << 30;
 
 /// Checks what does not belong to a network namespace.
 pub fn check_host(output: &Path) -> Vec<Finding> {
-    vec![capabilities(), cgroup2(), btf(), output_directory(output)]
+    vec![capabilities(), older_sockets(), cgroup2(), btf(), output_directory(output)]
 }
 
 fn capabilities() -> Finding {
@@ -52,6 +52,20 @@ fn capabilities() -> Finding {
             Level::Problem,
             format!("missing {}", missing.join(", ")),
             "run as root, with these capabilities",
+        )
+    }
+}
+
+fn older_sockets() -> Finding {
+    const CHECK: &str = "older sockets";
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_PTRACE).unwrap_or(false) {
+        Finding::ok(CHECK, "can be looked up in their processes")
+    } else {
+        Finding::bad(
+            CHECK,
+            Level::Warning,
+            "missing CAP_SYS_PTRACE: sockets that are older than flowlog have no process",
+            "run as root, or give the service this capability",
         )
     }
 }

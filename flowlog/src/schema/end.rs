@@ -54,7 +54,7 @@ impl EndColumns {
             self.tcp.append(None);
             return;
         };
-        let Holder { owner, process, origin: Origin { user, cgroup } } = holder;
+        let Holder { owner, process, origin: Origin { user, cgroup }, is_seeded: _ } = holder;
         let Owner { time_ns: _, tgid, uid, cgroup_id: _, netns_cookie, comm: task } = owner;
         self.process.append(Some(*tgid), process.as_deref());
         self.uid.append(Some(i64::from(*uid)));

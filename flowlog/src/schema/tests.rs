@@ -161,7 +161,7 @@ fn holder(tgid: u32, comm: &[u8], exe: Option<&str>) -> Holder {
     let mut owner = Owner { time_ns: 1, tgid, uid: u32::MAX, netns_cookie: 1, ..Owner::UNKNOWN };
     owner.comm[..comm.len()].copy_from_slice(comm);
     let process = Process { tgid, exe: exe.map(Arc::from), ..Process::default() };
-    Holder { owner, process: Some(Arc::new(process)), origin: Origin::default() }
+    Holder { owner, process: Some(Arc::new(process)), origin: Origin::default(), is_seeded: false }
 }
 
 fn by_socket(holder: &Holder) -> Option<Attribution<'_>> {

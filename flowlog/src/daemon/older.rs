@@ -1,0 +1,54 @@
+//! Takes in the sockets that are older than the programs.
+
+use anyhow::Result;
+use nix::time::ClockId;
+use tracing::{debug, warn};
+
+use super::clock::{now_ns, realtime_offset_ns};
+use super::local::Local;
+use super::one_line;
+use crate::seed::{Missed, walk};
+
+impl Local {
+    /// Finds the sockets that are older than the programs, writes their owners into them and takes them
+    /// into the tables. The processes are there already.
+    pub(super) fn seed_sockets(&mut self) -> Result<()> {
+        let Self { ebpf: Some(ebpf), tables, origins, .. } = self else { return Ok(()) };
+        let Some(realtime_offset_ns) = (0..100).find_map(|_| realtime_offset_ns()) else {
+            warn!("sockets that are older than flowlog have no process: the clocks cannot be compared");
+            return Ok(());
+        };
+        let mut found = Vec::new();
+        let mut refused = None;
+        let monotonic_ns = || now_ns(ClockId::CLOCK_MONOTONIC);
+        let walked = walk(monotonic_ns, |socket, older| {
+            match ebpf.adopt(socket, older.owner, older.role.flags()) {
+                Ok(true) => {
+                    tables.seed(&older, realtime_offset_ns, |owner| origins.resolve(owner));
+                    found.push(older);
+                }
+                // The programs tell of it.
+                Ok(false) => {}
+                Err(error) => refused = Some(error),
+            }
+        });
+        match walked {
+            Ok(Missed { processes, sockets }) => debug!(
+                "found {} sockets that are older than flowlog; {processes} processes and {sockets} sockets could not be looked at",
+                found.len()
+            ),
+            Err(error) => {
+                warn!("sockets that are older than flowlog have no process: cannot read /proc: {error}");
+            }
+        }
+        if let Some(error) = refused {
+            warn!("some sockets that are older than flowlog have no process: {}", one_line(&error));
+        }
+        self.drain()?;
+        let Self { tables, origins, .. } = self;
+        for older in &found {
+            tables.seed(older, realtime_offset_ns, |owner| origins.resolve(owner));
+        }
+        Ok(())
+    }
+}

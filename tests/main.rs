@@ -31,10 +31,14 @@ mod rotation;
 /// `flowlog schema` describes the columns of the files.
 mod schema;
 
+/// Cgroups, containers, pods and users.
+mod containers;
 /// NAT and several observed namespaces.
 mod nat;
 /// Without eBPF, flows are logged without programs.
 mod no_ebpf;
+/// Sockets that are older than the daemon.
+mod older;
 /// Two programs that take turns on one source port.
 mod port_reuse;
 /// The programs at both ends of a connection.

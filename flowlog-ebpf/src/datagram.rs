@@ -218,9 +218,10 @@ unsafe fn announce(
     // SAFETY: as for this function.
     let (local_addr, remote_addr) = unsafe { of_socket(sk) };
     // SAFETY: as for this function. `dst_port` is in network order.
-    let (protocol, port, remote_port) =
-        unsafe { ((*sk).protocol, (*sk).src_port, u16::from_be((*sk).dst_port)) };
-    let local_port = id.unwrap_or(port);
+    let (protocol, socket_type, port, remote_port) =
+        unsafe { ((*sk).protocol, (*sk).type_, (*sk).src_port, u16::from_be((*sk).dst_port)) };
+    // What a raw socket has for a port is its protocol.
+    let local_port = id.unwrap_or(if socket_type == SOCK_RAW { 0 } else { port });
     if packet_addr != state.announced_addr {
         state.flags += flags::ADDRESSES;
         state.announced_addr = packet_addr;

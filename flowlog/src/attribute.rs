@@ -331,8 +331,9 @@ pub fn attribute<'a>(
     tables: &'a Tables,
 ) -> FlowRecord<'a> {
     let estimate_ns = observer.timeouts.last_seen_ns(flow);
-    let end_ns = estimate_ns.or(flow.stop_ns).or(flow.event_ns).unwrap_or(received_ns);
-    let span = Span { start_ns: flow.start_ns, end_ns };
+    let destroyed_ns = flow.stop_ns.or(flow.event_ns).unwrap_or(received_ns);
+    let end_ns = estimate_ns.unwrap_or(destroyed_ns);
+    let span = Span { start_ns: flow.start_ns, end_ns, destroyed_ns };
     // Each end sees its own tuple: the initiator the one before NAT, the responder the one after.
     let src = end(&flow.orig, span, &observer, tables);
     let dst = end(&flow.reply, span, &observer, tables);

@@ -148,6 +148,8 @@ pub struct Span {
     pub start_ns: Option<u64>,
     /// When it ended; at the latest the time of receipt.
     pub end_ns: u64,
+    /// When its entry was destroyed; `end_ns` may be an estimate of its last packet.
+    pub destroyed_ns: u64,
 }
 
 /// Result of [`SocketTable::find`].
@@ -223,17 +225,24 @@ impl SocketTable {
         let before_fits = before.filter(|_| start_ns <= ended_ns);
         let before_may_fit = before.is_some() && start_ns <= slack(ended_ns);
 
-        // Who answers has finished the handshake after the flow started, and one that is older than the
-        // programs was found some time after it opened. Who connects after the start belongs to the
-        // successor of the flow.
-        let is_late = |life: &Life<Socket>| life.value.passive || life.value.holder.is_seeded;
-        let mut answered = lives().filter(|life| is_late(life) && life.opened_ns > start_ns);
-        let after_fits = lives()
-            .filter(|life| is_late(life) && life.opened_ns > start_ns && life.opened_ns <= span.end_ns);
-        let after: Vec<_> = after_fits.take(2).collect();
-        let after_may_fit = answered.any(|life| life.opened_ns <= slack(span.end_ns));
-        let connects_now = lives()
-            .any(|life| !is_late(life) && life.opened_ns > start_ns && life.opened_ns <= slack(start_ns));
+        // Who answers has finished the handshake after the flow started. One that is older than the programs
+        // opened before it was found: what was tracked then was its own. Who connects after the start
+        // belongs to the successor of the flow.
+        let latest_ns = |life: &Life<Socket>| match &life.value {
+            Socket { holder, .. } if holder.is_seeded => Some(span.destroyed_ns),
+            Socket { passive: true, .. } => Some(span.end_ns),
+            Socket { .. } => None,
+        };
+        let late = || {
+            let late = lives().filter(|life| life.opened_ns > start_ns);
+            late.filter_map(|life| Some((life, latest_ns(life)?)))
+        };
+        let after: Vec<_> =
+            late().filter(|(life, latest)| life.opened_ns <= *latest).map(|(life, _)| life).take(2).collect();
+        let after_may_fit = late().any(|(life, latest)| life.opened_ns <= slack(latest));
+        let connects_now = lives().any(|life| {
+            latest_ns(life).is_none() && life.opened_ns > start_ns && life.opened_ns <= slack(start_ns)
+        });
 
         match (before_fits, after.as_slice()) {
             _ if connects_now => Found::Ambiguous,
@@ -269,7 +278,8 @@ mod tests {
 
     /// The cookie that is found, 0 where it is ambiguous.
     fn find(table: &SocketTable, start_ms: Option<u64>, end_ms: u64) -> Option<u64> {
-        let span = Span { start_ns: start_ms.map(|ms| ms * MS), end_ns: end_ms * MS };
+        let span =
+            Span { start_ns: start_ms.map(|ms| ms * MS), end_ns: end_ms * MS, destroyed_ns: end_ms * MS };
         match table.find(&ends(), Some(HOST), span) {
             Found::None => None,
             Found::One(life) => Some(life.value.cookie),
@@ -306,7 +316,11 @@ mod tests {
     fn what_fits_only_within_the_slack_of_the_clocks_is_ambiguous() {
         let us = |ns: u64| ns * 1000;
         let find = |table: &SocketTable, start_us: u64| {
-            let span = Span { start_ns: Some(us(start_us)), end_ns: us(start_us + 5) };
+            let span = Span {
+                start_ns: Some(us(start_us)),
+                end_ns: us(start_us + 5),
+                destroyed_ns: us(start_us + 5),
+            };
             match table.find(&ends(), Some(HOST), span) {
                 Found::None => "none",
                 Found::One(_) => "one",
@@ -377,7 +391,7 @@ mod tests {
         let ends = Ends::new("::1".parse().unwrap(), 1, "::1".parse().unwrap(), 2);
         let mut table = SocketTable::default();
         table.open(ends, 100 * MS, socket(1, CONTAINER, false));
-        let span = Span { start_ns: Some(101 * MS), end_ns: 200 * MS };
+        let span = Span { start_ns: Some(101 * MS), end_ns: 200 * MS, destroyed_ns: 200 * MS };
         assert!(matches!(table.find(&ends, Some(HOST), span), Found::None));
         assert!(matches!(table.find(&ends, Some(CONTAINER), span), Found::One(_)));
     }

@@ -101,7 +101,7 @@ impl Local {
 
 /// Whether the numbers in /proc are those that the eBPF programs see: those of the initial pid namespace,
 /// whose inode is `PROC_PID_INIT_INO` of `linux/proc_ns.h`.
-fn is_initial_pid_namespace() -> bool {
+pub(super) fn is_initial_pid_namespace() -> bool {
     const PROC_PID_INIT_INO: u64 = 0xEFFF_FFFC;
     std::fs::metadata("/proc/self/ns/pid").is_ok_and(|metadata| metadata.ino() == PROC_PID_INIT_INO)
 }

@@ -5,7 +5,7 @@ use nix::time::ClockId;
 use tracing::{debug, warn};
 
 use super::clock::{now_ns, realtime_offset_ns};
-use super::local::Local;
+use super::local::{Local, is_initial_pid_namespace};
 use super::one_line;
 use crate::seed::{Missed, walk};
 
@@ -14,6 +14,10 @@ impl Local {
     /// into the tables. The processes are there already.
     pub(super) fn seed_sockets(&mut self) -> Result<()> {
         let Self { ebpf: Some(ebpf), tables, origins, .. } = self else { return Ok(()) };
+        // The numbers in /proc would be of other processes.
+        if !is_initial_pid_namespace() {
+            return Ok(());
+        }
         let Some(realtime_offset_ns) = (0..100).find_map(|_| realtime_offset_ns()) else {
             warn!("sockets that are older than flowlog have no process: the clocks cannot be compared");
             return Ok(());

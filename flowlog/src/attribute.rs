@@ -67,7 +67,8 @@ impl Tables {
             }
             Event::SocketRelease(release) => {
                 let SocketRelease { header, socket_cookie, closer } = *release;
-                let closer = self.holder(closer, origin);
+                let process = self.processes.closing(closer.tgid, closer.time_ns).cloned();
+                let closer = Holder { process, ..self.holder(closer, origin) };
                 if let Some(life) = self.sockets.0.get_mut(socket_cookie) {
                     // A task of the kernel closes for somebody else.
                     life.value.closer = closer.process.is_some().then_some(closer);
@@ -332,7 +333,9 @@ pub fn attribute<'a>(
 ) -> FlowRecord<'a> {
     let estimate_ns = observer.timeouts.last_seen_ns(flow);
     let destroyed_ns = flow.stop_ns.or(flow.event_ns).unwrap_or(received_ns);
-    let end_ns = estimate_ns.unwrap_or(destroyed_ns);
+    // The last packet was up to a second later than the estimate, which rests on whole seconds.
+    let latest_ns = estimate_ns.map(|estimate| estimate.saturating_add(1_000_000_000));
+    let end_ns = latest_ns.unwrap_or(destroyed_ns).min(destroyed_ns);
     let span = Span { start_ns: flow.start_ns, end_ns, destroyed_ns };
     // Each end sees its own tuple: the initiator the one before NAT, the responder the one after.
     let src = end(&flow.orig, span, &observer, tables);

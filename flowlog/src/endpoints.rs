@@ -14,6 +14,11 @@ use crate::sockets::{CLOCK_SLACK_NS, Holder, Span, is_loopback};
 /// How many endpoints are remembered; like [`MAX_SOCKETS`](crate::sockets::MAX_SOCKETS).
 const MAX_ENDPOINTS: usize = 524_288;
 
+/// How long a packet may be on its way from a socket in one namespace to the connection tracking of
+/// another: the socket may be closed by then. It waits while the address of a neighbour is resolved, for
+/// which the kernel tries three times, a second apart.
+const TRANSIT_NS: u64 = 4_000_000_000;
+
 /// How many addresses are remembered of one socket that is bound to none. A host has few; more are those
 /// of a server with many, which is found by being local.
 const MAX_SEEN: usize = 8;
@@ -90,7 +95,8 @@ impl Default for EndpointTable {
 impl EndpointTable {
     /// The socket has its port, or its holder uses it, or it was seen to send from one more address.
     pub fn open(&mut self, opened_ns: u64, endpoint: Endpoint) {
-        if let Some(Life { closed_ns: None, value: known, .. }) = self.0.get_mut(endpoint.cookie)
+        // A packet may leave after its socket was closed: that begins no other life.
+        if let Some(Life { value: known, .. }) = self.0.get_mut(endpoint.cookie)
             && known.port == endpoint.port
             && known.holder.owner == endpoint.holder.owner
             && known.peer == endpoint.peer
@@ -113,14 +119,16 @@ impl EndpointTable {
     pub fn find(&self, wanted: Wanted) -> FoundEndpoint<'_> {
         let netns = |endpoint: &Endpoint| endpoint.holder.owner.netns_cookie;
         let is_own = move |endpoint: &Endpoint| Some(netns(endpoint)) == wanted.netns_cookie;
-        let own = self.find_in(wanted, wanted.is_local, is_own);
+        let own = self.find_in(wanted, CLOCK_SLACK_NS, wanted.is_local, is_own);
         if !matches!(own, FoundEndpoint::None) || is_loopback([wanted.addr, wanted.peer.0]) {
             return own;
         }
-        let mut namespaces = self.candidates(wanted, false, |_| true).map(|(_, endpoint)| netns(endpoint));
+        let is_foreign = move |endpoint: &Endpoint| !is_own(endpoint);
+        let mut namespaces =
+            self.candidates(wanted, TRANSIT_NS, false, is_foreign).map(|(_, life)| netns(&life.value));
         match namespaces.next() {
             Some(first) if namespaces.any(|other| other != first) => FoundEndpoint::Ambiguous,
-            _ => self.find_in(wanted, false, |_| true),
+            _ => self.find_in(wanted, TRANSIT_NS, false, is_foreign),
         }
     }
 
@@ -128,24 +136,25 @@ impl EndpointTable {
     fn find_in<'a>(
         &'a self,
         wanted: Wanted,
+        transit_ns: u64,
         any_is_local: bool,
         include: impl Fn(&Endpoint) -> bool + Copy + 'a,
     ) -> FoundEndpoint<'a> {
-        let Some(best) = self.candidates(wanted, any_is_local, include).map(|(fit, _)| fit).max() else {
+        let candidates = || self.candidates(wanted, transit_ns, any_is_local, include);
+        let Some(best) = candidates().map(|(fit, _)| fit).max() else {
             return FoundEndpoint::None;
         };
-        let fitting = || {
-            self.candidates(wanted, any_is_local, include)
-                .filter(move |(fit, _)| *fit == best)
-                .map(|(_, endpoint)| endpoint)
-        };
+        let fitting = || candidates().filter(move |(fit, _)| *fit == best).map(|(_, life)| life);
         // Who only bound a socket that another uses has handed it over.
         let handed_over = |one: &Endpoint| {
-            !one.is_used && fitting().any(|other| other.cookie == one.cookie && other.is_used)
+            let is_user = |other: &Endpoint| other.cookie == one.cookie && other.is_used;
+            !one.is_used && fitting().any(|other| is_user(&other.value))
         };
         let mut found = FoundEndpoint::None;
-        for endpoint in fitting().filter(|endpoint| !handed_over(endpoint)) {
+        for life in fitting().filter(|life| !handed_over(&life.value)) {
+            let endpoint = &life.value;
             found = match found {
+                _ if !is_certain(life, wanted.span, transit_ns) => return FoundEndpoint::Ambiguous,
                 FoundEndpoint::None => FoundEndpoint::One(&endpoint.holder, Some(endpoint.cookie)),
                 FoundEndpoint::One(holder, cookie) if holder.is_same_process(&endpoint.holder) => {
                     FoundEndpoint::One(holder, cookie.filter(|cookie| *cookie == endpoint.cookie))
@@ -160,22 +169,33 @@ impl EndpointTable {
     fn candidates<'a>(
         &'a self,
         wanted: Wanted,
+        transit_ns: u64,
         any_is_local: bool,
         include: impl Fn(&Endpoint) -> bool + 'a,
-    ) -> impl Iterator<Item = (Fit, &'a Endpoint)> {
+    ) -> impl Iterator<Item = (Fit, &'a Life<Endpoint>)> {
         let Wanted { port, span, .. } = wanted;
+        let slack = |time_ns: u64| time_ns.saturating_add(CLOCK_SLACK_NS);
+        let start_ns = span.start_ns.unwrap_or(0);
         self.0
             .with_key(&port)
             .map(|(_, life)| life)
             .filter(move |life| {
-                let start_ns = span.start_ns.unwrap_or(0);
-                life.opened_ns <= span.end_ns + CLOCK_SLACK_NS
-                    && life.closed_ns.is_none_or(|closed| closed + CLOCK_SLACK_NS >= start_ns)
+                life.opened_ns <= slack(span.end_ns)
+                    && life.closed_ns.is_none_or(|closed| closed.saturating_add(transit_ns) >= start_ns)
             })
-            .map(|life| &life.value)
-            .filter(move |endpoint| include(endpoint))
-            .filter_map(move |endpoint| Some((fit(endpoint, &wanted, any_is_local)?, endpoint)))
+            .filter(move |life| include(&life.value))
+            .filter_map(move |life| Some((fit(&life.value, &wanted, any_is_local)?, life)))
     }
+}
+
+/// Whether the socket had its port while the flow existed for sure, and not only within the error of the
+/// clocks, or because the start of the flow is not known.
+fn is_certain(life: &Life<Endpoint>, span: Span, transit_ns: u64) -> bool {
+    let transit_ns = if transit_ns > CLOCK_SLACK_NS { transit_ns } else { 0 };
+    span.start_ns.is_some_and(|start_ns| {
+        life.opened_ns <= span.end_ns
+            && life.closed_ns.is_none_or(|closed| closed.saturating_add(transit_ns) >= start_ns)
+    })
 }
 
 /// How the kernel ranks sockets that share a port (`udp4_lib_lookup2`, `compute_score`): the worst first.
@@ -310,6 +330,28 @@ mod tests {
         assert_eq!(find(&table([seen.clone(), twin.clone()]), &wanted), Some((-1, None)));
         twin.holder.owner.netns_cookie = HOST;
         assert_eq!(find(&table([seen, twin]), &wanted), Some((20, Some(2))), "the own namespace first");
+    }
+
+    #[test]
+    fn a_packet_may_be_on_its_way_when_its_socket_is_closed() {
+        let seen_addrs = vec![addr("172.17.0.2")];
+        let mut table = table([Endpoint { seen_addrs, ..endpoint(1, 10, CONTAINER, "0.0.0.0") }]);
+        table.0.close(1, 190_000_000);
+        // Told late: not another life.
+        table.open(100_000_000, Endpoint { is_used: true, ..endpoint(1, 10, CONTAINER, "0.0.0.0") });
+        let there = Wanted { is_local: false, ..wanted("172.17.0.2") };
+        assert_eq!(find(&table, &there), Some((10, Some(1))));
+        let here = Wanted { netns_cookie: Some(CONTAINER), ..there };
+        assert_eq!(find(&table, &Wanted { is_local: true, ..here }), None, "tracked where it was sent");
+        let later = Span { start_ns: Some(5_000_000_000), ..wanted("10.0.0.1").span };
+        assert_eq!(find(&table, &Wanted { span: later, ..there }), None);
+    }
+
+    #[test]
+    fn without_a_start_nothing_is_proof() {
+        let table = table([endpoint(1, 10, HOST, "0.0.0.0")]);
+        let span = Span { start_ns: None, ..wanted("10.0.0.1").span };
+        assert_eq!(find(&table, &Wanted { span, ..wanted("10.0.0.1") }), Some((-1, None)));
     }
 
     #[test]

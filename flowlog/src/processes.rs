@@ -41,6 +41,8 @@ pub struct Process {
 struct Image {
     from_ns: u64,
     until_ns: u64,
+    /// The process exited at `until_ns`, and its number was not seen to be used again.
+    exited: bool,
     process: Arc<Process>,
 }
 
@@ -59,6 +61,16 @@ impl ProcessTable {
         let images = self.images.get(&tgid)?;
         let image = images.iter().rev().find(|image| image.from_ns <= at_ns)?;
         (at_ns < image.until_ns).then_some(&image.process)
+    }
+
+    /// What closes a descriptor as `tgid` at the time `at_ns`: a process closes what it left open after the
+    /// event of its exit.
+    pub fn closing(&self, tgid: u32, at_ns: u64) -> Option<&Arc<Process>> {
+        let exiting = || {
+            let last = self.images.get(&tgid)?.back()?;
+            (last.exited && last.until_ns <= at_ns).then_some(&last.process)
+        };
+        self.at(tgid, at_ns).or_else(exiting)
     }
 
     /// A process of which /proc told before `read_ns`, where no event did.
@@ -93,6 +105,9 @@ impl ProcessTable {
     /// `tgid` is gone.
     pub fn exit(&mut self, tgid: u32, at_ns: u64) {
         self.end(tgid, at_ns);
+        if let Some(image) = self.images.get_mut(&tgid).and_then(VecDeque::back_mut) {
+            image.exited = image.until_ns == at_ns;
+        }
     }
 
     /// Events were lost: from `at_ns` on any process may run anything. The caller seeds again.
@@ -101,11 +116,19 @@ impl ProcessTable {
         for tgid in running {
             self.end(tgid, at_ns);
         }
+        for image in self.images.values_mut().flatten() {
+            image.exited = false;
+        }
     }
 
     fn push(&mut self, tgid: u32, from_ns: u64, exe: Option<Arc<str>>) {
         let process = Arc::new(Process { tgid, exe, ..Process::default() });
-        self.images.entry(tgid).or_default().push_back(Image { from_ns, until_ns: u64::MAX, process });
+        self.images.entry(tgid).or_default().push_back(Image {
+            from_ns,
+            until_ns: u64::MAX,
+            exited: false,
+            process,
+        });
     }
 
     fn end(&mut self, tgid: u32, at_ns: u64) {
@@ -163,6 +186,21 @@ mod tests {
         assert_eq!(exe(&table, 2, 199), Some("/sbin/init"));
         assert_eq!(exe(&table, 2, 200), Some("/bin/sh"));
         assert_eq!(exe(&table, 2, 300), None);
+    }
+
+    #[test]
+    fn a_process_closes_what_it_left_open_after_its_exit() {
+        let mut table = ProcessTable::default();
+        let closing = |table: &ProcessTable, at_ns| table.closing(7, at_ns).and_then(|one| one.exe.clone());
+        table.exec(7, Some("/bin/old"), 100);
+        assert_eq!(closing(&table, 150).as_deref(), Some("/bin/old"));
+        table.exit(7, 200);
+        assert_eq!(closing(&table, 210).as_deref(), Some("/bin/old"));
+        table.fork(7, 1, 300);
+        assert_eq!(closing(&table, 310), None, "another process");
+        table.exit(7, 320);
+        table.lost_events(330);
+        assert_eq!(closing(&table, 340), None, "the number may be used again");
     }
 
     #[test]

@@ -200,8 +200,8 @@ impl SocketTable {
         // Where both ends are in one other namespace their packets never left it.
         let mirrored = ends.mirrored();
         let is_inside = |cookie: u64| self.0.with_key(&mirrored).any(|(_, life)| netns(life) == cookie);
-        let mut namespaces =
-            self.0.with_key(ends).map(|(_, life)| netns(life)).filter(|cookie| !is_inside(*cookie));
+        let is_foreign = |cookie: &u64| Some(*cookie) != netns_cookie && !is_inside(*cookie);
+        let mut namespaces = self.0.with_key(ends).map(|(_, life)| netns(life)).filter(is_foreign);
         match namespaces.next() {
             None => Found::None,
             Some(first) if namespaces.any(|other| other != first) => Found::Ambiguous,

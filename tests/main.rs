@@ -33,6 +33,10 @@ mod schema;
 
 /// Cgroups, containers, pods and users.
 mod containers;
+/// Sockets without a connection: UDP, ping, raw.
+mod datagrams;
+/// Sockets that one process makes and another uses.
+mod handover;
 /// NAT and several observed namespaces.
 mod nat;
 /// Without eBPF, flows are logged without programs.
@@ -45,6 +49,15 @@ mod port_reuse;
 mod processes;
 /// Connections without a socket at their far end.
 mod refused;
+
+/// Short processes.
+mod short_lived;
+/// Statistics, direction and the time of the last packet.
+mod socket_facts;
+/// A daemon that could not read for a while.
+mod stalled;
+/// Servers with workers.
+mod workers;
 
 /// What cannot work fails with one line that says why.
 mod bad_input;

@@ -1,7 +1,8 @@
 //! Two programs that take turns on one source port: the old entry is destroyed only when the next
 //! connection starts, and must still name the program that made it.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
 
 use crate::harness::conntrack;
 use crate::harness::daemon::Daemon;
@@ -10,17 +11,27 @@ use crate::harness::namespace::Namespace;
 use crate::harness::program::Program;
 
 /// How often each program connects.
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 500;
 
 /// What each program sends tells in the counters of the kernel which one it was, without a join.
 const FEW_BYTES: usize = 10;
 const MANY_BYTES: usize = 10_000;
 
-/// How many of the rows may be without a program because the times do not tell: a tenth.
-const UNKNOWN_AT_MOST: usize = 2 * ROUNDS / 10;
+/// How many of the rows may be without a program because the times do not tell: one in a hundred.
+const UNKNOWN_AT_MOST: usize = 2 * ROUNDS / 100;
 
 #[test]
-fn programs_that_share_a_port_are_never_mixed_up() {
+fn programs_that_share_a_port_of_ipv4_are_never_mixed_up() {
+    programs_that_share_a_port("127.0.0.1:4000".parse().unwrap(), "127.0.0.1:5000".parse().unwrap());
+}
+
+#[test]
+fn programs_that_share_a_port_of_ipv6_are_never_mixed_up() {
+    programs_that_share_a_port("[::1]:4000".parse().unwrap(), "[::1]:5000".parse().unwrap());
+}
+
+#[track_caller]
+fn programs_that_share_a_port(from: SocketAddr, to: SocketAddr) {
     let namespace = Namespace::tracked();
     let [output, programs] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let daemon = Daemon::start(output.path(), &[&namespace], &[]);
@@ -28,15 +39,18 @@ fn programs_that_share_a_port_are_never_mixed_up() {
     let few = Program::new(programs.path(), "fl-few");
     let many = Program::new(programs.path(), "fl-many");
 
-    let from: SocketAddrV4 = "127.0.0.1:4000".parse().unwrap();
-    let to: SocketAddrV4 = "127.0.0.1:5000".parse().unwrap();
-    let _serving = server.serve(&namespace, 0, to.into());
-    let mut few_running = few.caller(&namespace, from, to, FEW_BYTES);
-    let mut many_running = many.caller(&namespace, from, to, MANY_BYTES);
-    for round in 1..=ROUNDS {
-        few_running.call(round);
-        many_running.call(round);
-    }
+    let _serving = server.serve(&namespace, 0, to);
+    let [of_few, of_many] = ["few", "many"].map(|name| programs.path().join(name).display().to_string());
+    let take_turns = |program: &Program, bytes: usize, own: &str, other: &str| {
+        let role = format!("take-turns {from} {to} {bytes} {ROUNDS} {own} {other}");
+        let running = program.start(&namespace, &role);
+        running.wait_for("waiting");
+        running
+    };
+    let few_running = take_turns(&few, FEW_BYTES, &of_few, &of_many);
+    let many_running = take_turns(&many, MANY_BYTES, &of_many, &of_few);
+    UnixDatagram::unbound().unwrap().send_to(&[0], &of_few).unwrap();
+    let [few_pid, many_pid] = [few_running, many_running].map(|running| running.finish().pid);
     conntrack::flush(&namespace);
     daemon.stop();
 
@@ -47,17 +61,25 @@ fn programs_that_share_a_port_are_never_mixed_up() {
     let of_many = rows.iter().filter(|row| row.int("orig_bytes").unwrap() > threshold).count();
     assert_eq!(of_many, ROUNDS, "the counters tell the programs apart");
 
-    let mut unknown = 0;
+    let [mut unknown_src, mut unknown_dst] = [0, 0];
     for row in rows {
         let is_of_many = row.int("orig_bytes").unwrap() > threshold;
-        let (program, running) = if is_of_many { (&many, &many_running) } else { (&few, &few_running) };
+        let (program, pid) = if is_of_many { (&many, many_pid) } else { (&few, few_pid) };
         match row.text("src_exe") {
             Some(exe) => assert_eq!(exe, program.exe(), "{row:?}"),
-            None => unknown += 1,
+            None => unknown_src += 1,
         }
-        let pid = row.int("src_pid");
-        assert!(pid.is_none_or(|pid| pid == i64::from(running.pid())), "{row:?}");
-        assert!(row.text("dst_exe").is_none_or(|exe| exe == server.exe()), "{row:?}");
+        assert!(row.int("src_pid").is_none_or(|found| found == i64::from(pid)), "{row:?}");
+        match row.text("dst_exe") {
+            Some(exe) => assert_eq!(exe, server.exe(), "{row:?}"),
+            None => unknown_dst += 1,
+        }
     }
-    assert!(unknown <= UNKNOWN_AT_MOST, "{unknown} of {} rows have no program", 2 * ROUNDS);
+    for unknown in [unknown_src, unknown_dst] {
+        assert!(
+            unknown <= UNKNOWN_AT_MOST,
+            "{unknown_src} initiators and {unknown_dst} responders are not known, of {} rows",
+            2 * ROUNDS
+        );
+    }
 }

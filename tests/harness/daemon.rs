@@ -46,6 +46,12 @@ impl Daemon {
         self.process.signal(Signal::SIGHUP);
     }
 
+    /// Sends another signal.
+    #[track_caller]
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
     /// Sends SIGTERM and waits until it has published everything; gives its log.
     #[track_caller]
     pub(crate) fn stop(self) -> String {

@@ -15,6 +15,8 @@ pub(crate) mod namespace;
 pub(crate) mod process;
 /// Programs with a known name that make connections.
 pub(crate) mod program;
+/// What those programs do.
+pub(crate) mod roles;
 /// Hosts that refuse a system call.
 pub(crate) mod seccomp;
 /// Connections of every kind.

@@ -1,26 +1,21 @@
 //! Programs with a name of their own that make connections.
 //!
 //! Each is this test binary, started by a link: the link is its `exe`, the name of the link its
-//! `comm`. So every name is known before, and no other program needs to be installed.
+//! `comm`. So every name is known before, and no other program needs to be installed. What they do is
+//! a role: see [`roles`](super::roles).
 
 use std::env;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{self, Command};
-use std::thread;
+use std::process::Command;
 
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
-};
 use nix::unistd::{Gid, Uid, setgid, setuid};
 
 use super::namespace::Namespace;
 use super::process::Process;
-use super::traffic::reset_on_close;
+use super::roles;
 use super::wait::wait_for;
 
 /// Says in the environment of a program what it is to do.
@@ -29,6 +24,7 @@ const ROLE: &str = "FLOWLOG_TEST_ROLE";
 const USER: &str = "FLOWLOG_TEST_USER";
 
 /// A program in a directory.
+#[derive(Clone)]
 pub(crate) struct Program {
     exe: PathBuf,
 }
@@ -38,6 +34,12 @@ pub(crate) struct Running {
     process: Process,
 }
 
+/// What a program has told on its standard error: words with a number each.
+pub(crate) struct Told {
+    pub(crate) pid: i32,
+    text: String,
+}
+
 impl Program {
     /// A program with this name; at most 15 bytes of it are its `comm`.
     #[track_caller]
@@ -45,6 +47,11 @@ impl Program {
         let exe = directory.join(name);
         symlink(env::current_exe().unwrap(), &exe).unwrap();
         Self { exe }
+    }
+
+    /// The program that runs now, or another one that this one starts.
+    pub(crate) fn at(exe: &str) -> Self {
+        Self { exe: exe.into() }
     }
 
     /// The path that it is started by.
@@ -60,38 +67,41 @@ impl Program {
     /// Starts a server that accepts connections and reads each to its end.
     #[track_caller]
     pub(crate) fn serve(&self, namespace: &Namespace, user: u32, at: SocketAddr) -> Running {
-        let running = self.start(namespace, user, &format!("serve {at}"));
-        wait_for("the server to listen", || running.process.stderr().contains("listening").then_some(()));
+        let running = self.start_as(user, namespace, &format!("serve {at}"));
+        running.wait_for("listening");
         running
     }
 
     /// Runs a client that connects, sends, and exits at once. Gives its process id and source port.
     #[track_caller]
     pub(crate) fn connect(&self, namespace: &Namespace, user: u32, to: SocketAddr) -> (i32, u16) {
-        let running = self.start(namespace, user, &format!("connect {to}"));
-        let pid = running.pid();
-        let finished = running.process.finish();
-        let port = finished.stderr.lines().find_map(|line| line.strip_prefix("port ")?.parse().ok());
-        (pid, port.unwrap_or_else(|| panic!("{finished}")))
+        let told = self.start_as(user, namespace, &format!("connect {to}")).finish();
+        (told.pid, u16::try_from(told.number("port")).unwrap())
     }
 
-    /// Starts a client that waits to be told to call: see [`Running::call`].
+    /// Starts it in a role.
     #[track_caller]
-    pub(crate) fn caller(
-        &self,
-        namespace: &Namespace,
-        from: SocketAddrV4,
-        to: SocketAddrV4,
-        bytes: usize,
-    ) -> Running {
-        self.start(namespace, 0, &format!("call {from} {to} {bytes}"))
+    pub(crate) fn start(&self, namespace: &Namespace, role: &str) -> Running {
+        self.start_as(0, namespace, role)
     }
 
+    /// Runs it in a role, to its end.
     #[track_caller]
-    fn start(&self, namespace: &Namespace, user: u32, role: &str) -> Running {
+    pub(crate) fn run(&self, namespace: &Namespace, role: &str) -> Told {
+        self.start(namespace, role).finish()
+    }
+
+    /// The command that starts it in a role.
+    pub(crate) fn command(&self, user: u32, role: &str) -> Command {
         let mut command = Command::new(&self.exe);
         command.env(ROLE, role).env(USER, user.to_string());
         command.args(["--exact", "harness::program::play_a_role", "--nocapture"]);
+        command
+    }
+
+    #[track_caller]
+    fn start_as(&self, user: u32, namespace: &Namespace, role: &str) -> Running {
+        let command = self.command(user, role);
         Running { process: namespace.inside(|| Process::spawn(command)) }
     }
 }
@@ -102,14 +112,41 @@ impl Running {
         self.process.pid()
     }
 
-    /// Makes a caller connect from its port, send its bytes and reset the connection; `call` counts
-    /// from 1.
+    /// Waits until it has told this.
     #[track_caller]
-    pub(crate) fn call(&mut self, call: usize) {
-        self.process.send_line("call");
-        wait_for("the end of a call", || {
-            (self.process.stderr().matches("called").count() == call).then_some(())
-        });
+    pub(crate) fn wait_for(&self, word: &str) {
+        let what = format!("a program to tell `{word}`");
+        wait_for(&what, || self.process.stderr().contains(word).then_some(()));
+    }
+
+    /// What it has told so far.
+    pub(crate) fn told(&self) -> Told {
+        Told { pid: self.pid(), text: self.process.stderr() }
+    }
+
+    /// Waits for its end, which must be a success.
+    #[track_caller]
+    pub(crate) fn finish(self) -> Told {
+        let pid = self.pid();
+        let finished = self.process.finish();
+        assert!(finished.status.success(), "{finished}");
+        Told { pid, text: finished.stderr }
+    }
+}
+
+impl Told {
+    /// The numbers that it told with this word.
+    pub(crate) fn numbers(&self, word: &str) -> Vec<i64> {
+        let lines = self.text.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
+        lines.map(|number| number.parse().unwrap()).collect()
+    }
+
+    /// The only number that it told with this word.
+    #[track_caller]
+    pub(crate) fn number(&self, word: &str) -> i64 {
+        let numbers = self.numbers(word);
+        assert_eq!(numbers.len(), 1, "one `{word}` in what a program told:\n{}", self.text);
+        numbers[0]
     }
 }
 
@@ -122,52 +159,9 @@ fn play_a_role() {
     let exe = PathBuf::from(env::args_os().next().unwrap());
     fs::write("/proc/thread-self/comm", exe.file_name().unwrap().as_encoded_bytes()).unwrap();
     let user: u32 = env::var(USER).unwrap().parse().unwrap();
-    setgid(Gid::from_raw(user)).unwrap();
-    setuid(Uid::from_raw(user)).unwrap();
-    match role.split(' ').collect::<Vec<_>>()[..] {
-        ["serve", at] => serve(at.parse().unwrap()),
-        ["connect", to] => connect_and_exit(to.parse().unwrap()),
-        ["call", from, to, bytes] => {
-            call_when_told(from.parse().unwrap(), to.parse().unwrap(), bytes.parse().unwrap());
-        }
-        _ => panic!("no such role: {role}"),
+    if user != 0 {
+        setgid(Gid::from_raw(user)).unwrap();
+        setuid(Uid::from_raw(user)).unwrap();
     }
-}
-
-fn serve(at: SocketAddr) {
-    // The test that started it closes its standard input, or ends.
-    thread::spawn(|| {
-        let _ = io::stdin().read_to_end(&mut Vec::new());
-        process::exit(0);
-    });
-    let listener = TcpListener::bind(at).unwrap();
-    eprintln!("listening");
-    for stream in listener.incoming() {
-        // A connection that was reset is an end, too.
-        let _ = stream.and_then(|mut stream| stream.read_to_end(&mut Vec::new()));
-    }
-}
-
-fn connect_and_exit(to: SocketAddr) {
-    let mut stream = TcpStream::connect(to).unwrap();
-    stream.write_all(b"request").unwrap();
-    eprintln!("port {}", stream.local_addr().unwrap().port());
-    process::exit(0);
-}
-
-fn call_when_told(from: SocketAddrV4, to: SocketAddrV4, bytes: usize) {
-    let payload = vec![0; bytes];
-    for _line in io::stdin().lines() {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
-        setsockopt(&socket, sockopt::ReuseAddr, &true).unwrap();
-        let descriptor = socket.as_raw_fd();
-        bind(descriptor, &SockaddrIn::from(from)).unwrap();
-        connect(descriptor, &SockaddrIn::from(to)).unwrap();
-        let mut stream = TcpStream::from(socket);
-        stream.write_all(&payload).unwrap();
-        reset_on_close(&stream);
-        drop(stream);
-        eprintln!("called");
-    }
+    roles::play(&role.split(' ').collect::<Vec<_>>());
 }

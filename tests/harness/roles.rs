@@ -1,0 +1,61 @@
+//! What the programs of the tests do, by the words of their role. A role ends with the test that
+//! started it, at the latest when its standard input ends.
+//!
+//! What a test has to know of it, such as a port, a program writes to its standard error: a word and
+//! a number.
+
+/// Sockets without a connection.
+mod datagram;
+/// Sockets that go from one process to another.
+mod handover;
+/// Connections.
+mod tcp;
+
+use std::io::{self, Read};
+use std::process;
+use std::thread;
+
+/// Plays the role that `words` name.
+#[track_caller]
+pub(crate) fn play(words: &[&str]) {
+    match *words {
+        ["serve", at] => tcp::serve(at.parse().unwrap()),
+        ["connect", to] => tcp::connect_and_exit(to.parse().unwrap()),
+        ["connect-many", to, times] => tcp::connect_many(to.parse().unwrap(), times.parse().unwrap()),
+        ["take-turns", from, to, bytes, rounds, own, other] => tcp::take_turns(
+            (from.parse().unwrap(), to.parse().unwrap()),
+            bytes.parse().unwrap(),
+            rounds.parse().unwrap(),
+            [own, other],
+        ),
+        ["start-many", times, exe, ref role @ ..] => {
+            tcp::start_many(times.parse().unwrap(), exe, &role.join(" "));
+        }
+        ["serve-with-workers", at, workers, exe, ref role @ ..] => {
+            let role = role.join(" ");
+            handover::serve_with_workers(at.parse().unwrap(), workers.parse().unwrap(), exe, &role);
+        }
+        ["accept-lent", how] => handover::accept_lent(how),
+        ["lend", kind, exe, ref role @ ..] => handover::lend(kind, exe, &role.join(" ")),
+        ["connect-lent", to] => handover::connect_lent(to.parse().unwrap()),
+        ["send-lent", to] => handover::send_lent(to.parse().unwrap()),
+        ["receive-lent"] => handover::receive_lent(),
+        ["pass-on", kind, at] => handover::pass_on(kind, at),
+        ["take-and-connect", at, to] => handover::take_and_connect(at, to.parse().unwrap()),
+        ["udp-connect", to] => datagram::connect(to.parse().unwrap()),
+        ["udp-send", to] => datagram::send(to.parse().unwrap()),
+        ["udp-serve", at] => datagram::serve(at.parse().unwrap(), false),
+        ["udp-serve-shared", at] => datagram::serve(at.parse().unwrap(), true),
+        ["raw-echo", to, id] => datagram::raw_echo(to.parse().unwrap(), id.parse().unwrap()),
+        ["raw", to, protocol] => datagram::raw(to.parse().unwrap(), protocol.parse().unwrap()),
+        _ => panic!("no such role: {words:?}"),
+    }
+}
+
+/// Ends this program when the test closes its standard input, or ends.
+fn end_with_the_test() {
+    thread::spawn(|| {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        process::exit(0);
+    });
+}

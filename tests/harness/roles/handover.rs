@@ -1,0 +1,131 @@
+//! Sockets that one process makes and another uses. A child gets one as its standard input.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{self, Child, Stdio};
+
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, connect, recvmsg, sendmsg,
+};
+use socket2::{Domain, Socket, Type};
+
+use super::end_with_the_test;
+use crate::harness::program::Program;
+
+/// Listens, and lets children accept.
+pub(super) fn serve_with_workers(at: SocketAddr, workers: usize, exe: &str, role: &str) {
+    end_with_the_test();
+    let listener = TcpListener::bind(at).unwrap();
+    let start = || start_with(listener.try_clone().unwrap().into(), exe, role);
+    let mut workers: Vec<Child> = (0..workers).map(|_| start()).collect();
+    eprintln!("listening");
+    // Workers that serve one connection are replaced.
+    loop {
+        for worker in &mut workers {
+            worker.wait().unwrap();
+            *worker = start();
+        }
+    }
+}
+
+/// Accepts from the listener that it was started with, tells the client who it is, and waits for the
+/// client to close. Then it closes too, or ends with the connection open.
+pub(super) fn accept_lent(how: &str) {
+    // Whoever kills the parent means its workers, too.
+    set_pdeathsig(Signal::SIGKILL).unwrap();
+    let listener = TcpListener::from(lent());
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        writeln!(stream, "{}", process::id()).unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+        match how {
+            "close" => drop(stream),
+            "exit" => {
+                mem::forget(stream);
+                process::exit(0);
+            }
+            _ => panic!("no such way to end: {how}"),
+        }
+    }
+}
+
+/// Makes a socket, and a child that uses it.
+pub(super) fn lend(kind: &str, exe: &str, role: &str) {
+    let mut child = start_with(new_socket(kind).into(), exe, role);
+    eprintln!("child {}", child.id());
+    assert!(child.wait().unwrap().success());
+}
+
+pub(super) fn connect_lent(to: SocketAddr) {
+    let mut socket = Socket::from(lent());
+    socket.connect(&to.into()).unwrap();
+    socket.write_all(b"request").unwrap();
+}
+
+pub(super) fn send_lent(to: SocketAddr) {
+    let socket = UdpSocket::from(lent());
+    socket.send_to(b"request", to).unwrap();
+    eprintln!("port {}", socket.local_addr().unwrap().port());
+}
+
+/// Receives one datagram and does not answer.
+pub(super) fn receive_lent() {
+    let (_, from) = UdpSocket::from(lent()).recv_from(&mut [0; 64]).unwrap();
+    eprintln!("received {}", from.port());
+}
+
+/// Makes a socket and passes it to the program that connects to the path `at`.
+pub(super) fn pass_on(kind: &str, at: &str) {
+    let socket = new_socket(kind);
+    let listener = UnixListener::bind(at).unwrap();
+    eprintln!("listening");
+    let (mut taker, _) = listener.accept().unwrap();
+    let descriptors = [socket.as_raw_fd()];
+    let passed = [ControlMessage::ScmRights(&descriptors)];
+    let payload = [IoSlice::new(b"x")];
+    sendmsg::<()>(taker.as_raw_fd(), &payload, &passed, MsgFlags::empty(), None).unwrap();
+    // Who passes it on keeps it, too, until the taker is done.
+    taker.read_to_end(&mut Vec::new()).unwrap();
+}
+
+/// Takes a TCP socket from the program at the path `at`, connects it, and ends.
+pub(super) fn take_and_connect(at: &str, to: SocketAddr) {
+    let giver = UnixStream::connect(at).unwrap();
+    let mut byte = [0; 1];
+    let mut payload = [IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let message =
+        recvmsg::<()>(giver.as_raw_fd(), &mut payload, Some(&mut space), MsgFlags::empty()).unwrap();
+    let taken = message.cmsgs().unwrap().find_map(|part| match part {
+        ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
+        _ => None,
+    });
+    connect(taken.unwrap(), &SockaddrStorage::from(to)).unwrap();
+}
+
+/// A child that has `socket` as its standard input and does not outlive this process.
+fn start_with(socket: OwnedFd, exe: &str, role: &str) -> Child {
+    Program::at(exe).command(0, role).stdin(Stdio::from(socket)).stdout(Stdio::null()).spawn().unwrap()
+}
+
+/// The socket that this program was started with.
+fn lent() -> OwnedFd {
+    io::stdin().as_fd().try_clone_to_owned().unwrap()
+}
+
+/// A socket that is not connected: `tcp4`, `udp6`, or bound, such as `udp4=127.0.0.1:5000`.
+fn new_socket(kind: &str) -> Socket {
+    let (kind, at) = kind.split_once('=').map_or((kind, None), |(kind, at)| (kind, Some(at)));
+    let domain = if kind.ends_with('4') { Domain::IPV4 } else { Domain::IPV6 };
+    let socket_type = if kind.starts_with("tcp") { Type::STREAM } else { Type::DGRAM };
+    let socket = Socket::new(domain, socket_type, None).unwrap();
+    if let Some(at) = at {
+        socket.bind(&at.parse::<SocketAddr>().unwrap().into()).unwrap();
+    }
+    socket
+}

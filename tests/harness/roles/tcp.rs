@@ -1,0 +1,90 @@
+//! Connections: clients that end at once, that share a port, and that are many.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::process::{self, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+
+use super::end_with_the_test;
+use crate::harness::program::Program;
+use crate::harness::wait::LIMIT;
+
+pub(super) fn serve(at: SocketAddr) {
+    end_with_the_test();
+    let listener = TcpListener::bind(at).unwrap();
+    eprintln!("listening");
+    for stream in listener.incoming() {
+        // A connection that was reset is an end, too.
+        let _ = stream.and_then(|mut stream| stream.read_to_end(&mut Vec::new()));
+    }
+}
+
+pub(super) fn connect_and_exit(to: SocketAddr) {
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.write_all(b"request").unwrap();
+    eprintln!("port {}", stream.local_addr().unwrap().port());
+    process::exit(0);
+}
+
+/// Connects and resets again and again, as fast as it can.
+pub(super) fn connect_many(to: SocketAddr, times: usize) {
+    for _ in 0..times {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+        socket.connect(&to.into()).unwrap();
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+/// Connects from its port, sends its bytes and resets, each time that the other program has done so.
+/// The programs tell each other over sockets at two paths, of which the first is the own one.
+pub(super) fn take_turns(
+    (from, to): (SocketAddr, SocketAddr),
+    bytes: usize,
+    rounds: usize,
+    [own, other]: [&str; 2],
+) {
+    let turns = UnixDatagram::bind(own).unwrap();
+    turns.set_read_timeout(Some(LIMIT)).unwrap();
+    eprintln!("waiting");
+    let payload = vec![0; bytes];
+    for round in 1..=rounds {
+        turns.recv(&mut [0; 1]).unwrap();
+        let mut socket = Socket::new(Domain::for_address(from), Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&from.into()).unwrap();
+        socket.connect(&to.into()).unwrap();
+        socket.write_all(&payload).unwrap();
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+        drop(socket);
+        // In the last round the other may have ended.
+        let told = turns.send_to(&[0], other);
+        assert!(round == rounds || told.is_ok(), "{told:?}");
+    }
+}
+
+/// Runs a program again and again, a few at a time. Tells the process id of each by its port.
+pub(super) fn start_many(times: usize, exe: &str, role: &str) {
+    const AT_A_TIME: usize = 4;
+    let run = || {
+        let mut command = Program::at(exe).command(0, role);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let pid = child.id();
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{text}");
+        let port = text.trim().strip_prefix("port ").unwrap();
+        // In one write, since threads would mix their pieces.
+        let line = format!("pid-of-{port} {pid}\n");
+        io::stderr().write_all(line.as_bytes()).unwrap();
+    };
+    thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| (0..times / AT_A_TIME).for_each(|_| run()));
+        }
+    });
+}

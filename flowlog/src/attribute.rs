@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use flowlog_common::{EndpointOpen, Owner, ProcessExec, SocketRelease, TcpClose, TcpOpen};
+use flowlog_common::{
+    EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, TcpClose, TcpOpen,
+};
 
 use crate::ebpf::Event;
 use crate::endpoints::{Endpoint, EndpointTable, FoundEndpoint, Port, Wanted};
@@ -22,6 +24,9 @@ pub struct Tables {
     pub endpoints: EndpointTable,
     /// Which program a process ran; in `CLOCK_MONOTONIC`, as events are.
     pub processes: ProcessTable,
+    /// Until when events of processes are of no use, since others are missing between them; in
+    /// `CLOCK_MONOTONIC`.
+    blind_until_ns: u64,
 }
 
 impl Tables {
@@ -79,6 +84,10 @@ impl Tables {
                 }
                 self.endpoints.0.close(socket_cookie, realtime(header.time_ns));
             }
+            Event::ProcessFork(ProcessFork { header, .. })
+            | Event::ProcessExec(ProcessExec { header, .. })
+            | Event::ProcessExit(ProcessExit { header, .. })
+                if header.time_ns <= self.blind_until_ns => {}
             Event::ProcessFork(fork) => {
                 self.processes.fork(fork.tgid, fork.parent_tgid, fork.header.time_ns);
             }
@@ -130,24 +139,30 @@ impl Tables {
 
     /// Forgets what ended long before `now_ns` (`CLOCK_REALTIME`).
     pub fn expire(&mut self, now_ns: u64) {
-        let Self { sockets, endpoints, processes: _ } = self;
+        let Self { sockets, endpoints, processes: _, blind_until_ns: _ } = self;
         sockets.0.expire(now_ns);
         endpoints.0.expire(now_ns);
     }
 
     /// How many sockets were forgotten early, because there were too many.
     pub fn evicted(&self) -> u64 {
-        let Self { sockets, endpoints, processes: _ } = self;
+        let Self { sockets, endpoints, processes: _, blind_until_ns: _ } = self;
         sockets.0.evicted() + endpoints.0.evicted()
     }
 
-    /// Events were lost between `since_ns` (`CLOCK_MONOTONIC`) and now: what was known is of use for
-    /// what happened before. The caller seeds the processes again.
-    pub fn lost_events(&mut self, since_ns: u64, realtime_offset_ns: u64) {
-        let Self { sockets, endpoints, processes } = self;
-        sockets.0.lost_events(since_ns + realtime_offset_ns);
-        endpoints.0.lost_events(since_ns + realtime_offset_ns);
-        processes.lost_events(since_ns);
+    /// Events were lost between `since_ns` and `until_ns` (`CLOCK_MONOTONIC`): the programs of that time are
+    /// not known, whatever the other events say that are still to be taken in. The caller seeds again.
+    pub fn processes_are_unknown(&mut self, since_ns: u64, until_ns: u64) {
+        self.processes.lost_events(since_ns);
+        self.blind_until_ns = until_ns;
+    }
+
+    /// Events were lost between `since_ns` (`CLOCK_MONOTONIC`) and now, and all others are taken in: which
+    /// sockets are still open is not known.
+    pub fn sockets_are_unknown(&mut self, since_ns: u64, realtime_offset_ns: u64) {
+        let Self { sockets, endpoints, processes: _, blind_until_ns: _ } = self;
+        sockets.0.lost_events(since_ns.saturating_add(realtime_offset_ns));
+        endpoints.0.lost_events(since_ns.saturating_add(realtime_offset_ns));
     }
 }
 
@@ -407,4 +422,46 @@ fn end<'a>(
 /// Whether the owner was seen: else the socket is older than the daemon.
 fn is_known(attribution: &Attribution<'_>) -> bool {
     attribution.end.is_some_and(|end| end.holder.owner.time_ns != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use flowlog_common::{EventHeader, FILENAME_LEN};
+
+    use super::*;
+
+    const TGID: u32 = 7;
+
+    fn exec(path: &str, time_ns: u64) -> Event {
+        let mut filename = [0; FILENAME_LEN];
+        filename[..path.len()].copy_from_slice(path.as_bytes());
+        let header = EventHeader { kind: 0, pad: 0, time_ns };
+        Event::ProcessExec(ProcessExec {
+            header,
+            tgid: TGID,
+            filename_len: u32::try_from(path.len()).unwrap(),
+            filename,
+        })
+    }
+
+    fn exe(tables: &Tables, time_ns: u64) -> Option<String> {
+        let holder = tables.holder(Owner { tgid: TGID, time_ns, ..Owner::UNKNOWN }, |_| Origin::default());
+        holder.process?.exe.as_deref().map(str::to_owned)
+    }
+
+    /// The ring buffer is full of old events when new ones are lost, and takes more while it is read. What
+    /// is read then may tell of a program that another one has replaced since.
+    #[test]
+    fn between_lost_events_no_program_is_known() {
+        let mut tables = Tables::default();
+        let apply = |tables: &mut Tables, event| tables.apply(&event, 0, |_| Origin::default());
+        apply(&mut tables, exec("/bin/first", 100));
+        tables.processes_are_unknown(200, 500);
+        apply(&mut tables, exec("/bin/second", 300));
+        assert_eq!(exe(&tables, 150).as_deref(), Some("/bin/first"));
+        assert_eq!(exe(&tables, 350), None, "the number may be of another process since");
+        assert_eq!(exe(&tables, 450), None);
+        apply(&mut tables, exec("/bin/third", 600));
+        assert_eq!(exe(&tables, 650).as_deref(), Some("/bin/third"));
+    }
 }

@@ -1,7 +1,7 @@
 //! Loads and attaches the eBPF programs and reads their events. The only user of aya.
 //!
 //! It owns the programs, which are detached when it is dropped. It does not know what events mean:
-//! [`Ebpf::drain`] hands them on in the order of the ring buffer.
+//! [`Ebpf::read`] hands them on in the order of the ring buffer.
 
 use std::fs::File;
 use std::io;
@@ -28,6 +28,9 @@ const TRACEFS: &str = "/sys/kernel/tracing";
 
 /// `BPF_NOEXIST` of `linux/bpf.h`: do not write over a value.
 const BPF_NOEXIST: u64 = 1;
+
+/// How many events are read before the kernel is asked for losses, which takes a system call.
+pub const HANDFUL: usize = 256;
 
 /// Tracepoints by the name of their program.
 const TRACEPOINTS: [(&str, &str, &str); 3] = [
@@ -139,18 +142,23 @@ impl Ebpf {
         Ok(Self { _object: object, events, lost, lost_before: 0, sockets })
     }
 
-    /// Hands over all events that are in the ring buffer now.
-    pub fn drain(&mut self, mut each: impl FnMut(Event)) {
-        // Bounded by what the buffer can hold, so that a storm of events cannot keep the caller here.
-        let mut bytes_left: usize = 16 << 20;
-        while let Some(item) = self.events.next() {
+    /// Reads the next events into `events`: at most [`HANDFUL`], and fewer where there are no more. Says how
+    /// many were lost since the last call: what was lost before an event of this handful was sent is known
+    /// by now.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel does not give the counter; then nothing can be trusted.
+    pub fn read(&mut self, events: &mut Vec<Event>) -> Result<u64, EbpfError> {
+        events.clear();
+        while events.len() < HANDFUL
+            && let Some(item) = self.events.next()
+        {
             // What cannot be parsed would be a fault of the build: both sides are of one commit.
-            if let Some(event) = parse(&item) {
-                each(event);
-            }
-            let Some(left) = bytes_left.checked_sub(item.len()) else { return };
-            bytes_left = left;
+            events.extend(parse(&item));
         }
+        // A loss is counted before anything that comes after it is sent.
+        self.newly_lost()
     }
 
     /// How many events did not fit into the ring buffer since the last call.
@@ -158,7 +166,7 @@ impl Ebpf {
     /// # Errors
     ///
     /// Where the kernel does not give the counter; then nothing can be trusted.
-    pub fn newly_lost(&mut self) -> Result<u64, EbpfError> {
+    fn newly_lost(&mut self) -> Result<u64, EbpfError> {
         let per_cpu =
             self.lost.get(&0, 0).map_err(|source| EbpfError::Map { map: "LOST", source: Some(source) })?;
         let total: u64 = per_cpu.iter().sum();

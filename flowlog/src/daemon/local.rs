@@ -9,16 +9,22 @@ use tracing::{debug, warn};
 use super::clock::{now_ns, realtime_offset_ns};
 use super::one_line;
 use crate::attribute::Tables;
-use crate::ebpf::Ebpf;
+use crate::ebpf::{Ebpf, Event, HANDFUL};
 use crate::origins::Origins;
 use crate::processes::walk_proc;
+
+/// How many reads of the ring buffer one drain makes at most, so that a storm of events cannot keep the
+/// caller here: more than the buffer holds.
+const HANDFULS_AT_ONCE: usize = 2048;
 
 /// What is known of this host, and where it comes from.
 pub(super) struct Local {
     pub(super) ebpf: Option<Ebpf>,
     pub(super) tables: Tables,
     pub(super) origins: Origins,
-    /// `CLOCK_MONOTONIC` of the last drain until which no event was lost.
+    /// The events that are taken in now.
+    events: Vec<Event>,
+    /// `CLOCK_MONOTONIC` until which every loss of events is known.
     complete_ns: u64,
     /// Events that did not fit into the ring buffer.
     pub(super) lost: u64,
@@ -44,6 +50,7 @@ impl Local {
             ebpf,
             tables: Tables::default(),
             origins: Origins::open(),
+            events: Vec::new(),
             complete_ns: now_ns(ClockId::CLOCK_MONOTONIC),
             lost: 0,
             said_evicted: 0,
@@ -52,21 +59,35 @@ impl Local {
 
     /// Takes in all events that are there.
     pub(super) fn drain(&mut self) -> Result<()> {
-        let Self { ebpf: Some(ebpf), tables, origins, complete_ns, lost, .. } = self else { return Ok(()) };
-        let drained_ns = now_ns(ClockId::CLOCK_MONOTONIC);
+        let Self { ebpf: Some(ebpf), tables, origins, events, complete_ns, lost, .. } = self else {
+            return Ok(());
+        };
         // The events wait where the clocks cannot be compared now: a wrong time is a wrong process.
         let Some(realtime_offset_ns) = realtime_offset_ns() else { return Ok(()) };
-        ebpf.drain(|event| tables.apply(&event, realtime_offset_ns, |owner| origins.resolve(owner)));
-        let newly_lost = ebpf.newly_lost()?;
-        if newly_lost > 0 {
-            *lost += newly_lost;
-            tables.lost_events(*complete_ns, realtime_offset_ns);
-            warn!(
-                "{newly_lost} events of sockets and processes were lost: flows of this time may have no process"
-            );
-            self.seed();
+        // The first time until which all is known, where something was lost since.
+        let mut since_ns = None;
+        let mut lost_now = 0;
+        for _ in 0..HANDFULS_AT_ONCE {
+            let before_ns = now_ns(ClockId::CLOCK_MONOTONIC);
+            let newly_lost = ebpf.read(events)?;
+            if newly_lost > 0 {
+                lost_now += newly_lost;
+                since_ns.get_or_insert(*complete_ns);
+                tables.processes_are_unknown(*complete_ns, now_ns(ClockId::CLOCK_MONOTONIC));
+            }
+            *complete_ns = before_ns;
+            for event in &*events {
+                tables.apply(event, realtime_offset_ns, |owner| origins.resolve(owner));
+            }
+            if events.len() < HANDFUL {
+                break;
+            }
         }
-        self.complete_ns = drained_ns;
+        let Some(since_ns) = since_ns else { return Ok(()) };
+        *lost += lost_now;
+        tables.sockets_are_unknown(since_ns, realtime_offset_ns);
+        warn!("{lost_now} events of sockets and processes were lost: flows of this time may have no process");
+        self.seed();
         Ok(())
     }
 

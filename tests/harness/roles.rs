@@ -11,7 +11,7 @@ mod handover;
 /// Connections.
 mod tcp;
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::process;
 use std::thread;
 
@@ -50,6 +50,11 @@ pub(crate) fn play(words: &[&str]) {
         ["raw", to, protocol] => datagram::raw(to.parse().unwrap(), protocol.parse().unwrap()),
         _ => panic!("no such role: {words:?}"),
     }
+}
+
+/// Tells the test a line. At once: a parent and its child may tell on one pipe.
+fn tell(line: &str) {
+    io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 /// Ends this program when the test closes its standard input, or ends.

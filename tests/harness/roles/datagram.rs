@@ -4,21 +4,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::end_with_the_test;
+use super::{end_with_the_test, tell};
 
 /// As a resolver: connects, sends, and closes at once.
 pub(super) fn connect(to: SocketAddr) {
     let socket = UdpSocket::bind((unspecified(to.ip()), 0)).unwrap();
     socket.connect(to).unwrap();
     socket.send(b"request").unwrap();
-    eprintln!("port {}", socket.local_addr().unwrap().port());
+    tell(&format!("port {}", socket.local_addr().unwrap().port()));
 }
 
 /// Sends from a socket that is bound by the send.
 pub(super) fn send(to: SocketAddr) {
     let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None).unwrap();
     socket.send_to(b"request", &to.into()).unwrap();
-    eprintln!("port {}", socket.local_addr().unwrap().as_socket().unwrap().port());
+    tell(&format!("port {}", socket.local_addr().unwrap().as_socket().unwrap().port()));
 }
 
 /// Answers each datagram; `shared` lets other programs do so at the same port.
@@ -27,13 +27,13 @@ pub(super) fn serve(at: SocketAddr, shared: bool) {
     let socket = Socket::new(Domain::for_address(at), Type::DGRAM, None).unwrap();
     socket.set_reuse_port(shared).unwrap();
     socket.bind(&at.into()).unwrap();
-    eprintln!("listening");
+    tell("listening");
     let socket = UdpSocket::from(socket);
     loop {
         // A client that is gone makes the next call fail.
         if let Ok((_, from)) = socket.recv_from(&mut [0; 64]) {
             let _ = socket.send_to(b"answer", from);
-            eprintln!("answered {}", from.port());
+            tell(&format!("answered {}", from.port()));
         }
     }
 }

@@ -14,7 +14,7 @@ use nix::sys::socket::{
 };
 use socket2::{Domain, Socket, Type};
 
-use super::end_with_the_test;
+use super::{end_with_the_test, tell};
 use crate::harness::program::Program;
 
 /// Listens, and lets children accept.
@@ -23,7 +23,7 @@ pub(super) fn serve_with_workers(at: SocketAddr, workers: usize, exe: &str, role
     let listener = TcpListener::bind(at).unwrap();
     let start = || start_with(listener.try_clone().unwrap().into(), exe, role);
     let mut workers: Vec<Child> = (0..workers).map(|_| start()).collect();
-    eprintln!("listening");
+    tell("listening");
     // Workers that serve one connection are replaced.
     loop {
         for worker in &mut workers {
@@ -57,7 +57,7 @@ pub(super) fn accept_lent(how: &str) {
 /// Makes a socket, and a child that uses it.
 pub(super) fn lend(kind: &str, exe: &str, role: &str) {
     let mut child = start_with(new_socket(kind).into(), exe, role);
-    eprintln!("child {}", child.id());
+    tell(&format!("child {}", child.id()));
     assert!(child.wait().unwrap().success());
 }
 
@@ -70,20 +70,20 @@ pub(super) fn connect_lent(to: SocketAddr) {
 pub(super) fn send_lent(to: SocketAddr) {
     let socket = UdpSocket::from(lent());
     socket.send_to(b"request", to).unwrap();
-    eprintln!("port {}", socket.local_addr().unwrap().port());
+    tell(&format!("port {}", socket.local_addr().unwrap().port()));
 }
 
 /// Receives one datagram and does not answer.
 pub(super) fn receive_lent() {
     let (_, from) = UdpSocket::from(lent()).recv_from(&mut [0; 64]).unwrap();
-    eprintln!("received {}", from.port());
+    tell(&format!("received {}", from.port()));
 }
 
 /// Makes a socket and passes it to the program that connects to the path `at`.
 pub(super) fn pass_on(kind: &str, at: &str) {
     let socket = new_socket(kind);
     let listener = UnixListener::bind(at).unwrap();
-    eprintln!("listening");
+    tell("listening");
     let (mut taker, _) = listener.accept().unwrap();
     let descriptors = [socket.as_raw_fd()];
     let passed = [ControlMessage::ScmRights(&descriptors)];

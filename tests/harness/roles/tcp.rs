@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use super::end_with_the_test;
+use super::{end_with_the_test, tell};
 use crate::harness::program::Program;
 use crate::harness::wait::LIMIT;
 
 pub(super) fn serve(at: SocketAddr) {
     end_with_the_test();
     let listener = TcpListener::bind(at).unwrap();
-    eprintln!("listening");
+    tell("listening");
     for stream in listener.incoming() {
         // A connection that was reset is an end, too.
         let _ = stream.and_then(|mut stream| stream.read_to_end(&mut Vec::new()));
@@ -26,7 +26,7 @@ pub(super) fn serve(at: SocketAddr) {
 pub(super) fn connect_and_exit(to: SocketAddr) {
     let mut stream = TcpStream::connect(to).unwrap();
     stream.write_all(b"request").unwrap();
-    eprintln!("port {}", stream.local_addr().unwrap().port());
+    tell(&format!("port {}", stream.local_addr().unwrap().port()));
     process::exit(0);
 }
 
@@ -49,7 +49,7 @@ pub(super) fn take_turns(
 ) {
     let turns = UnixDatagram::bind(own).unwrap();
     turns.set_read_timeout(Some(LIMIT)).unwrap();
-    eprintln!("waiting");
+    tell("waiting");
     let payload = vec![0; bytes];
     for round in 1..=rounds {
         turns.recv(&mut [0; 1]).unwrap();

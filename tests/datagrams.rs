@@ -79,6 +79,7 @@ impl Case {
             client: self.client.inode(),
             server: self.server.inode(),
             dataset: Dataset::read(self.output.path()),
+            _alone: self._alone,
         }
     }
 }
@@ -88,6 +89,8 @@ struct Rows {
     client: i64,
     server: i64,
     dataset: Dataset,
+    /// Up to the end of the case, with which its programs end.
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Rows {

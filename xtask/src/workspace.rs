@@ -2,11 +2,15 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-/// The root of the workspace.
+/// The root of the workspace. Cargo tells it to what it runs; with a target directory that two clones
+/// share, the path at the build may be that of the other one.
 pub(crate) fn root() -> &'static Path {
-    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    xtask.parent().unwrap_or(xtask)
+    static XTASK: LazyLock<PathBuf> = LazyLock::new(|| {
+        env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
+    });
+    XTASK.parent().unwrap_or(&XTASK)
 }
 
 /// Cargo's target directory: what is built and what the commands leave behind.

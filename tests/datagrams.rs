@@ -22,19 +22,22 @@ struct Case {
     output: tempfile::TempDir,
     programs: tempfile::TempDir,
     daemon: Daemon,
-    _alone: MutexGuard<'static, ()>,
 }
 
 /// The cases share addresses, and a daemon sees the sockets of all namespaces: of a twin it says that it is
 /// ambiguous.
 static ALONE: Mutex<()> = Mutex::new(());
 
+/// The first thing that a case takes, and so the last that it gives back: its programs are gone by then.
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 const SERVERS: [&str; 2] = ["10.79.0.2", "fd79::2"];
 
 impl Case {
     #[track_caller]
     fn new() -> Self {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let client = Namespace::tracked();
         let server = Namespace::tracked();
         client.link(
@@ -44,7 +47,7 @@ impl Case {
         );
         let [output, programs] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         let daemon = Daemon::start(output.path(), &[&client, &server], &[]);
-        Self { client, server, output, programs, daemon, _alone: alone }
+        Self { client, server, output, programs, daemon }
     }
 
     #[track_caller]
@@ -115,6 +118,7 @@ impl Rows {
 /// A client asks a server on all addresses: connected as a resolver, and not connected.
 #[test]
 fn both_ends_of_udp_are_named() {
+    let _alone = alone();
     let case = Case::new();
     let [server, connects, sends] = ["fl-server", "fl-connect", "fl-send"].map(|name| case.program(name));
     let running = case.serve(&server, "udp-serve [::]:53");
@@ -141,6 +145,7 @@ fn both_ends_of_udp_are_named() {
 /// latter.
 #[test]
 fn the_server_that_gets_the_datagrams_is_named() {
+    let _alone = alone();
     let case = Case::new();
     let [wildcard, specific, client] =
         ["fl-wildcard", "fl-specific", "fl-client"].map(|name| case.program(name));
@@ -168,6 +173,7 @@ fn the_server_that_gets_the_datagrams_is_named() {
 /// The kernel deals the datagrams out among the sockets of the group by a hash.
 #[test]
 fn of_programs_that_share_a_port_the_wrong_one_is_never_named() {
+    let _alone = alone();
     let case = Case::new();
     let client = case.program("fl-client");
     let servers: HashMap<i64, (Program, Running)> = ["fl-one", "fl-two"]
@@ -207,6 +213,7 @@ fn of_programs_that_share_a_port_the_wrong_one_is_never_named() {
 /// tracking it is the same flow.
 #[test]
 fn a_flow_that_two_programs_made_in_turn_names_neither() {
+    let _alone = alone();
     let case = Case::new();
     let [server, maker, first, second] =
         ["fl-server", "fl-maker", "fl-first", "fl-second"].map(|name| case.program(name));
@@ -227,6 +234,7 @@ fn a_flow_that_two_programs_made_in_turn_names_neither() {
 
 #[test]
 fn ping_is_named() {
+    let _alone = alone();
     let case = Case::new();
     let pids = SERVERS.map(|to| ping(&case.client, to));
     // Unprivileged users have a kind of socket of their own for it.
@@ -256,6 +264,7 @@ fn ping(namespace: &Namespace, to: &str) -> i32 {
 /// Two programs ping with raw sockets, which the kernel gives no id of their own.
 #[test]
 fn raw_echo_sockets_are_told_apart_by_their_ids() {
+    let _alone = alone();
     let case = Case::new();
     let [one, two] = ["fl-one", "fl-two"].map(|name| case.program(name));
     let mut sent = Vec::new();
@@ -278,6 +287,7 @@ fn raw_echo_sockets_are_told_apart_by_their_ids() {
 
 #[test]
 fn the_sender_of_a_protocol_without_ports_is_named() {
+    let _alone = alone();
     let case = Case::new();
     let program = case.program("fl-raw");
     let mut sent = Vec::new();
@@ -298,6 +308,7 @@ fn the_sender_of_a_protocol_without_ports_is_named() {
 /// choose.
 #[test]
 fn a_server_on_all_addresses_is_named_to_each_client() {
+    let _alone = alone();
     let case = Case::new();
     let [server, client] = ["fl-server", "fl-client"].map(|name| case.program(name));
     let running = case.serve(&server, "udp-serve 0.0.0.0:53");

@@ -50,7 +50,7 @@ mod processes;
 /// Connections without a socket at their far end.
 mod refused;
 
-/// Short processes.
+/// Short processes, and process numbers that are used again.
 mod short_lived;
 /// Statistics, direction and the time of the last packet.
 mod socket_facts;

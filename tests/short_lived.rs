@@ -1,13 +1,15 @@
-//! Processes that are gone before anybody could ask /proc for them.
+//! Processes that are gone before anybody could ask /proc for them, and numbers that are used again.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use crate::harness::conntrack;
 use crate::harness::daemon::Daemon;
 use crate::harness::dataset::Dataset;
 use crate::harness::namespace::Namespace;
-use crate::harness::program::Program;
+use crate::harness::program::{Program, Running};
+use crate::harness::wait::LIMIT;
 use crate::processes::assert_process;
 
 /// How many processes are started, each of which connects and ends at once.
@@ -37,4 +39,63 @@ fn a_thousand_short_processes_are_all_named() {
         assert_process(row, "dst", "closer", &server, serving.pid(), 0);
         assert_eq!(pids.insert(pid, port), None, "each process has its own row");
     }
+}
+
+#[test]
+fn a_number_that_is_used_again_never_names_the_old_program() {
+    let at: SocketAddr = "127.0.0.1:5000".parse().unwrap();
+    let udp: SocketAddr = "127.0.0.1:5001".parse().unwrap();
+    let namespace = Namespace::tracked();
+    let [output, programs] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let daemon = Daemon::start(output.path(), &[&namespace], &[]);
+    let [server, old, new, holder] =
+        ["fl-server", "fl-old", "fl-new", "fl-holder"].map(|name| Program::new(programs.path(), name));
+    let _serving = server.serve(&namespace, 0, at);
+
+    // The old program connects, ends, and leaves a socket behind.
+    let role = format!("connect-when-told {at}");
+    let (pid, first_port) = old.connect(&namespace, 0, at);
+    let second_port = finish(start_with_pid(&new, pid, &namespace, &role));
+    let lender = old.run(&namespace, &format!("leave udp4={udp} {}", holder.exe()));
+    let lent_to = i32::try_from(lender.number("child")).unwrap();
+    let new_running = start_with_pid(&new, lender.pid, &namespace, &role);
+    new_running.wait_for("waiting");
+    let sender = server.run(&namespace, &format!("udp-send {udp}"));
+    let new_port = finish(new_running);
+    conntrack::flush(&namespace);
+    daemon.stop();
+
+    let dataset = Dataset::read(output.path());
+    let rows = dataset.rows_to(5000);
+    let from = |port: u16| *rows.iter().find(|row| row.int("src_port") == Some(port.into())).unwrap();
+    assert_process(from(first_port), "src", "socket", &old, pid, 0);
+    assert_process(from(second_port), "src", "socket", &new, pid, 0);
+    assert_process(from(new_port), "src", "socket", &new, lender.pid, 0);
+
+    // Who only bound the socket is known by number; what runs under that number now is somebody else.
+    let row = dataset.row_to(5001);
+    assert_eq!(row.int("src_pid"), Some(sender.pid.into()), "{row:?}");
+    let named = row.int("dst_pid").map(|pid| i32::try_from(pid).unwrap());
+    assert!(named.is_none_or(|pid| [lender.pid, lent_to].contains(&pid)), "{row:?}");
+    assert!(row.text("dst_exe").is_none_or(|exe| exe != new.exe()), "{row:?}");
+}
+
+/// Starts a program under a number that was used before. Others may take it first: then again.
+#[track_caller]
+fn start_with_pid(program: &Program, pid: i32, namespace: &Namespace, role: &str) -> Running {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let running = program.start_with_pid(pid, namespace, role);
+        if running.pid() == pid {
+            running.wait_for("waiting");
+            return running;
+        }
+        assert!(Instant::now() < deadline, "the process id {pid} did not come again");
+    }
+}
+
+/// Lets a client connect and end; gives its port.
+fn finish(mut client: Running) -> u16 {
+    client.go_on();
+    u16::try_from(client.finish().number("port")).unwrap()
 }

@@ -8,12 +8,11 @@ use crate::harness::daemon::Daemon;
 use crate::harness::dataset::Dataset;
 use crate::harness::namespace::Namespace;
 use crate::harness::program::{Program, Running};
-use crate::harness::wait::LIMIT;
+use crate::harness::wait::{LIMIT, wait_for};
 use crate::processes::assert_process;
 
 const WORKERS: usize = 4;
-/// How many connections are open at the same time: more than workers, so that all get some.
-const AT_ONCE: usize = 8;
+/// How often all of them have a connection at the same time.
 const ROUNDS: usize = 5;
 
 const V4: &str = "127.0.0.1:5000";
@@ -46,7 +45,7 @@ fn the_worker_is_named(at: &str, how: &str) {
 
     let mut served = Vec::new();
     for _ in 0..ROUNDS {
-        let clients: Vec<_> = (0..AT_ONCE.min(WORKERS)).map(|_| connect(&namespace, at)).collect();
+        let clients: Vec<_> = (0..WORKERS).map(|_| connect(&namespace, at)).collect();
         served.extend(clients.iter().map(|client| (client.port, client.served_by)));
     }
     conntrack::flush_closed(&namespace);
@@ -82,6 +81,42 @@ fn while_a_connection_is_open_the_owner_of_the_listener_is_named() {
     }
 }
 
+/// Who gets a datagram is not known before it is received, and its flow may be one packet long.
+#[test]
+fn of_workers_that_receive_in_turn_the_wrong_one_is_never_named() {
+    let at: SocketAddr = V4.parse().unwrap();
+    let namespace = Namespace::tracked();
+    namespace.sysctl("net/netfilter/nf_conntrack_udp_timeout", "1");
+    let [output, programs] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let daemon = Daemon::start(output.path(), &[&namespace], &[]);
+    let [parent, worker, client] =
+        ["fl-parent", "fl-worker", "fl-client"].map(|name| Program::new(programs.path(), name));
+    let role = format!("serve-with-workers udp4={at} {WORKERS} {} receive-many-lent", worker.exe());
+    let running = parent.start(&namespace, &role);
+    running.wait_for("listening");
+    let clients: Vec<_> = (0..20).map(|_| client.run(&namespace, &format!("udp-send {at}"))).collect();
+    for told in &clients {
+        running.wait_for(&format!("received-from-{} ", told.number("port")));
+    }
+    wait_for("entries to expire", || (!conntrack::list(&namespace).contains("udp ")).then_some(()));
+    let told = running.told();
+    daemon.stop();
+
+    let dataset = Dataset::read(output.path());
+    let rows = dataset.rows_to(5000);
+    assert_eq!(rows.len(), clients.len());
+    for row in rows {
+        let received_by = told.number(&format!("received-from-{}", row.int("src_port").unwrap()));
+        match row.text("dst_attribution") {
+            Some("ambiguous") => assert_eq!(row.of_process("dst"), ["dst_attribution"], "{row:?}"),
+            _ => {
+                let pid = i32::try_from(received_by).unwrap();
+                assert_process(row, "dst", "endpoint", &worker, pid, 0);
+            }
+        }
+    }
+}
+
 /// A connection whose server has told who it is.
 struct Client {
     port: u16,
@@ -102,7 +137,8 @@ fn connect(namespace: &Namespace, to: SocketAddr) -> Client {
 
 #[track_caller]
 fn serve(parent: &Program, worker: &Program, namespace: &Namespace, at: SocketAddr, how: &str) -> Running {
-    let role = format!("serve-with-workers {at} {WORKERS} {} accept-lent {how}", worker.exe());
+    let kind = if at.is_ipv4() { "tcp4" } else { "tcp6" };
+    let role = format!("serve-with-workers {kind}={at} {WORKERS} {} accept-lent {how}", worker.exe());
     let running = parent.start(namespace, &role);
     running.wait_for("listening");
     running

@@ -1,7 +1,7 @@
 //! A child process whose output is collected while it runs, and which is killed with its test.
 
 use std::fmt;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -69,6 +69,13 @@ impl Process {
     /// What it has written to its standard error so far.
     pub(crate) fn stderr(&self) -> String {
         self.stderr.text()
+    }
+
+    /// Writes a line to its standard input.
+    #[track_caller]
+    pub(crate) fn send_line(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().unwrap();
+        writeln!(stdin, "{line}").unwrap_or_else(|err| panic!("{} reads no more: {err}", self.name));
     }
 
     /// Sends a signal.

@@ -6,6 +6,7 @@
 
 use std::env;
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -91,6 +92,17 @@ impl Program {
         self.start(namespace, role).finish()
     }
 
+    /// Starts it with this process id, where that is free.
+    #[track_caller]
+    pub(crate) fn start_with_pid(&self, pid: i32, namespace: &Namespace, role: &str) -> Running {
+        let command = self.command(0, role);
+        let process = namespace.inside(|| {
+            fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
+            Process::spawn(command)
+        });
+        Running { process }
+    }
+
     /// The command that starts it in a role.
     pub(crate) fn command(&self, user: u32, role: &str) -> Command {
         let mut command = Command::new(&self.exe);
@@ -117,6 +129,12 @@ impl Running {
     pub(crate) fn wait_for(&self, word: &str) {
         let what = format!("a program to tell `{word}`");
         wait_for(&what, || self.process.stderr().contains(word).then_some(()));
+    }
+
+    /// Tells it to go on.
+    #[track_caller]
+    pub(crate) fn go_on(&mut self) {
+        self.process.send_line("go on");
     }
 
     /// What it has told so far.
@@ -164,4 +182,11 @@ fn play_a_role() {
         setuid(Uid::from_raw(user)).unwrap();
     }
     roles::play(&role.split(' ').collect::<Vec<_>>());
+}
+
+/// For a role: waits until the test says to go on.
+pub(crate) fn wait_to_go_on() {
+    let mut line = String::new();
+    io::stdin().read_line(&mut line).unwrap();
+    assert!(!line.is_empty(), "the test has ended");
 }

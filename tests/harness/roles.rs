@@ -21,6 +21,7 @@ pub(crate) fn play(words: &[&str]) {
     match *words {
         ["serve", at] => tcp::serve(at.parse().unwrap()),
         ["connect", to] => tcp::connect_and_exit(to.parse().unwrap()),
+        ["connect-when-told", to] => tcp::connect_when_told(to.parse().unwrap()),
         ["connect-many", to, times] => tcp::connect_many(to.parse().unwrap(), times.parse().unwrap()),
         ["take-turns", from, to, bytes, rounds, own, other] => tcp::take_turns(
             (from.parse().unwrap(), to.parse().unwrap()),
@@ -31,14 +32,16 @@ pub(crate) fn play(words: &[&str]) {
         ["start-many", times, exe, ref role @ ..] => {
             tcp::start_many(times.parse().unwrap(), exe, &role.join(" "));
         }
-        ["serve-with-workers", at, workers, exe, ref role @ ..] => {
-            let role = role.join(" ");
-            handover::serve_with_workers(at.parse().unwrap(), workers.parse().unwrap(), exe, &role);
+        ["serve-with-workers", kind, workers, exe, ref role @ ..] => {
+            handover::serve_with_workers(kind, workers.parse().unwrap(), exe, &role.join(" "));
         }
         ["accept-lent", how] => handover::accept_lent(how),
         ["lend", kind, exe, ref role @ ..] => handover::lend(kind, exe, &role.join(" ")),
+        ["leave", kind, exe] => handover::leave(kind, exe),
         ["connect-lent", to] => handover::connect_lent(to.parse().unwrap()),
         ["send-lent", to] => handover::send_lent(to.parse().unwrap()),
+        ["receive-many-lent"] => handover::receive_many_lent(),
+        ["hold-lent"] => handover::hold_lent(),
         ["receive-lent"] => handover::receive_lent(),
         ["pass-on", kind, at] => handover::pass_on(kind, at),
         ["take-and-connect", at, to] => handover::take_and_connect(at, to.parse().unwrap()),

@@ -16,12 +16,16 @@ use socket2::{Domain, Socket, Type};
 
 use super::{end_with_the_test, tell};
 use crate::harness::program::Program;
+use crate::harness::wait::LIMIT;
 
-/// Listens, and lets children accept.
-pub(super) fn serve_with_workers(at: SocketAddr, workers: usize, exe: &str, role: &str) {
+/// Makes a socket to serve at, and children that do.
+pub(super) fn serve_with_workers(kind: &str, workers: usize, exe: &str, role: &str) {
     end_with_the_test();
-    let listener = TcpListener::bind(at).unwrap();
-    let start = || start_with(listener.try_clone().unwrap().into(), exe, role);
+    let socket = new_socket(kind);
+    if kind.starts_with("tcp") {
+        socket.listen(128).unwrap();
+    }
+    let start = || start_with(socket.try_clone().unwrap().into(), exe, role, Stdio::inherit());
     let mut workers: Vec<Child> = (0..workers).map(|_| start()).collect();
     tell("listening");
     // Workers that serve one connection are replaced.
@@ -56,9 +60,17 @@ pub(super) fn accept_lent(how: &str) {
 
 /// Makes a socket, and a child that uses it.
 pub(super) fn lend(kind: &str, exe: &str, role: &str) {
-    let mut child = start_with(new_socket(kind).into(), exe, role);
+    let mut child = start_with(new_socket(kind).into(), exe, role, Stdio::inherit());
     tell(&format!("child {}", child.id()));
     assert!(child.wait().unwrap().success());
+}
+
+/// Makes a socket, and a child that keeps it open when this process is gone.
+#[expect(clippy::zombie_processes, reason = "the child outlives this process, which does not wait")]
+pub(super) fn leave(kind: &str, exe: &str) {
+    // The test waits for the end of all that is told here.
+    let child = start_with(new_socket(kind).into(), exe, "hold-lent", Stdio::null());
+    tell(&format!("child {}", child.id()));
 }
 
 pub(super) fn connect_lent(to: SocketAddr) {
@@ -77,6 +89,24 @@ pub(super) fn send_lent(to: SocketAddr) {
 pub(super) fn receive_lent() {
     let (_, from) = UdpSocket::from(lent()).recv_from(&mut [0; 64]).unwrap();
     tell(&format!("received {}", from.port()));
+}
+
+/// Receives datagrams and answers none. Tells who it is by the port of the sender.
+pub(super) fn receive_many_lent() {
+    // Whoever kills the parent means its workers, too.
+    set_pdeathsig(Signal::SIGKILL).unwrap();
+    let socket = UdpSocket::from(lent());
+    loop {
+        let (_, from) = socket.recv_from(&mut [0; 64]).unwrap();
+        tell(&format!("received-from-{} {}", from.port(), process::id()));
+    }
+}
+
+/// Keeps the socket open and does nothing with it until the first datagram is there.
+pub(super) fn hold_lent() {
+    let socket = UdpSocket::from(lent());
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket.peek(&mut [0; 64]).unwrap();
 }
 
 /// Makes a socket and passes it to the program that connects to the path `at`.
@@ -109,8 +139,9 @@ pub(super) fn take_and_connect(at: &str, to: SocketAddr) {
 }
 
 /// A child that has `socket` as its standard input and does not outlive this process.
-fn start_with(socket: OwnedFd, exe: &str, role: &str) -> Child {
-    Program::at(exe).command(0, role).stdin(Stdio::from(socket)).stdout(Stdio::null()).spawn().unwrap()
+fn start_with(socket: OwnedFd, exe: &str, role: &str, stderr: Stdio) -> Child {
+    let mut command = Program::at(exe).command(0, role);
+    command.stdin(Stdio::from(socket)).stdout(Stdio::null()).stderr(stderr).spawn().unwrap()
 }
 
 /// The socket that this program was started with.

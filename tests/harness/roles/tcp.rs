@@ -10,7 +10,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 use super::{end_with_the_test, tell};
-use crate::harness::program::Program;
+use crate::harness::program::{Program, wait_to_go_on};
 use crate::harness::wait::LIMIT;
 
 pub(super) fn serve(at: SocketAddr) {
@@ -28,6 +28,12 @@ pub(super) fn connect_and_exit(to: SocketAddr) {
     stream.write_all(b"request").unwrap();
     tell(&format!("port {}", stream.local_addr().unwrap().port()));
     process::exit(0);
+}
+
+pub(super) fn connect_when_told(to: SocketAddr) {
+    tell("waiting");
+    wait_to_go_on();
+    connect_and_exit(to);
 }
 
 /// Connects and resets again and again, as fast as it can.

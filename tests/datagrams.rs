@@ -82,7 +82,6 @@ impl Case {
             client: self.client.inode(),
             server: self.server.inode(),
             dataset: Dataset::read(self.output.path()),
-            _alone: self._alone,
         }
     }
 }
@@ -92,8 +91,6 @@ struct Rows {
     client: i64,
     server: i64,
     dataset: Dataset,
-    /// Up to the end of the case, with which its programs end.
-    _alone: MutexGuard<'static, ()>,
 }
 
 impl Rows {

@@ -20,6 +20,7 @@
 //! | [`timeouts`] | when the last packet of a flow was | only `read` |
 //! | [`attribute`] | flow + tables = record | no |
 //! | [`schema`] | record = row of a record batch; the only place that builds Arrow arrays | no |
+//! | [`gaps`] | declared losses | no |
 //! | [`writer`] | record batches = Parquet files: staging, rotation, publishing | disk |
 //! | [`doctor`] | checks and fixes of the host and of namespaces | yes |
 //! | [`config`] | what `run` was told | no |
@@ -60,6 +61,8 @@ pub mod timeouts;
 pub mod attribute;
 
 pub mod schema;
+
+pub mod gaps;
 
 pub mod writer;
 

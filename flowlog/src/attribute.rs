@@ -203,8 +203,12 @@ fn stats(close: &TcpClose, is_passive: bool) -> TcpStats {
 pub struct FlowRecord<'a> {
     /// What the kernel said.
     pub flow: &'a Flow,
+    /// How that came to be known.
+    pub sighting: Sighting,
     /// `CLOCK_REALTIME` in nanoseconds when the message was received.
     pub received_ns: u64,
+    /// Whether the counters are all that there was: of the last message, and not set back meanwhile.
+    pub counters_final: bool,
     /// Inode of the network namespace whose connection tracking table this is.
     pub observer_netns: u64,
     /// When its last packet was, an estimate; `CLOCK_REALTIME` in nanoseconds.
@@ -215,6 +219,37 @@ pub struct FlowRecord<'a> {
     pub src: Option<Attribution<'a>>,
     /// The local process at the responding end.
     pub dst: Option<Attribution<'a>>,
+}
+
+/// How what is said of a flow came to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sighting {
+    /// The kernel said that it destroyed the entry.
+    Destroyed,
+    /// The entry was in one dump and in later ones no more, and the kernel said nothing. The flow is what
+    /// the last dump had.
+    Vanished,
+    /// The entry is in a dump: an interim record of a flow that goes on.
+    Alive,
+}
+
+impl Sighting {
+    /// The text of the column `record_type`.
+    pub fn record_type(self) -> &'static str {
+        match self {
+            Self::Destroyed | Self::Vanished => "end",
+            Self::Alive => "active",
+        }
+    }
+
+    /// The text of the column `end_source`.
+    pub fn end_source(self) -> &'static str {
+        match self {
+            Self::Destroyed => "destroy",
+            Self::Vanished => "reconcile",
+            Self::Alive => "active",
+        }
+    }
 }
 
 /// Where a flow went, seen from the observer.
@@ -342,6 +377,7 @@ impl Observer<'_> {
 /// Makes the record of a flow whose message was received at `received_ns`.
 pub fn attribute<'a>(
     flow: &'a Flow,
+    sighting: Sighting,
     received_ns: u64,
     observer: Observer<'_>,
     tables: &'a Tables,
@@ -368,7 +404,9 @@ pub fn attribute<'a>(
     let last_seen_ns = estimate_ns.map(|estimate| closed_ns.map_or(estimate, |closed| closed.min(estimate)));
     FlowRecord {
         flow,
+        sighting,
         received_ns,
+        counters_final: sighting == Sighting::Destroyed,
         observer_netns: observer.netns,
         last_seen_ns,
         direction: Some(direction),

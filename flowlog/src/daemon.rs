@@ -27,9 +27,9 @@ use self::clock::now_ns;
 use self::local::Local;
 use self::output::{Output, ToWriter, Written};
 use self::watched::{REFRESH_INTERVAL, Watched};
-use crate::attribute::{Observer, Tables, attribute};
+use crate::attribute::{Observer, Sighting, Tables, attribute};
 use crate::config::Config;
-use crate::ctnetlink::{Buffers, Listener, Received, Requests, decode};
+use crate::ctnetlink::{Buffers, Delivery, Listener, Received, Requests, decode};
 use crate::doctor::{Settings, read_settings};
 use crate::host::Host;
 use crate::schema::{FlowBatch, RunContext};
@@ -124,7 +124,7 @@ impl Daemon {
                 // Subscribing succeeds also where nothing will ever come.
                 let listener = Requests::open()
                     .and_then(|mut requests| requests.count())
-                    .and_then(|_| Listener::open(RECEIVE_BUFFER_BYTES));
+                    .and_then(|_| Listener::open(RECEIVE_BUFFER_BYTES, Delivery::Reliable));
                 (listener, UdpSocket::bind("0.0.0.0:0"), read_settings())
             })?;
             let listener = listener?;
@@ -345,7 +345,7 @@ fn record(
         match decoded {
             Ok(Some(decode::Decoded { flow, unknown_attributes })) => {
                 counts.unknown_attributes += u64::from(unknown_attributes);
-                batch.append(&attribute(&flow, received_ns, observer, tables));
+                batch.append(&attribute(&flow, Sighting::Destroyed, received_ns, observer, tables));
             }
             Ok(None) => {}
             Err(error) => {

@@ -295,6 +295,8 @@ pub enum EndReason {
     /// The entry was removed while the connection was still open: by somebody, or by the kernel because
     /// its table was full, which the message does not tell apart.
     Deleted,
+    /// Nobody saw how.
+    Unknown,
 }
 
 impl EndReason {
@@ -305,6 +307,7 @@ impl EndReason {
             Self::Reset => "reset",
             Self::Timeout => "timeout",
             Self::Deleted => "deleted",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -337,6 +340,15 @@ impl Flow {
     /// absence of `CTA_TIMEOUT` tells an entry that expired from one that was removed
     /// (`ctnetlink_dump_timeout` with `skip_zero`, since Linux 4.20).
     pub fn end_reason(&self) -> EndReason {
+        match self.end_of_protocol() {
+            EndReason::Unknown if self.timeout_s.is_some() => EndReason::Deleted,
+            EndReason::Unknown => EndReason::Timeout,
+            reason => reason,
+        }
+    }
+
+    /// How the protocol itself ended the connection, where it has.
+    pub fn end_of_protocol(&self) -> EndReason {
         match self.state {
             Some(
                 ProtoState::Tcp(TcpState::TIME_WAIT)
@@ -344,8 +356,7 @@ impl Flow {
                 | ProtoState::Dccp(DccpState::TIMEWAIT),
             ) => EndReason::Closed,
             Some(ProtoState::Tcp(TcpState::CLOSE)) => EndReason::Reset,
-            _ if self.timeout_s.is_some() => EndReason::Deleted,
-            _ => EndReason::Timeout,
+            _ => EndReason::Unknown,
         }
     }
 }

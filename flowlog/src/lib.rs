@@ -9,6 +9,7 @@
 //! | [`ctnetlink`] | the kernel's connection tracking over netlink: bytes to values, events, requests | netlink |
 //! | [`namespace`] | network namespaces | yes |
 //! | [`host`] | what identifies this host, boot and run | yes |
+//! | [`duplicates`] | which flows ended before | no |
 //! | [`ebpf`] | the eBPF programs: load, attach, drain their events | BPF |
 //! | [`processes`] | which program a process ran at a time | only `walk_proc` |
 //! | [`lives`] | what had a key for some time | no |
@@ -39,6 +40,8 @@ pub mod ctnetlink;
 pub mod namespace;
 
 pub mod host;
+
+pub mod duplicates;
 
 pub mod ebpf;
 

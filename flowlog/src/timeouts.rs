@@ -63,13 +63,13 @@ impl Timeouts {
         }
     }
 
-    /// When the last packet of a destroyed flow was: its end less what its timeout had run down. An
-    /// estimate, since rules may set timeouts of their own, and some packets do not renew it. In
-    /// nanoseconds; `None` where the kernel gave no end, or the estimate is before the start by more than
+    /// When the last packet of a flow was: its end, or the time of the message, less what its timeout had
+    /// run down by then. An estimate, since rules may set timeouts of their own, and some packets do not
+    /// renew it. In nanoseconds; `None` where the kernel gave no time, or the estimate is before the start by more than
     /// the second to which the kernel rounds down what is left of a timeout.
     pub fn last_seen_ns(&self, flow: &Flow) -> Option<u64> {
         let idle_s = self.of(flow)?.checked_sub(flow.timeout_s.unwrap_or(0))?;
-        let last_ns = flow.stop_ns?.checked_sub(u64::from(idle_s) * 1_000_000_000)?;
+        let last_ns = flow.stop_ns.or(flow.event_ns)?.checked_sub(u64::from(idle_s) * 1_000_000_000)?;
         match flow.start_ns {
             Some(start_ns) if start_ns > last_ns.saturating_add(1_000_000_000) => None,
             Some(start_ns) => Some(last_ns.max(start_ns)),
@@ -125,6 +125,7 @@ mod tests {
         check(Flow { timeout_s: Some(10), ..udp.clone() }, Some(1180));
         check(Flow { timeout_s: Some(31), ..udp.clone() }, None);
         check(Flow { stop_ns: None, ..udp.clone() }, None);
+        check(Flow { stop_ns: None, event_ns: Some(1200 * S), ..udp.clone() }, Some(1170));
         check(Flow { start_ns: Some(1171 * S), ..udp.clone() }, Some(1171));
         check(Flow { start_ns: Some(1172 * S), ..udp }, None);
     }

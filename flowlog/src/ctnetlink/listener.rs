@@ -2,10 +2,15 @@
 //!
 //! It moves datagrams and says what was lost on the way; it does not look into them. Loss is an
 //! outcome, not an error: the socket is as good after it as before.
+//!
+//! With [`Delivery::Reliable`] the kernel keeps an entry whose message did not fit into the receive
+//! buffer, and sends the message again (`nf_ct_delete`, `nf_conntrack_ecache.c`): a pause costs entries of
+//! its table, not messages. The price: whoever else listens gets messages again, too, and so do we where
+//! another listener asks for the same.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::{array, io};
+use std::{array, fs, io};
 
 use netlink_sys::Socket;
 use nix::errno::Errno;
@@ -34,13 +39,24 @@ const MAX_RECEIVE_BUFFER_BYTES: usize = 1 << 30;
 pub struct Listener {
     /// Never cloned: a clone would close the descriptor twice.
     socket: Socket,
+    delivery: Delivery,
     losses: Losses,
+}
+
+/// What the kernel does with a message that does not fit into the receive buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// It keeps the entry and sends the message again later: `NETLINK_BROADCAST_ERROR`.
+    #[default]
+    Reliable,
+    /// It throws the message away.
+    BestEffort,
 }
 
 /// What a listener has lost since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
-    /// How often the receive buffer overran; how many messages that were is not known.
+    /// How often the receive buffer overran. With [`Delivery::Reliable`] nothing is lost by that.
     pub overruns: u64,
     /// Datagrams that were larger than the buffer for one.
     pub truncated: u64,
@@ -53,8 +69,8 @@ pub enum Received<'b> {
     Datagrams(Datagrams<'b>),
     /// Nothing is there.
     WouldBlock,
-    /// `ENOBUFS`: the receive buffer was full, and messages were lost between the last call and this
-    /// one. How many is not known. What was queued before the loss is still to be read.
+    /// `ENOBUFS`: the receive buffer was full. What was queued before is still to be read. With
+    /// [`Delivery::BestEffort`] messages were lost after it; [`Listener::dropped`] says how many.
     Overrun,
 }
 
@@ -103,13 +119,43 @@ impl Listener {
     /// The subscription succeeds also where the kernel has no ctnetlink (yet):
     /// [`Requests::count`](super::Requests::count) tells. Without `CAP_NET_ADMIN` the receive buffer
     /// is bounded by `net.core.rmem_max`; a warning says so.
-    pub fn open(receive_buffer_bytes: usize) -> Result<Self, Error> {
+    pub fn open(receive_buffer_bytes: usize, delivery: Delivery) -> Result<Self, Error> {
         const SUBSCRIBE: &str = "subscribe to conntrack events";
         let socket = open_socket()?;
         set_receive_buffer(&socket, receive_buffer_bytes)?;
+        if delivery == Delivery::Reliable {
+            let reliable = socket.set_broadcast_error(true);
+            reliable.map_err(|error| Error::io("ask for reliable delivery of conntrack events", error))?;
+        }
         socket.set_non_blocking(true).map_err(|error| Error::io(SUBSCRIBE, error))?;
         socket.add_membership(NFNLGRP_CONNTRACK_DESTROY).map_err(|error| Error::io(SUBSCRIBE, error))?;
-        Ok(Self { socket, losses: Losses::default() })
+        Ok(Self { socket, delivery, losses: Losses::default() })
+    }
+
+    /// What it was opened with.
+    pub fn delivery(&self) -> Delivery {
+        self.delivery
+    }
+
+    /// How many messages did not fit into the receive buffer since the socket was opened. Each was one
+    /// event; the kernel counts them in `sk_drops` (`netlink_overrun`).
+    ///
+    /// To be called by a thread in the network namespace of the socket.
+    ///
+    /// # Errors
+    ///
+    /// Where /proc does not show the socket.
+    pub fn dropped(&self) -> io::Result<u64> {
+        let inode = nix::sys::stat::fstat(&self.socket).map_err(io::Error::from)?.st_ino.to_string();
+        let sockets = fs::read_to_string("/proc/thread-self/net/netlink")?;
+        // The last columns are Drops and Inode.
+        let dropped = sockets.lines().find_map(|line| {
+            let mut columns = line.split_ascii_whitespace().rev();
+            let is_this = columns.next()? == inode;
+            is_this.then(|| columns.next()?.parse().ok())?
+        });
+        dropped
+            .ok_or_else(|| io::Error::other("found no line of the socket in /proc/thread-self/net/netlink"))
     }
 
     /// Takes what is there, without waiting and without allocating.

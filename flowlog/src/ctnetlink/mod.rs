@@ -27,7 +27,7 @@ use std::io;
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-pub use listener::{Buffers, Datagrams, Listener, Losses, Received};
+pub use listener::{Buffers, Datagrams, Delivery, Listener, Losses, Received};
 pub use requests::Requests;
 
 /// Why connection tracking cannot be asked or listened to.

@@ -8,17 +8,17 @@ use arrow_array::builder::{
     ArrayBuilder, BooleanBuilder, Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
 };
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
-use arrow_array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch};
+use arrow_array::{ArrayRef, Int32Array, Int64Array, RecordBatch};
 use arrow_schema::SchemaRef;
 use uuid::Uuid;
 
 use super::columns::{ColumnType, batch_schema};
 use super::end::EndColumns;
-use super::row::{Nat, Times, micros, ports, saturate};
+use super::row::{Nat, Times, end_reason, micros, ports, saturate};
 use super::sparse::{Sparse, Unknown, utc};
 use super::text::{Keyed, Names, constant, dictionary};
 use crate::attribute::{Direction, FlowRecord};
-use crate::flow::{Counters, Flow, L4, ProtoState, Status};
+use crate::flow::{Counters, EndReason, Flow, L4, ProtoState, Status};
 
 /// What is the same in all rows of one run of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,7 @@ pub struct FlowBatch {
     /// `seq` of the first row of this batch.
     first_seq: i64,
 
+    record_type: Names,
     start_time: TimestampMicrosecondBuilder,
     end_time: TimestampMicrosecondBuilder,
     duration_us: Sparse<Int64Type>,
@@ -65,7 +66,9 @@ pub struct FlowBatch {
     orig_bytes: Sparse<Int64Type>,
     reply_packets: Sparse<Int64Type>,
     reply_bytes: Sparse<Int64Type>,
+    counters_final: BooleanBuilder,
     end_reason: Names,
+    end_source: Names,
     ct_state: Names,
     ct_id: Sparse<Int64Type>,
     ct_zone: Sparse<Int32Type>,
@@ -89,6 +92,7 @@ impl FlowBatch {
             schema: batch_schema(),
             constants: Constants::new(run),
             first_seq: 1,
+            record_type: Names::new(),
             start_time: timestamps(),
             end_time: timestamps(),
             duration_us: Sparse::new(),
@@ -111,7 +115,9 @@ impl FlowBatch {
             orig_bytes: Sparse::new(),
             reply_packets: Sparse::new(),
             reply_bytes: Sparse::new(),
+            counters_final: bools(),
             end_reason: Names::new(),
+            end_source: Names::new(),
             ct_state: Names::new(),
             ct_id: Sparse::new(),
             ct_zone: Sparse::new(),
@@ -139,9 +145,19 @@ impl FlowBatch {
         self.len() == 0
     }
 
-    /// Appends a finished flow as the next row of the run.
+    /// Appends what is said of a flow as the next row of the run.
     pub fn append(&mut self, record: &FlowRecord<'_>) {
-        let FlowRecord { flow, received_ns: _, observer_netns, last_seen_ns, direction, src, dst } = record;
+        let FlowRecord {
+            flow,
+            sighting,
+            received_ns: _,
+            counters_final,
+            observer_netns,
+            last_seen_ns,
+            direction,
+            src,
+            dst,
+        } = record;
         let Flow {
             orig,
             reply: _,
@@ -159,6 +175,7 @@ impl FlowBatch {
             labels,
         } = flow;
 
+        self.record_type.append(Some(sighting.record_type()));
         let times = Times::of(record);
         self.start_time.append_option(times.start_us);
         self.end_time.append_value(times.end_us);
@@ -189,7 +206,9 @@ impl FlowBatch {
 
         append_counters(&mut self.orig_packets, &mut self.orig_bytes, *orig_counters);
         append_counters(&mut self.reply_packets, &mut self.reply_bytes, *reply_counters);
-        self.end_reason.append(Some(flow.end_reason().name()));
+        self.counters_final.append_value(*counters_final);
+        self.end_reason.append(end_reason(record).map(EndReason::name));
+        self.end_source.append(Some(sighting.end_source()));
         append_state(&mut self.ct_state, *state);
 
         self.ct_id.append(id.map(i64::from));
@@ -218,9 +237,9 @@ impl FlowBatch {
 
         let unknown = Unknown::new(rows);
         let same = SameKey::new(rows);
-        let Constants { record_type, run_id, host_id, host_name, boot_id, end_source } = &self.constants;
+        let Constants { run_id, host_id, host_name, boot_id } = &self.constants;
         let mut columns: Vec<ArrayRef> = vec![
-            same.column(record_type),
+            self.record_type.finish_or(unknown.text()),
             same.column(run_id),
             seq,
             same.column(host_id),
@@ -249,9 +268,9 @@ impl FlowBatch {
             self.orig_bytes.finish_or(unknown.int64()),
             self.reply_packets.finish_or(unknown.int64()),
             self.reply_bytes.finish_or(unknown.int64()),
-            Arc::new(BooleanArray::from(vec![true; rows])), // counters_final: DESTROY has the last ones
+            Arc::new(self.counters_final.finish()),
             self.end_reason.finish_or(unknown.text()),
-            same.column(end_source),
+            self.end_source.finish_or(unknown.text()),
             self.ct_state.finish_or(unknown.text()),
             self.direction.finish_or(unknown.text()),
             self.ct_id.finish_or(unknown.int64()),
@@ -274,24 +293,20 @@ impl FlowBatch {
 /// Dictionaries of the columns that have one value in the whole run.
 #[derive(Debug)]
 struct Constants {
-    record_type: ArrayRef,
     run_id: ArrayRef,
     host_id: ArrayRef,
     host_name: ArrayRef,
     boot_id: Option<ArrayRef>,
-    end_source: ArrayRef,
 }
 
 impl Constants {
     fn new(run: &RunContext) -> Self {
         let RunContext { run_id, host_id, host_name, boot_id } = run;
         Self {
-            record_type: constant("end"),
             run_id: constant(&run_id.to_string()),
             host_id: constant(host_id),
             host_name: constant(host_name),
             boot_id: boot_id.as_deref().map(constant),
-            end_source: constant("destroy"),
         }
     }
 }

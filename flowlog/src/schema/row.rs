@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::attribute::FlowRecord;
-use crate::flow::{Flow, L4, Protocol, Tuple};
+use crate::attribute::{FlowRecord, Sighting};
+use crate::flow::{EndReason, Flow, L4, Protocol, Tuple};
 
 /// Times of a flow in microseconds since the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,10 +18,11 @@ pub(super) struct Times {
 impl Times {
     pub(super) fn of(record: &FlowRecord<'_>) -> Self {
         let Flow { start_ns, stop_ns, event_ns, .. } = *record.flow;
-        let (end_ns, source) = match (stop_ns, event_ns) {
-            (Some(stop_ns), _) => (stop_ns, "kernel"),
-            (None, Some(event_ns)) => (event_ns, "event"),
-            (None, None) => (record.received_ns, "receive"),
+        let (end_ns, source) = match (record.sighting, stop_ns, event_ns) {
+            (Sighting::Vanished | Sighting::Alive, _, _) => (record.received_ns, "dump"),
+            (Sighting::Destroyed, Some(stop_ns), _) => (stop_ns, "kernel"),
+            (Sighting::Destroyed, None, Some(event_ns)) => (event_ns, "event"),
+            (Sighting::Destroyed, None, None) => (record.received_ns, "receive"),
         };
         let start_us = start_ns.map(micros);
         let end_us = micros(end_ns);
@@ -44,6 +45,15 @@ pub(super) fn micros(ns: u64) -> i64 {
 /// they are visible, rather than become negative.
 pub(super) fn saturate(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// Why the flow ended; `None` where it has not.
+pub(super) fn end_reason(record: &FlowRecord<'_>) -> Option<EndReason> {
+    match record.sighting {
+        Sighting::Destroyed => Some(record.flow.end_reason()),
+        Sighting::Vanished => Some(record.flow.end_of_protocol()),
+        Sighting::Alive => None,
+    }
 }
 
 /// The keys of a tuple that are ports; `None` for ICMP, for protocols without ports, and for GRE,

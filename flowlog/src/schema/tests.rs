@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::{FlowBatch, RunContext, batch_schema, columns, file_schema, render};
-use crate::attribute::{Attribution, Direction, End, FlowRecord, Method};
+use crate::attribute::{Attribution, Direction, End, FlowRecord, Method, Sighting};
 use crate::flow::{Counters, DccpState, Flow, L4, ProtoState, Protocol, SctpState, Status, TcpState, Tuple};
 use crate::processes::Process;
 use crate::sockets::{Cgroup, Holder, Origin, TcpStats};
@@ -172,7 +172,9 @@ fn by_socket(holder: &Holder) -> Option<Attribution<'_>> {
 fn record(flow: &Flow) -> FlowRecord<'_> {
     FlowRecord {
         flow,
+        sighting: Sighting::Destroyed,
         received_ns: 1_700_000_002_000_000_000,
+        counters_final: true,
         observer_netns: 4_026_531_840,
         last_seen_ns: None,
         direction: None,
@@ -574,5 +576,28 @@ proptest! {
         prop_assert_eq!(value("end_time"), &(end_ns / 1000).to_string());
         prop_assert_eq!(value("orig_bytes") == "NULL", flow.orig_counters.is_none());
         prop_assert!(values.iter().all(|(_, value)| !value.is_empty()));
+    }
+}
+
+#[test]
+fn a_record_of_a_dump_says_so() {
+    let mut batch = FlowBatch::new(&run());
+    let flow = Flow { event_ns: Some(1_700_000_001_000_000_000), stop_ns: None, ..full() };
+    for sighting in [Sighting::Vanished, Sighting::Alive] {
+        batch.append(&FlowRecord { sighting, counters_final: false, ..record(&flow) });
+    }
+    let batch = batch.finish();
+    for (number, expected) in [
+        [("record_type", "end"), ("end_source", "reconcile"), ("end_reason", "closed")],
+        [("record_type", "active"), ("end_source", "active"), ("end_reason", "NULL")],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let row = row(&batch, number);
+        let of_dump = [("counters_final", "false"), ("time_source", "dump"), ("duration_us", "NULL")];
+        for (column, value) in expected.into_iter().chain(of_dump) {
+            assert!(row.contains(&(column.to_owned(), value.to_owned())), "{column} is not {value}: {row:?}");
+        }
     }
 }

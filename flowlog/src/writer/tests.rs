@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::{Fault, OpenError, Rotation, Writer, WriterConfig};
-use crate::attribute::FlowRecord;
+use crate::attribute::{FlowRecord, Sighting};
 use crate::flow::{Counters, Flow, L4, ProtoState, Protocol, Status, TcpState, Tuple};
 use crate::schema::{FlowBatch, RunContext, columns, file_schema};
 
@@ -75,7 +75,9 @@ impl Bench {
             let flow = flow(n, end_time * 1_000_000_000);
             let record = FlowRecord {
                 flow: &flow,
+                sighting: Sighting::Destroyed,
                 received_ns: 0,
+                counters_final: true,
                 observer_netns: 1,
                 last_seen_ns: None,
                 direction: None,

@@ -1,0 +1,164 @@
+//! Which DESTROY messages were seen before.
+//!
+//! The kernel sends an event again, to all listeners, when one of them asked for reliable delivery and
+//! had no room for it. So a healthy listener can get most events of a burst twice. [`Seen`] remembers
+//! the identities of the flows that ended last. A pure data structure: the time is an argument.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashSet;
+
+use crate::flow::Flow;
+
+/// After this time without becoming full, a generation is followed by the next one. The kernel repeats
+/// an event as soon as the listener that had no room for it has read something, so a duplicate this old
+/// means a listener that stood still for as long.
+const GENERATION_NS: u64 = 600 * 1_000_000_000;
+
+/// What identifies a flow: its id and tuple, and when it started.
+///
+/// The id alone comes again: the kernel makes it from the address of the entry and its tuple. Where the
+/// kernel takes no start times, the counters stand for them: two flows are then the same where they have
+/// the same id, tuple and counters.
+type Identity = (u64, u64);
+
+/// The identities of the flows that ended last.
+#[derive(Debug)]
+pub struct Seen {
+    young: HashSet<Identity, foldhash::fast::RandomState>,
+    /// The generation before; forgotten with the end of the young one.
+    old: HashSet<Identity, foldhash::fast::RandomState>,
+    /// When the young generation began.
+    since_ns: u64,
+}
+
+impl Seen {
+    /// Nothing was seen yet.
+    pub fn new(now_ns: u64) -> Self {
+        Self { young: HashSet::default(), old: HashSet::default(), since_ns: now_ns }
+    }
+
+    /// Notes that the flow has ended. Says whether that is new.
+    ///
+    /// `max` bounds a generation. The kernel repeats events of entries that it still holds, and they are
+    /// at most as many as the table has room for (`nf_conntrack_max`): no more have to be remembered.
+    /// `now_ns` is any clock that does not go back.
+    pub fn note(&mut self, flow: &Flow, max: usize, now_ns: u64) -> bool {
+        if self.young.len() >= max {
+            self.begin_generation(now_ns);
+        }
+        let identity = identity(flow);
+        // What is repeated now may be repeated again: it gets young, too.
+        self.young.insert(identity) && !self.old.contains(&identity)
+    }
+
+    /// Forgets what is old enough. To be called now and then.
+    pub fn expire(&mut self, now_ns: u64) {
+        if now_ns.saturating_sub(self.since_ns) >= GENERATION_NS {
+            self.begin_generation(now_ns);
+        }
+    }
+
+    fn begin_generation(&mut self, now_ns: u64) {
+        std::mem::swap(&mut self.young, &mut self.old);
+        // Gives the memory of a burst back when it is quiet.
+        if self.young.len() < self.young.capacity() / 8 {
+            self.young = HashSet::default();
+        } else {
+            self.young.clear();
+        }
+        self.since_ns = now_ns;
+    }
+}
+
+fn identity(flow: &Flow) -> Identity {
+    let hasher = FixedState::default();
+    let tuple = hasher.hash_one((&flow.orig, flow.zone));
+    let id = u64::from(flow.id.unwrap_or_default());
+    let start = flow.start_ns.unwrap_or_else(|| {
+        let counters =
+            [flow.orig_counters, flow.reply_counters].map(|counters| counters.map(|c| (c.packets, c.bytes)));
+        hasher.hash_one((counters, &flow.reply))
+    });
+    (id << 32 | tuple >> 32, start)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::flow::{Counters, L4, Protocol, Tuple};
+
+    const MAX: usize = 1000;
+
+    fn flow(port: u16, start_ns: Option<u64>) -> Flow {
+        let tuple = |src, dst| Tuple {
+            src: Ipv4Addr::LOCALHOST.into(),
+            dst: Ipv4Addr::LOCALHOST.into(),
+            proto: Protocol::TCP,
+            l4: L4::Ports { src, dst },
+            zone: None,
+        };
+        Flow { id: Some(7), start_ns, ..Flow::new(tuple(port, 80), tuple(80, port)) }
+    }
+
+    #[test]
+    fn a_flow_is_new_once() {
+        let mut seen = Seen::new(0);
+        for (flow, is_new) in [
+            (flow(1, Some(100)), true),
+            (flow(1, Some(100)), false),
+            (flow(2, Some(100)), true),
+            (flow(1, Some(101)), true),
+            (Flow { id: Some(8), ..flow(1, Some(100)) }, true),
+            (Flow { zone: Some(1), ..flow(1, Some(100)) }, true),
+        ] {
+            assert_eq!(seen.note(&flow, MAX, 1), is_new, "{flow:?}");
+        }
+    }
+
+    #[test]
+    fn without_start_times_the_counters_tell_flows_apart() {
+        let mut seen = Seen::new(0);
+        let counted =
+            |packets| Flow { orig_counters: Some(Counters { packets, bytes: 60 }), ..flow(1, None) };
+        assert!(seen.note(&counted(1), MAX, 1));
+        assert!(seen.note(&counted(2), MAX, 1));
+        assert!(!seen.note(&counted(1), MAX, 1));
+    }
+
+    #[test]
+    fn as_many_as_the_table_holds_are_remembered_and_at_most_twice_as_many() {
+        let mut seen = Seen::new(0);
+        for port in 0..5000 {
+            assert!(seen.note(&flow(port, Some(1)), MAX, 1));
+            assert!(seen.young.len() <= MAX && seen.old.len() <= MAX);
+        }
+        for port in 4000..5000 {
+            assert!(!seen.note(&flow(port, Some(1)), MAX, 1), "{port}");
+        }
+    }
+
+    #[test]
+    fn a_repeated_flow_stays_known() {
+        let mut seen = Seen::new(0);
+        assert!(seen.note(&flow(1, Some(1)), MAX, 0));
+        for minute in 1..100 {
+            let now_ns = minute * 60 * 1_000_000_000;
+            seen.expire(now_ns);
+            assert!(!seen.note(&flow(1, Some(1)), MAX, now_ns));
+        }
+    }
+
+    #[test]
+    fn what_is_old_is_forgotten() {
+        let mut seen = Seen::new(0);
+        seen.note(&flow(1, Some(1)), MAX, 0);
+        seen.expire(GENERATION_NS);
+        assert!(seen.old.len() == 1 && seen.young.is_empty());
+        seen.expire(2 * GENERATION_NS);
+        assert!(seen.old.is_empty() && seen.young.is_empty());
+    }
+}

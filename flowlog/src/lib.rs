@@ -20,6 +20,7 @@
 //! | [`origins`] | names for the user and the cgroup of an owner | yes |
 //! | [`timeouts`] | when the last packet of a flow was | only `read` |
 //! | [`attribute`] | flow + tables = record | no |
+//! | [`dumps`] | entries that end without an event, and those that go on | no |
 //! | [`schema`] | record = row of a record batch; the only place that builds Arrow arrays | no |
 //! | [`gaps`] | declared losses | no |
 //! | [`writer`] | record batches = Parquet files: staging, rotation, publishing | disk |
@@ -62,6 +63,8 @@ pub mod origins;
 pub mod timeouts;
 
 pub mod attribute;
+
+pub mod dumps;
 
 pub mod schema;
 

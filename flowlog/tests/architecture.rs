@@ -17,6 +17,7 @@ const WITHOUT_IO: &[&str] = &[
     "endpoints.rs",
     "containers.rs",
     "attribute.rs",
+    "dumps.rs",
     "gaps.rs",
     "schema.rs",
     "schema/",

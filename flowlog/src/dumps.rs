@@ -1,0 +1,321 @@
+//! What dumps of the connection tracking table tell that events do not: entries that end without a
+//! DESTROY message, and how flows that go on stand now.
+//!
+//! An entry that was made while nobody listened never sends DESTROY (`nf_conntrack_events` = 2, the
+//! default since Linux 5.19). [`Dumps`] remembers what the first dump listed, and compares the later ones
+//! with it. A pure data structure: dumps are handed in, times are arguments in `CLOCK_REALTIME`
+//! nanoseconds.
+//!
+//! Invariant: each entry becomes one record of its end: by its DESTROY message where that comes, else by
+//! [`Dumps::take_record`], never by both.
+
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::time::Duration;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+use crate::attribute::Sighting;
+use crate::flow::{Counters, Flow};
+
+/// In how many dumps an entry has to be missing before it is taken to have ended without a message. The
+/// kernel takes an entry out of its table before it sends the message, and sends it late where a listener
+/// has no room: the first dump without the entry may overtake the message.
+const MISSING_DUMPS: u32 = 2;
+
+/// For how many more dumps a late DESTROY message of an entry that was recorded is recognised.
+const REMEMBERED_DUMPS: u32 = 30;
+
+/// What tells an entry from others: its id, its tuple and its start.
+type Identity = (u64, u64);
+
+/// The entries that are followed from dump to dump.
+#[derive(Debug)]
+pub struct Dumps {
+    entries: HashMap<Identity, Entry, foldhash::fast::RandomState>,
+    /// Records of flows that go on are made this often, of all entries; `None` turns them off.
+    active_interval: Option<Duration>,
+    /// Records that wait to be taken.
+    records: VecDeque<Record>,
+    /// Number of the current dump.
+    dump: u32,
+    zeroed: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// As the last dump that had it; `event_ns` is the time of that dump.
+    flow: Flow,
+    /// Number of the last dump that had it.
+    dump: u32,
+    /// Somebody set its counters back.
+    was_zeroed: bool,
+    /// When it last became a record; `None` before.
+    recorded_ns: Option<u64>,
+    /// It was recorded as ended.
+    ended: bool,
+}
+
+/// What a dump gives to be recorded.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Record {
+    /// As the last dump that had it.
+    pub flow: Flow,
+    /// [`Sighting::Alive`], or [`Sighting::Vanished`].
+    pub sighting: Sighting,
+    /// When the dump was that showed it.
+    pub at_ns: u64,
+}
+
+/// What a DESTROY message is, after what dumps told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destroyed {
+    /// The end of the flow.
+    First {
+        /// Whether its counters are all that there was: nobody was seen to set them back.
+        counters_final: bool,
+    },
+    /// The end of a flow that was recorded as ended: the message came very late.
+    Again,
+}
+
+impl Dumps {
+    /// Nothing was dumped yet.
+    pub fn new(active_interval: Option<Duration>) -> Self {
+        Self { entries: HashMap::default(), active_interval, records: VecDeque::new(), dump: 0, zeroed: 0 }
+    }
+
+    /// Whether another dump can tell something.
+    pub fn is_needed(&self) -> bool {
+        self.dump == 0 || self.active_interval.is_some() || !self.entries.is_empty()
+    }
+
+    /// How often counters were found to be set back.
+    pub fn zeroed(&self) -> u64 {
+        self.zeroed
+    }
+
+    /// A dump begins.
+    pub fn begin(&mut self) {
+        self.dump += 1;
+    }
+
+    /// The dump has this entry.
+    pub fn saw(&mut self, flow: Flow, now_ns: u64) {
+        let flow = Flow { event_ns: Some(now_ns), ..flow };
+        let dump = self.dump;
+        let is_followed = dump == 1 || self.active_interval.is_some();
+        let entry = match self.entries.entry(identity(&flow)) {
+            hashbrown::hash_map::Entry::Occupied(known) => {
+                let entry = known.into_mut();
+                let went_down = went_down(&entry.flow, &flow);
+                self.zeroed += u64::from(went_down);
+                entry.was_zeroed |= went_down;
+                entry.dump = dump;
+                entry.flow = flow;
+                entry
+            }
+            hashbrown::hash_map::Entry::Vacant(unknown) if is_followed => {
+                unknown.insert(Entry { flow, dump, was_zeroed: false, recorded_ns: None, ended: false })
+            }
+            hashbrown::hash_map::Entry::Vacant(_) => return,
+        };
+        let Some(interval) = self.active_interval else { return };
+        let since_ns = entry.recorded_ns.or(entry.flow.start_ns).unwrap_or(now_ns);
+        if u128::from(now_ns.saturating_sub(since_ns)) >= interval.as_nanos() {
+            entry.recorded_ns = Some(now_ns);
+            self.records.push_back(Record {
+                flow: entry.flow.clone(),
+                sighting: Sighting::Alive,
+                at_ns: now_ns,
+            });
+        } else {
+            entry.recorded_ns.get_or_insert(since_ns);
+        }
+    }
+
+    /// The dump is complete.
+    pub fn end(&mut self, now_ns: u64) {
+        let Self { entries, records, dump, .. } = self;
+        entries.retain(|_, entry| {
+            let missing = dump.saturating_sub(entry.dump);
+            if missing >= MISSING_DUMPS && !entry.ended {
+                entry.ended = true;
+                records.push_back(Record {
+                    flow: entry.flow.clone(),
+                    sighting: Sighting::Vanished,
+                    at_ns: now_ns,
+                });
+            }
+            missing < MISSING_DUMPS + REMEMBERED_DUMPS
+        });
+    }
+
+    /// The kernel says that it destroyed this entry.
+    pub fn destroyed(&mut self, flow: &Flow) -> Destroyed {
+        if self.entries.is_empty() {
+            return Destroyed::First { counters_final: true };
+        }
+        match self.entries.remove(&identity(flow)) {
+            Some(Entry { ended: true, .. }) => Destroyed::Again,
+            Some(entry) => {
+                let went_down = went_down(&entry.flow, flow);
+                self.zeroed += u64::from(went_down);
+                Destroyed::First { counters_final: !entry.was_zeroed && !went_down }
+            }
+            None => Destroyed::First { counters_final: true },
+        }
+    }
+
+    /// Takes the next record, where there is one.
+    pub fn take_record(&mut self) -> Option<Record> {
+        self.records.pop_front()
+    }
+}
+
+/// Whether a counter is less than it was, or is gone.
+fn went_down(before: &Flow, after: &Flow) -> bool {
+    let less = |before: Option<Counters>, after: Option<Counters>| match (before, after) {
+        (Some(before), Some(after)) => after.packets < before.packets || after.bytes < before.bytes,
+        _ => false,
+    };
+    less(before.orig_counters, after.orig_counters) || less(before.reply_counters, after.reply_counters)
+}
+
+fn identity(flow: &Flow) -> Identity {
+    let tuple = FixedState::default().hash_one((&flow.orig, flow.zone));
+    let id = u64::from(flow.id.unwrap_or_default());
+    (id << 32 | tuple >> 32, flow.start_ns.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::flow::{L4, Protocol, Tuple};
+
+    const S: u64 = 1_000_000_000;
+
+    fn flow(port: u16, packets: u64) -> Flow {
+        let tuple = |src, dst| Tuple {
+            src: Ipv4Addr::LOCALHOST.into(),
+            dst: Ipv4Addr::LOCALHOST.into(),
+            proto: Protocol::TCP,
+            l4: L4::Ports { src, dst },
+            zone: None,
+        };
+        Flow {
+            id: Some(u32::from(port)),
+            start_ns: Some(S),
+            orig_counters: Some(Counters { packets, bytes: packets * 60 }),
+            ..Flow::new(tuple(port, 80), tuple(80, port))
+        }
+    }
+
+    fn dump(dumps: &mut Dumps, at_s: u64, flows: &[Flow]) {
+        dumps.begin();
+        for flow in flows {
+            dumps.saw(flow.clone(), at_s * S);
+        }
+        dumps.end(at_s * S);
+    }
+
+    fn records(dumps: &mut Dumps) -> Vec<(Option<u32>, Sighting, u64)> {
+        std::iter::from_fn(|| dumps.take_record())
+            .map(|Record { flow, sighting, at_ns }| (flow.id, sighting, at_ns / S))
+            .collect()
+    }
+
+    const FIRST: Destroyed = Destroyed::First { counters_final: true };
+
+    #[test]
+    fn what_is_missing_twice_without_a_message_has_vanished() {
+        let mut dumps = Dumps::new(None);
+        dump(&mut dumps, 10, &[flow(1, 1), flow(2, 1)]);
+        dump(&mut dumps, 70, &[flow(1, 2)]);
+        assert_eq!(records(&mut dumps), []);
+        assert!(dumps.is_needed());
+        dump(&mut dumps, 130, &[flow(1, 3)]);
+        assert_eq!(records(&mut dumps), [(Some(2), Sighting::Vanished, 130)]);
+        assert_eq!(dumps.destroyed(&flow(2, 9)), Destroyed::Again, "it came after all");
+        assert_eq!(dumps.destroyed(&flow(1, 9)), FIRST);
+        assert!(!dumps.is_needed());
+    }
+
+    #[test]
+    fn a_message_wins_over_a_missing_entry() {
+        let mut dumps = Dumps::new(None);
+        dump(&mut dumps, 10, &[flow(1, 1)]);
+        dump(&mut dumps, 70, &[]);
+        assert_eq!(dumps.destroyed(&flow(1, 1)), FIRST);
+        dump(&mut dumps, 130, &[]);
+        assert_eq!(records(&mut dumps), []);
+    }
+
+    #[test]
+    fn entries_that_came_later_are_not_followed() {
+        let mut dumps = Dumps::new(None);
+        dump(&mut dumps, 10, &[]);
+        assert!(!dumps.is_needed());
+        dump(&mut dumps, 70, &[flow(1, 1)]);
+        dump(&mut dumps, 130, &[]);
+        dump(&mut dumps, 190, &[]);
+        assert_eq!(records(&mut dumps), []);
+    }
+
+    #[test]
+    fn an_entry_that_was_used_again_is_another() {
+        let mut dumps = Dumps::new(None);
+        dump(&mut dumps, 10, &[flow(1, 5)]);
+        let again = Flow { start_ns: Some(20 * S), ..flow(1, 1) };
+        dump(&mut dumps, 70, &[again.clone()]);
+        dump(&mut dumps, 130, &[again.clone()]);
+        assert_eq!(records(&mut dumps), [(Some(1), Sighting::Vanished, 130)]);
+        assert_eq!(dumps.destroyed(&again), FIRST);
+        assert_eq!(dumps.zeroed(), 0);
+    }
+
+    #[test]
+    fn counters_that_go_down_are_not_final() {
+        let mut dumps = Dumps::new(None);
+        dump(&mut dumps, 10, &[flow(1, 5), flow(2, 5), flow(3, 5)]);
+        dump(&mut dumps, 70, &[flow(1, 2), flow(2, 6), flow(3, 6)]);
+        assert_eq!(dumps.destroyed(&flow(1, 9)), Destroyed::First { counters_final: false });
+        assert_eq!(dumps.destroyed(&flow(2, 1)), Destroyed::First { counters_final: false });
+        assert_eq!(dumps.destroyed(&flow(3, 6)), FIRST);
+        assert_eq!(dumps.zeroed(), 2);
+    }
+
+    #[test]
+    fn what_goes_on_is_recorded_each_interval() {
+        let mut dumps = Dumps::new(Some(Duration::from_secs(100)));
+        dump(&mut dumps, 60, &[flow(1, 1)]);
+        assert_eq!(records(&mut dumps), []);
+        let mut alive = Vec::new();
+        for minute in 2..=6 {
+            dump(&mut dumps, minute * 60, &[flow(1, minute), flow(2, minute)]);
+            alive.extend(records(&mut dumps));
+        }
+        let at = |port, second| (Some(port), Sighting::Alive, second);
+        assert_eq!(alive, [at(1, 120), at(2, 120), at(1, 240), at(2, 240), at(1, 360), at(2, 360)]);
+        dump(&mut dumps, 420, &[]);
+        dump(&mut dumps, 480, &[]);
+        let ended: Vec<_> = records(&mut dumps);
+        assert_eq!(ended.len(), 2);
+        assert!(ended.iter().all(|(_, sighting, _)| *sighting == Sighting::Vanished));
+    }
+
+    #[test]
+    fn what_has_ended_is_forgotten_in_the_end() {
+        let mut dumps = Dumps::new(None);
+        dump(&mut dumps, 10, &[flow(1, 1)]);
+        for number in 0..=MISSING_DUMPS + REMEMBERED_DUMPS {
+            assert!(number == 0 || dumps.is_needed() || number >= REMEMBERED_DUMPS);
+            dump(&mut dumps, 20, &[]);
+        }
+        assert!(!dumps.is_needed());
+        assert_eq!(records(&mut dumps).len(), 1);
+    }
+}

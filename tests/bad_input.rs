@@ -75,13 +75,40 @@ fn an_unknown_flag_is_wrong_usage() {
 
 #[test]
 fn a_bad_value_of_a_flag_is_wrong_usage() {
-    for flag in ["--rotate-rows=0", "--rotate-interval=soon", "--rotate-bytes=many"] {
+    for flag in [
+        "--rotate-rows=0",
+        "--rotate-interval=soon",
+        "--rotate-bytes=many",
+        "--delivery=fast",
+        "--active-interval=0s",
+        "--metrics=:80",
+    ] {
         let finished = flowlog(&["run", flag]);
         assert_eq!(finished.status.code(), Some(2), "{finished}");
         let (name, value) = flag.split_once('=').unwrap();
         let message = finished.stderr.lines().next().unwrap();
         assert!(message.contains(name) && message.contains(value), "{finished}");
     }
+}
+
+#[test]
+fn an_unknown_key_is_wrong_usage() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("flowlog.toml");
+    fs::write(&file, "[rotate]\nrows = 5\nintervall = '1h'\n").unwrap();
+    let mut command = run_command(directory.path(), &[]);
+    command.arg("--config").arg(&file);
+    let place = format!("{}:3:1: ", file.display());
+    assert_one_line(&fail(command), 2, &[&place, "`intervall`", "`interval`"]);
+
+    let mut command = run_command(directory.path(), &[]);
+    command.env("FLOWLOG__ROTATE__INTERVALL", "1h");
+    assert_one_line(&fail(command), 2, &["FLOWLOG__ROTATE__INTERVALL", "`intervall`", "`interval`"]);
+
+    let missing = directory.path().join("missing.toml");
+    let mut command = run_command(directory.path(), &[]);
+    command.arg("--config").arg(&missing);
+    assert_one_line(&fail(command), 2, &[missing.to_str().unwrap(), "No such file"]);
 }
 
 #[test]

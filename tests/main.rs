@@ -59,6 +59,9 @@ mod stalled;
 /// Servers with workers.
 mod workers;
 
+/// Settings of the file, the environment and flags.
+mod configuration;
+
 /// What cannot work fails with one line that says why.
 mod bad_input;
 /// `flowlog doctor` finds what is missing and sets it.

@@ -9,14 +9,14 @@ use flowlog_common::{
 use crate::ebpf::Event;
 use crate::endpoints::{Endpoint, EndpointTable, FoundEndpoint, Port, Wanted};
 use crate::flow::{Flow, L4, Protocol, Tuple};
-use crate::lives::Life;
+use crate::lives::{Life, Limits};
 use crate::processes::ProcessTable;
 use crate::seed::{Older, Role};
 use crate::sockets::{Ends, Found, Holder, Origin, Socket, SocketTable, Span, TcpStats, mapped};
 use crate::timeouts::Timeouts;
 
 /// What is known of the sockets and processes of this host.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tables {
     /// Connected sockets; in `CLOCK_REALTIME`, as the flows are.
     pub sockets: SocketTable,
@@ -30,6 +30,16 @@ pub struct Tables {
 }
 
 impl Tables {
+    /// Nothing is known yet. The limits are those of each of the two tables of sockets.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            sockets: SocketTable::new(limits),
+            endpoints: EndpointTable::new(limits),
+            processes: ProcessTable::default(),
+            blind_until_ns: 0,
+        }
+    }
+
     /// Takes in an event. `realtime_offset_ns` is `CLOCK_REALTIME` less `CLOCK_MONOTONIC` at about
     /// the time of the event; `origin` is asked for the names of a user and a cgroup.
     pub fn apply(&mut self, event: &Event, realtime_offset_ns: u64, origin: impl FnOnce(&Owner) -> Origin) {
@@ -491,7 +501,7 @@ mod tests {
     /// is read then may tell of a program that another one has replaced since.
     #[test]
     fn between_lost_events_no_program_is_known() {
-        let mut tables = Tables::default();
+        let mut tables = Tables::new(Limits::default());
         let apply = |tables: &mut Tables, event| tables.apply(&event, 0, |_| Origin::default());
         apply(&mut tables, exec("/bin/first", 100));
         tables.processes_are_unknown(200, 500);

@@ -1,21 +1,20 @@
 //! The command line: its definition, and the small commands.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::Config;
+use crate::config::{self, Address, Config, Interval, Settings, Size};
+use crate::ctnetlink::Delivery;
 use crate::doctor::{self, Finding, Fixed, Level};
 use crate::namespace::Namespace;
 use crate::schema::render;
-use crate::writer::Rotation;
 
 /// Logs every finished connection that the kernel tracked, with its counters, NAT and local process,
 /// to Parquet files.
@@ -41,9 +40,9 @@ pub enum Command {
 /// Which connection tracking tables, and where the files go.
 #[derive(Debug, clap::Args)]
 pub struct Where {
-    /// Directory of the flow log
-    #[arg(long, value_name = "DIR", default_value = "/var/log/flowlog")]
-    output: PathBuf,
+    /// Directory of the flow log [default: /var/log/flowlog]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
 
     /// Watch this network namespace, by its name in `ip netns` or by path; may be repeated [default:
     /// the one that flowlog runs in]
@@ -58,7 +57,15 @@ pub struct Where {
 
 /// Arguments of `flowlog run`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The settings come from the file of --config, then from environment variables such as
+FLOWLOG__ROTATE__INTERVAL=1h, then from these flags; later ones win. The file and the variables
+have more of them: see flowlog/docs/configuration.md.")]
 pub struct RunArgs {
+    /// Read settings from this TOML file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
     #[command(flatten)]
     place: Where,
 
@@ -66,17 +73,30 @@ pub struct RunArgs {
     #[arg(long)]
     no_ebpf: bool,
 
-    /// Finish a file when it is this old, such as 90s, 15min or 1h
-    #[arg(long, value_name = "DUR", default_value = "15min", value_parser = interval)]
-    rotate_interval: Duration,
+    /// What the kernel does with events that flowlog has no room for: `reliable` keeps them and sends
+    /// them again, `best-effort` drops them [default: reliable]
+    #[arg(long, value_name = "reliable|best-effort")]
+    delivery: Option<Delivery>,
 
-    /// Finish a file when it has this many rows
-    #[arg(long, value_name = "N", default_value_t = Rotation::default().rows, value_parser = clap::value_parser!(u64).range(1..))]
-    rotate_rows: u64,
+    /// Finish a file when it is this old, such as 90s, 15min or 1h [default: 15min]
+    #[arg(long, value_name = "DUR")]
+    rotate_interval: Option<Interval>,
 
-    /// Finish a file when it has about this size, such as 64MiB
-    #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = size)]
-    rotate_bytes: ByteSize,
+    /// Finish a file when it has this many rows [default: 4000000]
+    #[arg(long, value_name = "N")]
+    rotate_rows: Option<NonZeroU64>,
+
+    /// Finish a file when it has about this size, such as 64MiB [default: 128MiB]
+    #[arg(long, value_name = "SIZE")]
+    rotate_bytes: Option<Size>,
+
+    /// Also record connections that go on, each time after this long, such as 5min [default: off]
+    #[arg(long, value_name = "DUR")]
+    active_interval: Option<Interval>,
+
+    /// Serve metrics for Prometheus on this address, such as 127.0.0.1:9464 [default: off]
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<Address>,
 }
 
 /// Arguments of `flowlog doctor`.
@@ -108,22 +128,6 @@ enum SchemaFormat {
     Sql,
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("must be more than zero".to_owned()),
-        Ok(interval) => Ok(interval),
-        Err(error) => Err(format!("{error}; expected a number with a unit, such as 90s, 15min or 1h")),
-    }
-}
-
-fn size(text: &str) -> Result<ByteSize, String> {
-    match text.parse() {
-        Ok(ByteSize(0)) => Err("must be more than zero".to_owned()),
-        Ok(size) => Ok(size),
-        Err(error) => Err(format!("{error}; expected a number with a unit, such as 64MiB")),
-    }
-}
-
 /// Diagnostics go to stderr, filtered by `FLOWLOG_LOG`.
 pub fn log_to_stderr() {
     let filter = EnvFilter::builder()
@@ -149,15 +153,17 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Checks the namespaces, fixes them where that is asked for, and makes the daemon's configuration.
+/// Gathers the settings, checks the namespaces, fixes them where that is asked for, and makes the daemon's
+/// configuration.
 ///
 /// # Errors
 ///
-/// Where a namespace does not exist or cannot be fixed.
+/// Where a setting cannot be used ([`config::ConfigError`]), and where a namespace does not exist or cannot
+/// be fixed.
 pub fn prepare(args: RunArgs) -> Result<Config> {
-    let RunArgs { place, no_ebpf, rotate_interval, rotate_rows, rotate_bytes } = args;
-    let Where { output, netns, fix } = place;
-    let namespaces = Namespace::open_all(&netns)?;
+    let fix = args.place.fix;
+    let settings = settings(args)?;
+    let namespaces = Namespace::open_all(settings.netns.as_deref().unwrap_or_default())?;
     if nix::unistd::geteuid().is_root() {
         for namespace in &namespaces {
             let name = namespace.name().unwrap_or("own");
@@ -176,12 +182,35 @@ pub fn prepare(args: RunArgs) -> Result<Config> {
             }
         }
     }
-    Ok(Config {
+    Ok(Config::new(settings, namespaces))
+}
+
+/// The settings of all sources; later ones win.
+fn settings(args: RunArgs) -> Result<Settings, config::ConfigError> {
+    let RunArgs {
+        config,
+        place: Where { output, netns, fix: _ },
+        no_ebpf,
+        delivery,
+        rotate_interval,
+        rotate_rows,
+        rotate_bytes,
+        active_interval,
+        metrics,
+    } = args;
+    let file = config.map_or_else(|| Ok(Settings::default()), |path| Settings::from_file(&path))?;
+    let environment = Settings::from_environment(std::env::vars_os())?;
+    let flags = Settings {
         output,
-        namespaces,
-        ebpf: !no_ebpf,
-        rotation: Rotation { interval: rotate_interval, rows: rotate_rows, bytes: rotate_bytes.as_u64() },
-    })
+        netns: (!netns.is_empty()).then_some(netns),
+        ebpf: no_ebpf.then_some(false),
+        delivery,
+        active_interval,
+        metrics,
+        rotate: config::Rotate { interval: rotate_interval, rows: rotate_rows, bytes: rotate_bytes },
+        ..Settings::default()
+    };
+    Ok(flags.or(environment).or(file))
 }
 
 /// Fixes what the checks find in a namespace, and tells of each change when it is made. The rules are
@@ -207,7 +236,7 @@ fn fix_namespace(namespace: &Namespace, mut each: impl FnMut(Fixed) + Send) -> R
 /// Where a check or a fix could not be made at all.
 pub fn doctor(args: &DoctorArgs) -> Result<bool> {
     let DoctorArgs { place: Where { output, netns, fix }, json } = args;
-    let mut findings = doctor::check_host(output);
+    let mut findings = doctor::check_host(output.as_deref().unwrap_or(Path::new(config::OUTPUT)));
     let mut fixes = Vec::new();
     for namespace in Namespace::open_all(netns)? {
         let name = namespace.name().unwrap_or("own").to_owned();

@@ -1,9 +1,34 @@
-//! What `flowlog run` was told, checked and opened: nothing downstream checks it again.
+//! What `flowlog run` was told: [`Settings`] as they were given, [`Config`] as it is used.
+//!
+//! ```text
+//! file        --+
+//! environment --+--> Settings, later ones win --> Config
+//! flags       --+
+//! ```
+//!
+//! Each value is checked while it is read, where its file, line and column or its variable is still known.
+//! So making a [`Config`] cannot fail, and nothing downstream checks again. A stage that has options
+//! defines them itself, with their defaults.
 
+mod settings;
+mod sources;
+mod values;
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+pub use settings::{Attribution, Hold, Process, Retention, Rotate, Settings, Wal};
+pub use sources::ConfigError;
+pub use values::{Address, Expected, Interval, Percent, ReceiveBuffer, RingBuffer, Size};
+
+use crate::ctnetlink::Delivery;
+use crate::lives::Limits;
 use crate::namespace::Namespace;
 use crate::writer::Rotation;
+
+/// Where the flow log is.
+pub const OUTPUT: &str = "/var/log/flowlog";
 
 /// The configuration of the daemon.
 #[derive(Debug)]
@@ -14,6 +39,125 @@ pub struct Config {
     pub namespaces: Vec<Namespace>,
     /// Whether to load the eBPF programs.
     pub ebpf: bool,
+    /// What the kernel does with events that the receive buffer has no room for.
+    pub delivery: Delivery,
+    /// How often flows that go on are recorded; `None` where they are not.
+    pub active_interval: Option<Duration>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
     /// When a file is finished.
     pub rotation: Rotation,
+    /// When the write-ahead log is synced.
+    pub wal_sync: WalSync,
+    /// How many entries of its table connection tracking may hold for us before events are dropped, in
+    /// percent.
+    pub table_share_percent: u8,
+    /// Socket buffer of each listener.
+    pub receive_buffer_bytes: usize,
+    /// Which files are deleted.
+    pub retention: RetentionLimits,
+    /// What is recorded of the arguments of programs.
+    pub cmdline: Cmdline,
+    /// Size of the buffer for events of sockets and processes.
+    pub ring_buffer_bytes: u32,
+    /// How many sockets are remembered, and how long.
+    pub sockets: Limits,
 }
+
+/// When what is in the write-ahead log is on the disk for certain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalSync {
+    /// At most this long after it was received.
+    Interval(Duration),
+    /// With each batch.
+    Batch,
+    /// When the kernel writes it.
+    Off,
+}
+
+/// What is recorded of the arguments of programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cmdline {
+    /// All, but values of options that look like secrets.
+    #[default]
+    Masked,
+    /// All.
+    Full,
+    /// Nothing.
+    Off,
+}
+
+/// Bounds of the files that are kept; beyond any of them the oldest are deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetentionLimits {
+    /// Age of a file.
+    pub age: Option<Duration>,
+    /// Size of all files.
+    pub bytes: Option<u64>,
+    /// Free space of the file system.
+    pub min_free_bytes: Option<u64>,
+}
+
+impl Config {
+    /// The settings, with the defaults for what they leave open. `namespaces` are those of
+    /// [`Settings::netns`].
+    pub fn new(settings: Settings, namespaces: Vec<Namespace>) -> Self {
+        let Settings {
+            output,
+            netns: _,
+            ebpf,
+            delivery,
+            active_interval,
+            metrics,
+            rotate,
+            wal,
+            hold,
+            retention,
+            process,
+            attribution,
+        } = settings;
+        let Rotate { interval, rows, bytes } = rotate;
+        let rotation = Rotation::default();
+        let rotation = Rotation {
+            interval: interval.map_or(rotation.interval, |interval| interval.0),
+            rows: rows.map_or(rotation.rows, u64::from),
+            bytes: bytes.map_or(rotation.bytes, |bytes| bytes.0),
+        };
+        let Wal { sync } = wal;
+        let Hold { table_share, receive_buffer } = hold;
+        let Retention { age, bytes, min_free } = retention;
+        let retention = RetentionLimits {
+            age: age.map(|age| age.0),
+            bytes: bytes.map(|bytes| bytes.0),
+            min_free_bytes: min_free.map(|bytes| bytes.0),
+        };
+        let Process { cmdline } = process;
+        let Attribution { ring_buffer, sockets, linger } = attribution;
+        let limits = Limits::default();
+        let limits = Limits {
+            sockets: sockets
+                .map_or(limits.sockets, |sockets| usize::try_from(sockets.get()).unwrap_or(usize::MAX)),
+            linger_ns: linger
+                .map_or(limits.linger_ns, |linger| u64::try_from(linger.0.as_nanos()).unwrap_or(u64::MAX)),
+        };
+        Self {
+            output: output.unwrap_or_else(|| PathBuf::from(OUTPUT)),
+            namespaces,
+            ebpf: ebpf.unwrap_or(true),
+            delivery: delivery.unwrap_or_default(),
+            active_interval: active_interval.map(|interval| interval.0),
+            metrics: metrics.map(|address| address.0),
+            rotation,
+            wal_sync: sync.unwrap_or(WalSync::Interval(Duration::from_secs(1))),
+            table_share_percent: table_share.unwrap_or_default().0,
+            receive_buffer_bytes: receive_buffer.unwrap_or_default().0,
+            retention,
+            cmdline: cmdline.unwrap_or_default(),
+            ring_buffer_bytes: ring_buffer.unwrap_or_default().0,
+            sockets: limits,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

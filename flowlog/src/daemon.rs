@@ -29,16 +29,12 @@ use self::output::{Output, ToWriter, Written};
 use self::watched::{REFRESH_INTERVAL, Watched};
 use crate::attribute::{Observer, Sighting, Tables, attribute};
 use crate::config::Config;
-use crate::ctnetlink::{Buffers, Delivery, Listener, Received, Requests, decode};
+use crate::ctnetlink::{Buffers, Listener, Received, Requests, decode};
 use crate::doctor::{Settings, read_settings};
 use crate::host::Host;
 use crate::schema::{FlowBatch, RunContext};
 use crate::timeouts::Timeouts;
 use crate::writer::{Writer, WriterConfig};
-
-/// Socket buffer of each listener. A destroyed flow takes about 1 KiB of it with the kernel's own
-/// bookkeeping: this holds a quarter of a second of the highest rate that the kernel can make.
-const RECEIVE_BUFFER_BYTES: usize = 64 << 20;
 
 /// Rows after which a batch goes to the writing side. More make this side hold more memory, fewer
 /// make the other side slower.
@@ -113,8 +109,18 @@ struct Counts {
 
 impl Daemon {
     fn start(config: Config) -> Result<Self> {
-        let Config { output, namespaces, ebpf, rotation } = config;
-        let mut local = Local::start(ebpf);
+        let Config {
+            output,
+            namespaces,
+            ebpf,
+            delivery,
+            rotation,
+            receive_buffer_bytes,
+            ring_buffer_bytes,
+            sockets,
+            ..
+        } = config;
+        let mut local = Local::start(ebpf, ring_buffer_bytes, sockets);
 
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll instance")?;
         let mut watched = Vec::new();
@@ -124,7 +130,7 @@ impl Daemon {
                 // Subscribing succeeds also where nothing will ever come.
                 let listener = Requests::open()
                     .and_then(|mut requests| requests.count())
-                    .and_then(|_| Listener::open(RECEIVE_BUFFER_BYTES, Delivery::Reliable));
+                    .and_then(|_| Listener::open(receive_buffer_bytes, delivery));
                 (listener, UdpSocket::bind("0.0.0.0:0"), read_settings())
             })?;
             let listener = listener?;

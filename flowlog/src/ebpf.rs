@@ -29,6 +29,9 @@ const TRACEFS: &str = "/sys/kernel/tracing";
 /// `BPF_NOEXIST` of `linux/bpf.h`: do not write over a value.
 const BPF_NOEXIST: u64 = 1;
 
+/// What the smallest event takes in the ring buffer, with the kernel's 8 bytes in front of each.
+const MIN_EVENT_BYTES: usize = size_of::<ProcessExit>() + 8;
+
 /// How many events are read before the kernel is asked for losses, which takes a system call.
 pub const HANDFUL: usize = 256;
 
@@ -105,16 +108,18 @@ pub struct Ebpf {
     events: RingBuf<MapData>,
     lost: PerCpuArray<MapData, u64>,
     lost_before: u64,
+    capacity: usize,
     sockets: SkStorage<MapData, SocketState>,
 }
 
 impl Ebpf {
-    /// Loads all programs and attaches them at the root of cgroup v2 and to the tracepoints.
+    /// Loads all programs and attaches them at the root of cgroup v2 and to the tracepoints. The size of
+    /// the ring buffer is a power of two of whole pages.
     ///
     /// # Errors
     ///
     /// Where the kernel refuses any of it: a part of the events would name wrong processes.
-    pub fn load() -> Result<Self, EbpfError> {
+    pub fn load(ring_buffer_bytes: u32) -> Result<Self, EbpfError> {
         if OBJECT.is_empty() {
             return Err(EbpfError::NotBuilt);
         }
@@ -124,7 +129,7 @@ impl Ebpf {
             source,
         })?;
 
-        let mut object = aya::Ebpf::load(OBJECT)?;
+        let mut object = aya::EbpfLoader::new().map_max_entries("EVENTS", ring_buffer_bytes).load(OBJECT)?;
         // Processes first: a socket event then finds the program of its owner.
         attach_tracepoints(&mut object)?;
         for (name, program) in object.programs_mut() {
@@ -139,7 +144,13 @@ impl Ebpf {
         let events = RingBuf::try_from(map("EVENTS")?).map_err(broken("EVENTS"))?;
         let lost = PerCpuArray::try_from(map("LOST")?).map_err(broken("LOST"))?;
         let sockets = SkStorage::try_from(map("SOCKETS")?).map_err(broken("SOCKETS"))?;
-        Ok(Self { _object: object, events, lost, lost_before: 0, sockets })
+        let capacity = usize::try_from(ring_buffer_bytes).unwrap_or(usize::MAX) / MIN_EVENT_BYTES;
+        Ok(Self { _object: object, events, lost, lost_before: 0, capacity, sockets })
+    }
+
+    /// How many events the ring buffer holds at most.
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Reads the next events into `events`: at most [`HANDFUL`], and fewer where there are no more. Says how

@@ -8,11 +8,8 @@
 use std::net::IpAddr;
 
 use crate::flow::Protocol;
-use crate::lives::{Life, Lives};
+use crate::lives::{Life, Limits, Lives};
 use crate::sockets::{CLOCK_SLACK_NS, Holder, Span, is_loopback};
-
-/// How many endpoints are remembered; like [`MAX_SOCKETS`](crate::sockets::MAX_SOCKETS).
-const MAX_ENDPOINTS: usize = 524_288;
 
 /// How long a packet may be on its way from a socket in one namespace to the connection tracking of
 /// another: the socket may be closed by then. It waits while the address of a neighbour is resolved, for
@@ -82,17 +79,16 @@ pub enum FoundEndpoint<'a> {
     Ambiguous,
 }
 
-/// All sockets without a connection that were seen, until ten minutes after they closed.
+/// All sockets without a connection that were seen, until some time after they closed.
 #[derive(Debug)]
 pub struct EndpointTable(pub Lives<Port, Endpoint>);
 
-impl Default for EndpointTable {
-    fn default() -> Self {
-        Self(Lives::new(MAX_ENDPOINTS))
-    }
-}
-
 impl EndpointTable {
+    /// Remembers nothing yet.
+    pub fn new(limits: Limits) -> Self {
+        Self(Lives::new(limits))
+    }
+
     /// The socket has its port, or its holder uses it, or it was seen to send from one more address.
     pub fn open(&mut self, opened_ns: u64, endpoint: Endpoint) {
         // A packet may leave after its socket was closed: that begins no other life.
@@ -273,7 +269,7 @@ mod tests {
     }
 
     fn table(endpoints: impl IntoIterator<Item = Endpoint>) -> EndpointTable {
-        let mut table = EndpointTable::default();
+        let mut table = EndpointTable::new(Limits::default());
         for endpoint in endpoints {
             table.open(100_000_000, endpoint);
         }

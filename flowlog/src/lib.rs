@@ -25,7 +25,7 @@
 //! | [`gaps`] | declared losses | no |
 //! | [`writer`] | record batches = Parquet files: staging, rotation, publishing | disk |
 //! | [`doctor`] | checks and fixes of the host and of namespaces | yes |
-//! | [`config`] | what `run` was told | no |
+//! | [`config`] | what `run` was told: file, environment, flags | yes |
 //! | [`daemon`] | threads, channel, signals: wires all of the above | yes |
 //! | [`cli`] | the command line | yes |
 //!

@@ -9,10 +9,23 @@ use std::hash::Hash;
 
 use hashbrown::HashMap;
 
-/// How long a life is remembered after its end. A closed TCP connection stays in the connection
-/// tracking table for 120 s (TIME_WAIT, by default up to 300 s in other states) before it is destroyed.
-/// One whose end the kernel did not track stays ESTABLISHED for days, and is then without its process.
-const LINGER_NS: u64 = 600 * 1_000_000_000;
+/// How much is remembered, in each table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How many lives. The default is two ends for each entry of a connection tracking table of the usual
+    /// size (262 144). One takes about 300 bytes.
+    pub sockets: usize,
+    /// How long a life is remembered after its end. A closed TCP connection stays in the connection
+    /// tracking table for 120 s (TIME_WAIT, by default up to 300 s in other states) before it is destroyed.
+    /// One whose end the kernel did not track stays ESTABLISHED for days, and is then without its process.
+    pub linger_ns: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { sockets: 524_288, linger_ns: 600 * 1_000_000_000 }
+    }
+}
 
 /// Set in the number of a socket's former life: the socket has another key since, and its cookie stands
 /// for that life. Cookies count up from 1 and never get here.
@@ -47,26 +60,26 @@ pub struct Lives<K, T> {
     /// Times of close and numbers of ended lives, longest ended first.
     closed: VecDeque<(u64, u64)>,
     former_lives: u64,
-    max: usize,
+    limits: Limits,
     evicted: u64,
 }
 
 impl<K: Copy + Eq + Hash, T> Lives<K, T> {
-    /// Remembers at most `max` lives.
-    pub fn new(max: usize) -> Self {
+    /// Remembers nothing yet.
+    pub fn new(limits: Limits) -> Self {
         Self {
             entries: HashMap::default(),
             by_key: HashMap::default(),
             closed: VecDeque::new(),
             former_lives: 0,
-            max,
+            limits,
             evicted: 0,
         }
     }
 
     /// The socket with this cookie has this key from now on; a life that it had before ends.
     pub fn open(&mut self, cookie: u64, key: K, life: Life<T>) {
-        while self.entries.len() >= self.max {
+        while self.entries.len() >= self.limits.sockets {
             let Some((closed_ns, number)) = self.closed.pop_front() else {
                 // Full of living ones: the newcomer is left out.
                 self.evicted += 1;
@@ -144,7 +157,7 @@ impl<K: Copy + Eq + Hash, T> Lives<K, T> {
     /// Forgets what ended long before `now_ns`.
     pub fn expire(&mut self, now_ns: u64) {
         while let Some(&(closed_ns, number)) = self.closed.front()
-            && closed_ns.saturating_add(LINGER_NS) < now_ns
+            && closed_ns.saturating_add(self.limits.linger_ns) < now_ns
         {
             self.closed.pop_front();
             self.remove_if_closed_at(number, closed_ns);
@@ -195,6 +208,12 @@ impl<K: Copy + Eq + Hash, T> Lives<K, T> {
 mod tests {
     use super::*;
 
+    const LINGER_NS: u64 = 1000;
+
+    fn remember(sockets: usize) -> Lives<u8, u64> {
+        Lives::new(Limits { sockets, linger_ns: LINGER_NS })
+    }
+
     fn life(opened_ns: u64) -> Life<u64> {
         Life { opened_ns, closed_ns: None, value: opened_ns }
     }
@@ -207,7 +226,7 @@ mod tests {
 
     #[test]
     fn ended_lives_expire_and_leave_nothing_behind() {
-        let mut lives = Lives::new(10);
+        let mut lives = remember(10);
         for cookie in 1..=3 {
             lives.open(cookie, 7, life(cookie * 100));
             lives.close(cookie, cookie * 100 + 50);
@@ -220,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_socket_with_another_key_begins_another_life() {
-        let mut lives = Lives::new(10);
+        let mut lives = remember(10);
         lives.open(1, 7, life(100));
         lives.open(1, 8, life(200));
         assert_eq!((values(&lives, 7), values(&lives, 8)), (vec![100], vec![200]));
@@ -232,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_former_life_does_not_end_the_next() {
-        let mut lives = Lives::new(10);
+        let mut lives = remember(10);
         lives.open(1, 7, life(100));
         lives.close(1, 150);
         lives.open(1, 7, life(200));
@@ -242,7 +261,7 @@ mod tests {
 
     #[test]
     fn the_longest_ended_is_forgotten_first() {
-        let mut lives = Lives::new(3);
+        let mut lives = remember(3);
         for cookie in 1..=3 {
             lives.open(cookie, 7, life(cookie));
         }
@@ -257,7 +276,7 @@ mod tests {
 
     #[test]
     fn after_a_loss_the_living_have_ended() {
-        let mut lives = Lives::new(10);
+        let mut lives = remember(10);
         lives.open(1, 7, life(100));
         lives.open(2, 7, life(300));
         lives.lost_events(200);

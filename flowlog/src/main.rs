@@ -7,10 +7,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use flowlog::cli::{self, Command};
+use flowlog::config::ConfigError;
 use flowlog::daemon;
 
 fn main() -> ExitCode {
-    // Wrong usage ends here, with a message and exit code 2.
+    // Wrong usage of the command line ends here, with a message and exit code 2.
     let command = cli::Args::parse().command;
     cli::log_to_stderr();
     let outcome = match command {
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Nobody may read it.
             let _ = writeln!(io::stderr(), "flowlog: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<ConfigError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use flowlog_common::Owner;
 
-use crate::lives::{Life, Lives};
+use crate::lives::{Life, Limits, Lives};
 use crate::processes::Process;
 
 /// By how much the times of the two sources may disagree: both are read from the same hardware clock,
@@ -17,10 +17,6 @@ use crate::processes::Process;
 /// is ambiguous. Too large, and quick reuse of a port is never told apart; too small, and a clock that
 /// is off names a wrong process.
 pub(crate) const CLOCK_SLACK_NS: u64 = 20_000;
-
-/// How many sockets are remembered: two ends for each entry of a connection tracking table of the
-/// usual size (262 144). One takes about 300 bytes.
-pub const MAX_SOCKETS: usize = 524_288;
 
 /// Both ends of a connected socket, seen from the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -163,17 +159,16 @@ pub enum Found<'a> {
     Ambiguous,
 }
 
-/// All connected sockets that were seen, until ten minutes after they closed.
+/// All connected sockets that were seen, until some time after they closed.
 #[derive(Debug)]
 pub struct SocketTable(pub Lives<Ends, Socket>);
 
-impl Default for SocketTable {
-    fn default() -> Self {
-        Self(Lives::new(MAX_SOCKETS))
-    }
-}
-
 impl SocketTable {
+    /// Remembers nothing yet.
+    pub fn new(limits: Limits) -> Self {
+        Self(Lives::new(limits))
+    }
+
     /// The socket has its tuple.
     pub fn open(&mut self, ends: Ends, opened_ns: u64, socket: Socket) {
         // A socket that connects to itself opens twice, and is one.
@@ -290,7 +285,7 @@ mod tests {
     /// The new socket opens before the DESTROY of the old flow is read: each keeps its own.
     #[test]
     fn a_port_that_is_used_again_is_told_apart_by_time() {
-        let mut table = SocketTable::default();
+        let mut table = SocketTable::new(Limits::default());
         open(&mut table, socket(1, HOST, false), 100);
         table.0.close(1, 150 * MS);
         open(&mut table, socket(2, HOST, false), 200);
@@ -302,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_server_finishes_the_handshake_after_the_flow_started() {
-        let mut table = SocketTable::default();
+        let mut table = SocketTable::new(Limits::default());
         open(&mut table, socket(1, HOST, true), 101);
         table.0.close(1, 150 * MS);
         open(&mut table, socket(2, HOST, true), 201);
@@ -327,7 +322,7 @@ mod tests {
                 Found::Ambiguous => "ambiguous",
             }
         };
-        let mut table = SocketTable::default();
+        let mut table = SocketTable::new(Limits::default());
         table.open(ends(), us(100), socket(1, HOST, true));
         table.0.close(1, us(500));
         assert_eq!(find(&table, 499), "one");
@@ -341,7 +336,7 @@ mod tests {
 
     #[test]
     fn without_a_start_nothing_is_proof() {
-        let mut table = SocketTable::default();
+        let mut table = SocketTable::new(Limits::default());
         assert_eq!(find(&table, None, 200), None);
         open(&mut table, socket(1, HOST, false), 100);
         assert_eq!(find(&table, None, 200), Some(0));
@@ -351,7 +346,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_life_that_was_not_seen_is_the_begin_of_the_next() {
-        let mut table = SocketTable::default();
+        let mut table = SocketTable::new(Limits::default());
         open(&mut table, socket(1, HOST, false), 100);
         open(&mut table, socket(2, HOST, false), 200);
         assert_eq!(find(&table, Some(150), 200), Some(1));
@@ -360,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_socket_that_connects_to_itself_is_one() {
-        let mut table = SocketTable::default();
+        let mut table = SocketTable::new(Limits::default());
         open(&mut table, socket(1, HOST, false), 100);
         open(&mut table, socket(1, HOST, true), 100);
         assert_eq!(find(&table, Some(101), 300), Some(1));
@@ -369,7 +364,7 @@ mod tests {
     /// A flow of the watched namespace has the tuple of a connection inside of another.
     #[test]
     fn a_connection_within_another_namespace_is_no_end_of_a_flow_here() {
-        let mut table = SocketTable::default();
+        let mut table = SocketTable::new(Limits::default());
         open(&mut table, socket(1, CONTAINER, false), 100);
         table.open(ends().mirrored(), 101 * MS, socket(2, CONTAINER, true));
         assert_eq!(find(&table, Some(101), 200), None);
@@ -377,7 +372,7 @@ mod tests {
 
     #[test]
     fn the_own_namespace_comes_first_and_another_must_be_alone() {
-        let mut table = SocketTable::default();
+        let mut table = SocketTable::new(Limits::default());
         open(&mut table, socket(1, CONTAINER, false), 100);
         assert_eq!(find(&table, Some(101), 200), Some(1), "behind the host's NAT");
         open(&mut table, socket(2, 3, false), 100);
@@ -389,7 +384,7 @@ mod tests {
     #[test]
     fn loopback_does_not_cross_namespaces() {
         let ends = Ends::new("::1".parse().unwrap(), 1, "::1".parse().unwrap(), 2);
-        let mut table = SocketTable::default();
+        let mut table = SocketTable::new(Limits::default());
         table.open(ends, 100 * MS, socket(1, CONTAINER, false));
         let span = Span { start_ns: Some(101 * MS), end_ns: 200 * MS, destroyed_ns: 200 * MS };
         assert!(matches!(table.find(&ends, Some(HOST), span), Found::None));
@@ -398,7 +393,7 @@ mod tests {
 
     #[test]
     fn after_a_loss_an_open_socket_counts_for_older_flows_only() {
-        let mut table = SocketTable::default();
+        let mut table = SocketTable::new(Limits::default());
         open(&mut table, socket(1, HOST, false), 100);
         table.0.lost_events(200 * MS);
         assert_eq!(find(&table, Some(101), 300), Some(1));

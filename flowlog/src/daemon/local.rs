@@ -10,12 +10,9 @@ use super::clock::{now_ns, realtime_offset_ns};
 use super::one_line;
 use crate::attribute::Tables;
 use crate::ebpf::{Ebpf, Event, HANDFUL};
+use crate::lives::Limits;
 use crate::origins::Origins;
 use crate::processes::walk_proc;
-
-/// How many reads of the ring buffer one drain makes at most, so that a storm of events cannot keep the
-/// caller here: more than the buffer holds.
-const HANDFULS_AT_ONCE: usize = 2048;
 
 /// What is known of this host, and where it comes from.
 pub(super) struct Local {
@@ -34,21 +31,21 @@ pub(super) struct Local {
 
 impl Local {
     /// Loads eBPF where that is wanted. Where it cannot be, flows are logged without processes.
-    pub(super) fn start(wanted: bool) -> Self {
+    pub(super) fn start(wanted: bool, ring_buffer_bytes: u32, sockets: Limits) -> Self {
         let ebpf = if wanted {
-            Ebpf::load()
+            Ebpf::load(ring_buffer_bytes)
                 .inspect_err(|error| {
                     debug!("{error:?}");
                     warn!("flows are logged without processes: {}", one_line(error));
                 })
                 .ok()
         } else {
-            warn!("flows are logged without processes: eBPF is off (--no-ebpf)");
+            warn!("flows are logged without processes: eBPF is turned off");
             None
         };
         Self {
             ebpf,
-            tables: Tables::default(),
+            tables: Tables::new(sockets),
             origins: Origins::open(),
             events: Vec::new(),
             complete_ns: now_ns(ClockId::CLOCK_MONOTONIC),
@@ -67,7 +64,8 @@ impl Local {
         // The first time until which all is known, where something was lost since.
         let mut since_ns = None;
         let mut lost_now = 0;
-        for _ in 0..HANDFULS_AT_ONCE {
+        // A storm of events cannot keep the caller here.
+        for _ in 0..=ebpf.capacity() / HANDFUL {
             let before_ns = now_ns(ClockId::CLOCK_MONOTONIC);
             let newly_lost = ebpf.read(events)?;
             if newly_lost > 0 {

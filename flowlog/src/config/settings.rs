@@ -1,0 +1,123 @@
+//! The settings as they are given: each may be left out.
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::values::{Address, Interval, Percent, ReceiveBuffer, RingBuffer, Size, path};
+use super::{Cmdline, WalSync};
+use crate::ctnetlink::Delivery;
+
+/// Defines a section: what has no such name is an error, and what is left out may come from another source.
+macro_rules! section {
+    ($(#[$of_section:meta])* $Section:ident { $($(#[$of_key:meta])* $key:ident: $Type:ty,)* }) => {
+        $(#[$of_section])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+        #[serde(default, deny_unknown_fields, expecting = "a section with keys")]
+        pub struct $Section {
+            $($(#[$of_key])* pub $key: $Type,)*
+        }
+
+        impl $Section {
+            /// What is left out here is taken from `other`.
+            pub fn or(self, other: Self) -> Self {
+                // A key is an `Option`, a section within has this same function.
+                Self { $($key: self.$key.or(other.$key),)* }
+            }
+        }
+    };
+}
+
+section! {
+    /// All that can be set.
+    Settings {
+        /// Directory of the flow log.
+        #[serde(deserialize_with = "path")]
+        output: Option<PathBuf>,
+        /// Network namespaces, by name or path.
+        netns: Option<Vec<String>>,
+        /// Whether to load the eBPF programs.
+        ebpf: Option<bool>,
+        /// What the kernel does with events that the receive buffer has no room for.
+        delivery: Option<Delivery>,
+        /// How often flows that go on are recorded.
+        active_interval: Option<Interval>,
+        /// Where metrics are served.
+        metrics: Option<Address>,
+        /// When a file is finished.
+        rotate: Rotate,
+        /// The write-ahead log.
+        wal: Wal,
+        /// How much the kernel may hold for us.
+        hold: Hold,
+        /// Which files are deleted.
+        retention: Retention,
+        /// What is recorded of processes.
+        process: Process,
+        /// What is needed to know processes.
+        attribution: Attribution,
+    }
+}
+
+section! {
+    /// When a file is finished.
+    Rotate {
+        /// Its age.
+        interval: Option<Interval>,
+        /// Its rows.
+        rows: Option<NonZeroU64>,
+        /// Its size.
+        bytes: Option<Size>,
+    }
+}
+
+section! {
+    /// The write-ahead log.
+    Wal {
+        /// When it is synced.
+        sync: Option<WalSync>,
+    }
+}
+
+section! {
+    /// How much the kernel may hold for us.
+    Hold {
+        /// Entries of the connection tracking table.
+        table_share: Option<Percent>,
+        /// Bytes of each netlink socket.
+        receive_buffer: Option<ReceiveBuffer>,
+    }
+}
+
+section! {
+    /// Which files are deleted.
+    Retention {
+        /// Those that are older.
+        age: Option<Interval>,
+        /// The oldest, where all together are larger.
+        bytes: Option<Size>,
+        /// The oldest, where the file system has less room.
+        min_free: Option<Size>,
+    }
+}
+
+section! {
+    /// What is recorded of processes.
+    Process {
+        /// Of their arguments.
+        cmdline: Option<Cmdline>,
+    }
+}
+
+section! {
+    /// What is needed to know processes.
+    Attribution {
+        /// Size of the buffer for events.
+        ring_buffer: Option<RingBuffer>,
+        /// How many sockets are remembered.
+        sockets: Option<NonZeroU32>,
+        /// How long a closed socket is remembered.
+        linger: Option<Interval>,
+    }
+}

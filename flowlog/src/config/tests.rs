@@ -1,0 +1,184 @@
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use super::*;
+
+const DOCUMENT: &str = include_str!("../../docs/configuration.md");
+
+fn file(text: &str) -> Result<Settings, String> {
+    Settings::from_toml(Path::new("f.toml"), text).map_err(|error| error.to_string())
+}
+
+fn environment(variables: &[(&str, &str)]) -> Result<Settings, String> {
+    let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+    Settings::from_environment(variables).map_err(|error| error.to_string())
+}
+
+fn config(settings: Settings) -> Config {
+    Config::new(settings, Vec::new())
+}
+
+#[test]
+fn later_sources_win_key_by_key() {
+    let file = file(
+        "output = '/file'\n[rotate]\ninterval = '1min'\nrows = 1\nbytes = '1MiB'\n[wal]\nsync = 'off'\n",
+    );
+    let environment = environment(&[
+        ("FLOWLOG__OUTPUT", "/environment"),
+        ("FLOWLOG__ROTATE__ROWS", "2"),
+        ("FLOWLOG__ROTATE__BYTES", "2MiB"),
+        ("FLOWLOG_LOG", "debug"),
+        ("PATH", "/bin"),
+    ]);
+    let bytes = Some(Size(3 << 20));
+    let flags = Settings { rotate: Rotate { bytes, ..Rotate::default() }, ..Settings::default() };
+    let merged = config(flags.or(environment.unwrap()).or(file.unwrap()));
+    assert_eq!(merged.output, Path::new("/environment"));
+    assert_eq!(merged.rotation, Rotation { interval: Duration::from_secs(60), rows: 2, bytes: 3 << 20 });
+    assert_eq!(merged.wal_sync, WalSync::Off);
+}
+
+#[test]
+fn the_environment_has_all_kinds_of_values() {
+    let settings = environment(&[
+        ("FLOWLOG__OUTPUT", "17"),
+        ("FLOWLOG__NETNS", r#"["blue", "/run/netns/red"]"#),
+        ("FLOWLOG__EBPF", "false"),
+        ("FLOWLOG__METRICS", "[::1]:9464"),
+        ("FLOWLOG__WAL__SYNC", "\"batch\""),
+        ("FLOWLOG__HOLD__TABLE_SHARE", "0"),
+        ("FLOWLOG__ACTIVE_INTERVAL", "1h 30min"),
+        ("FLOWLOG__PROCESS__CMDLINE", "full"),
+    ])
+    .unwrap();
+    assert_eq!(settings.netns.as_deref(), Some(["blue".to_owned(), "/run/netns/red".to_owned()].as_slice()));
+    let config = config(settings);
+    assert_eq!(config.output, Path::new("17"));
+    assert!(!config.ebpf);
+    assert_eq!(config.metrics, Some("[::1]:9464".parse().unwrap()));
+    assert_eq!(config.wal_sync, WalSync::Batch);
+    assert_eq!(config.table_share_percent, 0);
+    assert_eq!(config.active_interval, Some(Duration::from_secs(90 * 60)));
+    assert_eq!(config.cmdline, Cmdline::Full);
+}
+
+#[test]
+fn faults_of_a_file_have_their_place() {
+    for (text, place, message) in [
+        ("out = '/'", "1:1", "unknown field `out`, expected one of `output`, `netns`, "),
+        ("[rotate]\nrows = 1\nbites = '1'", "3:1", "unknown field `bites`, expected one of `interval`, "),
+        ("\n[rotat]\nrows = 1", "2:2", "unknown field `rotat`, expected one of "),
+        ("rotate = 1", "1:10", "invalid type: integer `1`, expected a section with keys"),
+        ("output = ''", "1:10", "invalid value: string \"\", expected the path of a directory"),
+        ("ebpf = 'no'", "1:8", "invalid type: string \"no\", expected a boolean"),
+        ("# ä\nmetrics = ':80'", "2:11", "invalid value: string \":80\", expected an address with a port"),
+        (
+            "delivery = 'fast'",
+            "1:12",
+            "invalid value: string \"fast\", expected \"reliable\" or \"best-effort\"",
+        ),
+        ("rotate.rows = 0", "1:15", "invalid value: integer `0`, expected a nonzero u64"),
+        ("rotate.interval = '0s'", "1:19", "invalid value: string \"0s\", expected a duration with a unit"),
+        ("rotate.interval = 90", "1:19", "invalid type: integer `90`, expected a duration with a unit"),
+        ("rotate.bytes = '0MiB'", "1:16", "invalid value: string \"0MiB\", expected a size with a unit"),
+        ("hold.table_share = 101", "1:20", "invalid value: integer `101`, expected 0 to 100"),
+        (
+            "hold.receive_buffer = '2GiB'",
+            "1:23",
+            "invalid value: string \"2GiB\", expected a size of at most",
+        ),
+        ("wal.sync = 'never'", "1:12", "invalid value: string \"never\", expected \"batch\", \"off\", or a"),
+        ("process.cmdline = 'on'", "1:19", "invalid value: string \"on\", expected \"masked\", \"full\" or"),
+        (
+            "attribution.ring_buffer = '9MiB'",
+            "1:27",
+            "invalid value: string \"9MiB\", expected a power of two",
+        ),
+        (
+            "attribution.ring_buffer = '4KiB'",
+            "1:27",
+            "invalid value: string \"4KiB\", expected a power of two",
+        ),
+        ("output = '/a'\noutput = '/b'", "2:1", "duplicate key"),
+        ("ebpf = yes", "1:8", "string values must be quoted, expected literal string"),
+        ("output = \"\n", "1:11", "invalid basic string, expected"),
+    ] {
+        let error = file(text).unwrap_err();
+        let expected = format!("f.toml:{place}: {message}");
+        assert!(error.starts_with(&expected), "found `{error}`, expected `{expected}`");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn faults_of_the_environment_have_their_variable() {
+    for (name, value, message) in [
+        ("FLOWLOG__OUT", "/", "unknown field `out`, expected one of "),
+        ("FLOWLOG__", "/", "unknown field ``, expected one of "),
+        ("FLOWLOG__WAL__SYNC__NOW", "1", "invalid type: map, expected \"batch\", "),
+        ("FLOWLOG__ROTATE__ROWS", "many", "invalid type: string \"many\", expected a nonzero u64"),
+        ("FLOWLOG__ROTATE__ROWS", "0", "invalid value: integer `0`, expected a nonzero u64"),
+        ("FLOWLOG__ROTATE", "1", "invalid type: integer `1`, expected a section with keys"),
+        ("FLOWLOG__EBPF", "maybe", "invalid type: string \"maybe\", expected a boolean"),
+        ("FLOWLOG__NETNS", "blue", "invalid type: string \"blue\", expected a sequence"),
+        ("FLOWLOG__WAL__SYNC", "never", "invalid value: string \"never\", expected \"batch\", "),
+        ("FLOWLOG__wal__SYNC", "off", "found lower case in its name, expected upper case"),
+    ] {
+        let error = environment(&[(name, value)]).unwrap_err();
+        let expected = format!("environment variable {name}: {message}");
+        assert!(error.starts_with(&expected), "found `{error}`, expected `{expected}`");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    let not_utf8 = (OsString::from("FLOWLOG__OUTPUT"), OsString::from_vec(vec![0xff]));
+    let error = Settings::from_environment([not_utf8]).unwrap_err();
+    assert_eq!(error.to_string(), "environment variable FLOWLOG__OUTPUT: its value is not UTF-8");
+}
+
+/// The file in the document.
+fn documented() -> String {
+    let (_, rest) = DOCUMENT.split_once("```toml\n").unwrap();
+    rest.split_once("```").unwrap().0.to_owned()
+}
+
+/// The same, with the keys that have no default.
+fn documented_in_full() -> String {
+    let uncommented = |line: &str| {
+        let is_key = line
+            .strip_prefix("# ")
+            .and_then(|line| line.split_once(" = "))
+            .is_some_and(|(key, _)| key.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_'));
+        line.strip_prefix("# ").filter(|_| is_key).unwrap_or(line).to_owned()
+    };
+    documented().lines().map(uncommented).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_document_has_the_defaults() {
+    let documented = file(&documented()).unwrap();
+    assert_eq!(format!("{:?}", config(documented)), format!("{:?}", config(Settings::default())));
+}
+
+#[test]
+fn the_document_has_all_keys_and_no_other() {
+    let settings = file(&documented_in_full()).unwrap();
+    let debug = format!("{settings:#?}");
+    assert!(!debug.contains("None"), "a key is missing in the document: {debug}");
+}
+
+#[test]
+fn the_document_names_all_variables() {
+    let mut names = Vec::new();
+    for (key, value) in documented_in_full().parse::<toml::Table>().unwrap() {
+        match value {
+            toml::Value::Table(section) => names.extend(section.keys().map(|inner| format!("{key}.{inner}"))),
+            _ => names.push(key),
+        }
+    }
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        let variable = format!("FLOWLOG__{}", name.replace('.', "__").to_uppercase());
+        let row = format!("| `{name}` | `{variable}`");
+        assert!(DOCUMENT.contains(&row), "no row begins with {row}");
+    }
+}

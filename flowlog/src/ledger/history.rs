@@ -1,0 +1,108 @@
+//! What a ledger says about earlier runs, as far as the next run has to know it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::line::{DeclaredGap, Event, Hash, Line, PublishedFile, Started, Table};
+use super::lines::Entry;
+use crate::gaps::Gap;
+
+/// What [`Ledger::open`](super::Ledger::open) found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// The last line that could be read.
+    pub last: Option<LastLine>,
+    /// Runs that neither stopped nor were recovered: ids of runs are in the order of their starts. This
+    /// has each file of such a run, some MiB for one of a year.
+    pub unfinished: BTreeMap<Uuid, Unfinished>,
+    /// What a crash left of a line, and was cut off.
+    pub torn: Option<Torn>,
+    /// Lines that are not what flowlog wrote, or not where it wrote them.
+    pub damaged: Option<Damage>,
+}
+
+/// The end of the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastLine {
+    /// The run that wrote it.
+    pub run_id: Uuid,
+    /// When.
+    pub time: Timestamp,
+    /// Whether the run stopped by it.
+    pub is_stop: bool,
+}
+
+/// A run that did not stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// What it said when it began; `None` where that line cannot be read.
+    pub started: Option<Started>,
+    /// When it wrote its last line.
+    pub last_time: Timestamp,
+    /// Files with its rows, also those that a later run published in an unfinished recovery.
+    pub files: Vec<PublishedFile>,
+    /// Its gaps that no file has, by their number.
+    pub gaps: BTreeMap<u64, Gap>,
+}
+
+/// What a crash left of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Torn {
+    /// The number that the line would have had.
+    pub line: u64,
+    /// How much there was of it.
+    pub bytes: u64,
+}
+
+/// Lines that are not what flowlog wrote, or not where it wrote them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The first of them.
+    pub first_line: u64,
+    /// How many.
+    pub lines: u64,
+}
+
+impl History {
+    /// Takes the next line, which follows one with the hash `prev`.
+    pub(super) fn take(&mut self, entry: Entry, prev: Hash) {
+        if entry.line.as_ref().map(|line| line.prev) != Ok(prev) {
+            self.damaged.get_or_insert(Damage { first_line: entry.number, lines: 0 }).lines += 1;
+        }
+        let Ok(Line { prev: _, time, run_id, event }) = entry.line else { return };
+        self.last = Some(LastLine { run_id, time, is_stop: matches!(event, Event::Stop(_)) });
+        let run = self.run(run_id, time);
+        run.last_time = time;
+        match event {
+            Event::Start(started) => run.started = Some(started),
+            Event::Gap(DeclaredGap { gap, loss }) => {
+                run.gaps.insert(gap, loss);
+            }
+            Event::File(file) => {
+                let run = self.run(file.of_run.unwrap_or(run_id), time);
+                if let (Table::Gaps, Some(first), Some(last)) = (file.table, file.gap_first, file.gap_last) {
+                    run.gaps.retain(|&gap, _| gap < first || gap > last);
+                }
+                run.files.push(file);
+            }
+            Event::Recover(recovered) => {
+                self.unfinished.remove(&recovered.of_run);
+            }
+            Event::Stop(_) => {
+                self.unfinished.remove(&run_id);
+            }
+            Event::Delete(_) | Event::Unknown => {}
+        }
+    }
+
+    fn run(&mut self, run_id: Uuid, time: Timestamp) -> &mut Unfinished {
+        self.unfinished.entry(run_id).or_insert_with(|| Unfinished {
+            started: None,
+            last_time: time,
+            files: Vec::new(),
+            gaps: BTreeMap::new(),
+        })
+    }
+}

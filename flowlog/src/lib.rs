@@ -23,6 +23,7 @@
 //! | [`dumps`] | entries that end without an event, and those that go on | no |
 //! | [`schema`] | record = row of a record batch; the only place that builds Arrow arrays | no |
 //! | [`gaps`] | declared losses | no |
+//! | [`wal`] | rows on the disk before they are published: segments, recovery | disk |
 //! | [`ledger`] | the chain of what was written, lost and deleted | disk |
 //! | [`writer`] | record batches = Parquet files: staging, rotation, publishing | disk |
 //! | [`doctor`] | checks and fixes of the host and of namespaces | yes |
@@ -70,6 +71,8 @@ pub mod dumps;
 pub mod schema;
 
 pub mod gaps;
+
+pub mod wal;
 
 pub mod ledger;
 

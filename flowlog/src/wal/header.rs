@@ -1,0 +1,97 @@
+//! What stands before the first frame of a segment.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::bytes::Bytes;
+use super::frame::checksum;
+use crate::schema::RunContext;
+
+/// The first bytes of a segment.
+const MAGIC: [u8; 8] = *b"flowlogW";
+
+/// Version of the format. To be raised when an older flowlog could misread what this one writes, also
+/// when columns of the schema change other than by new ones at the end.
+const VERSION: u32 = 1;
+
+/// The run that wrote a segment: all that is needed to make its rows files of that run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentHeader {
+    /// UUIDv7 of the run.
+    pub run_id: Uuid,
+    /// Application-specific hash of the machine id.
+    pub host_id: String,
+    /// Name of the host.
+    pub host_name: String,
+    /// Boot id of the kernel, where known.
+    pub boot_id: Option<String>,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Whether the kernel counted packets and bytes, where known.
+    pub acct: Option<bool>,
+    /// Whether the kernel took start and stop times, where known.
+    pub timestamp: Option<bool>,
+    /// When the run began, in microseconds since 1970.
+    pub started_us: i64,
+}
+
+impl SegmentHeader {
+    /// The run, for the files made of it.
+    pub fn run(&self) -> RunContext {
+        let Self { run_id, host_id, host_name, boot_id, kernel: _, acct: _, timestamp: _, started_us: _ } =
+            self.clone();
+        RunContext { run_id, host_id, host_name, boot_id }
+    }
+
+    /// The bytes before the first frame.
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let json = serde_json::to_vec(self)?;
+        // A name that is longer than 4 GiB does not exist.
+        let length = u32::try_from(json.len()).unwrap_or(u32::MAX);
+        let fields = [VERSION, length, checksum(length, &json)].map(u32::to_le_bytes);
+        Ok([&MAGIC, fields.as_flattened(), &json].concat())
+    }
+}
+
+/// Why the beginning of a file is not that of a segment.
+#[derive(Debug, thiserror::Error)]
+pub enum HeaderError {
+    /// The file is shorter than its header: its making was interrupted, and it never had a row.
+    #[error("the file ends within its header")]
+    Torn,
+    /// The file is something else, or its first bytes are damaged.
+    #[error("the file does not begin as a segment of a write-ahead log does")]
+    Magic,
+    /// The file has a format of another flowlog.
+    #[error("the format has version {found}, expected {VERSION}: read it with the flowlog that wrote it")]
+    Version {
+        /// The version.
+        found: u32,
+    },
+    /// The header is damaged.
+    #[error("the checksum of the header is wrong")]
+    Checksum,
+    /// The header is intact and says something else than expected.
+    #[error("the header cannot be understood: {0}")]
+    Content(#[from] serde_json::Error),
+}
+
+/// Reads the header and leaves what follows it.
+pub(super) fn parse(bytes: &mut Bytes<'_>) -> Result<SegmentHeader, HeaderError> {
+    let magic: [u8; 8] = bytes.array().ok_or(HeaderError::Torn)?;
+    if magic != MAGIC {
+        return Err(HeaderError::Magic);
+    }
+    let found = bytes.u32().ok_or(HeaderError::Torn)?;
+    if found != VERSION {
+        return Err(HeaderError::Version { found });
+    }
+    let length = bytes.u32().ok_or(HeaderError::Torn)?;
+    let crc = bytes.u32().ok_or(HeaderError::Torn)?;
+    let json = usize::try_from(length).ok().and_then(|length| bytes.take(length));
+    let json = json.ok_or(HeaderError::Torn)?;
+    if checksum(length, json) != crc {
+        return Err(HeaderError::Checksum);
+    }
+    Ok(serde_json::from_slice(json)?)
+}

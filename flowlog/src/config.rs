@@ -25,10 +25,16 @@ pub use values::{Address, Expected, Interval, Percent, ReceiveBuffer, RingBuffer
 use crate::ctnetlink::Delivery;
 use crate::lives::Limits;
 use crate::namespace::Namespace;
+use crate::retention::RetentionLimits;
+use crate::wal::WalSync;
 use crate::writer::Rotation;
 
 /// Where the flow log is.
 pub const OUTPUT: &str = "/var/log/flowlog";
+
+/// How often the connection tracking table is listed. A list of 262 144 entries takes the kernel a third
+/// of a second; what has ended without an event is known after the second one.
+const DUMP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The configuration of the daemon.
 #[derive(Debug)]
@@ -41,6 +47,8 @@ pub struct Config {
     pub ebpf: bool,
     /// What the kernel does with events that the receive buffer has no room for.
     pub delivery: Delivery,
+    /// How often the connection tracking table is listed, where that can tell something.
+    pub dump_interval: Duration,
     /// How often flows that go on are recorded; `None` where they are not.
     pub active_interval: Option<Duration>,
     /// Where metrics are served.
@@ -64,17 +72,6 @@ pub struct Config {
     pub sockets: Limits,
 }
 
-/// When what is in the write-ahead log is on the disk for certain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WalSync {
-    /// At most this long after it was received.
-    Interval(Duration),
-    /// With each batch.
-    Batch,
-    /// When the kernel writes it.
-    Off,
-}
-
 /// What is recorded of the arguments of programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cmdline {
@@ -87,17 +84,6 @@ pub enum Cmdline {
     Off,
 }
 
-/// Bounds of the files that are kept; beyond any of them the oldest are deleted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RetentionLimits {
-    /// Age of a file.
-    pub age: Option<Duration>,
-    /// Size of all files.
-    pub bytes: Option<u64>,
-    /// Free space of the file system.
-    pub min_free_bytes: Option<u64>,
-}
-
 impl Config {
     /// The settings, with the defaults for what they leave open. `namespaces` are those of
     /// [`Settings::netns`].
@@ -107,6 +93,7 @@ impl Config {
             netns: _,
             ebpf,
             delivery,
+            dump_interval,
             active_interval,
             metrics,
             rotate,
@@ -145,6 +132,7 @@ impl Config {
             namespaces,
             ebpf: ebpf.unwrap_or(true),
             delivery: delivery.unwrap_or_default(),
+            dump_interval: dump_interval.map_or(DUMP_INTERVAL, |interval| interval.0),
             active_interval: active_interval.map(|interval| interval.0),
             metrics: metrics.map(|address| address.0),
             rotation,

@@ -8,46 +8,43 @@ mod clock;
 mod local;
 mod older;
 mod output;
+mod receive;
 mod watched;
+mod writing;
 
-use std::net::UdpSocket;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::time::ClockId;
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use self::clock::now_ns;
+use self::clock::now_us;
 use self::local::Local;
-use self::output::{Output, ToWriter, Written};
-use self::watched::{REFRESH_INTERVAL, Watched};
-use crate::attribute::{Observer, Sighting, Tables, attribute};
+use self::output::Output;
+use self::receive::Counts;
+use self::watched::{REFRESH_INTERVAL, Watch, Watched};
+use self::writing::Written;
 use crate::config::Config;
-use crate::ctnetlink::{Buffers, Listener, Received, Requests, decode};
-use crate::doctor::{Settings, read_settings};
+use crate::ctnetlink::Buffers;
+use crate::doctor::Settings;
 use crate::host::Host;
-use crate::schema::{FlowBatch, RunContext};
-use crate::timeouts::Timeouts;
-use crate::writer::{Writer, WriterConfig};
-
-/// Rows after which a batch goes to the writing side. More make this side hold more memory, fewer
-/// make the other side slower.
-const BATCH_ROWS: usize = 8192;
+use crate::ledger::Started;
+use crate::schema::{FlowBatch, RunContext, RunFacts};
+use crate::store::{Store, StoreConfig};
 
 /// How often the ring buffer is read where no flow ends: it must not fill up in between.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Reads of one listener before signals, ticks and the other listeners get their turn.
-const READS_PER_TURN: usize = 16;
-
 /// How long the last events may take at the stop.
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
+const READ_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long the last files may take at the stop. What is not published then is in the write-ahead log.
+const PUBLISH_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Logs flows until SIGTERM or SIGINT, then publishes what is there.
 ///
@@ -67,8 +64,8 @@ pub fn run(config: Config) -> Result<()> {
         .context("cannot start the runtime")?;
     runtime.block_on(async {
         // First: a signal that comes while the daemon starts must not end it half-way.
-        let signals = Signals::handle()?;
-        Daemon::start(config)?.run(signals).await
+        let mut signals = Signals::handle()?;
+        Daemon::start(config)?.run(&mut signals).await
     })
 }
 
@@ -87,6 +84,15 @@ impl Signals {
             hangup: signal(SignalKind::hangup()).context("cannot handle SIGHUP")?,
         })
     }
+
+    /// Waits for a signal that asks to stop.
+    async fn stop(&mut self) {
+        let Self { terminate, interrupt, hangup: _ } = self;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
 }
 
 /// The receiving side.
@@ -97,14 +103,9 @@ struct Daemon {
     buffers: Buffers,
     local: Local,
     output: Output,
+    table_share_percent: u8,
+    dump_interval: Duration,
     counts: Counts,
-}
-
-/// What happened to messages, for the last line of the log.
-#[derive(Debug, Default)]
-struct Counts {
-    undecodable: u64,
-    unknown_attributes: u64,
 }
 
 impl Daemon {
@@ -114,47 +115,30 @@ impl Daemon {
             namespaces,
             ebpf,
             delivery,
+            dump_interval,
+            active_interval,
             rotation,
+            wal_sync,
+            table_share_percent,
             receive_buffer_bytes,
             ring_buffer_bytes,
             sockets,
-            ..
+            retention,
+            metrics: _,
+            cmdline: _,
         } = config;
+        let watch = Watch { delivery, receive_buffer_bytes, active_interval };
         let mut local = Local::start(ebpf, ring_buffer_bytes, sockets);
 
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll instance")?;
         let mut watched = Vec::new();
         let mut settings = Vec::new();
         for namespace in namespaces {
-            let (listener, probe, found) = namespace.run(|| {
-                // Subscribing succeeds also where nothing will ever come.
-                let listener = Requests::open()
-                    .and_then(|mut requests| requests.count())
-                    .and_then(|_| Listener::open(receive_buffer_bytes, delivery));
-                (listener, UdpSocket::bind("0.0.0.0:0"), read_settings())
-            })?;
-            let listener = listener?;
-            epoll
-                .add(listener.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))
-                .context("cannot watch the netlink socket")?;
-            let netns_cookie = probe.ok().and_then(|probe| local.ebpf.as_ref()?.netns_cookie(&probe));
-            if local.ebpf.is_some() && netns_cookie.is_none() {
-                warn!(
-                    "the eBPF programs do not see sockets of the network namespace `{}`: its flows may have no process",
-                    namespace.name().unwrap_or("own")
-                );
-            }
-            let mut namespace = Watched {
-                namespace,
-                netns_cookie,
-                local_addrs: Vec::new(),
-                timeouts: Timeouts::default(),
-                listener,
-            };
-            namespace.refresh();
+            let (namespace, found) = Watched::open(namespace, watch, &local, &epoll)?;
             watched.push(namespace);
             settings.push(found);
         }
+        let watched_since_us = now_us();
 
         let host = Host::this();
         let context = RunContext {
@@ -163,17 +147,42 @@ impl Daemon {
             host_name: host.name,
             boot_id: host.boot_id,
         };
-        let writer = Writer::open(WriterConfig {
-            output: output.clone(),
-            rotation,
+        let started = Started {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host_id: context.host_id.clone(),
+            host_name: context.host_name.clone(),
+            boot_id: context.boot_id.clone(),
+            kernel: host.kernel.clone(),
+            delivery: delivery.name().to_owned(),
+            netns: watched.iter().map(|watched| watched.namespace.inode()).collect(),
+            wal_sync: wal_sync.to_string(),
+            torn_bytes: None,
+        };
+        let facts = RunFacts {
             run: context.clone(),
             kernel: host.kernel,
             acct: in_all(&settings, |settings| settings.acct),
             timestamp: in_all(&settings, |settings| settings.timestamp),
-        })?;
+        };
+        let store = Store::open(
+            StoreConfig {
+                output: output.clone(),
+                rotation,
+                wal_sync,
+                retention,
+                facts,
+                started,
+                watched_since_us,
+            },
+            SystemTime::now(),
+        )?;
         local.drain()?;
         local.seed();
         local.seed_sockets()?;
+        // After the subscription: what ends from now on is either in the dump or sends a message.
+        for watched in &mut watched {
+            watched.dump(&mut local)?;
+        }
         info!(
             "ready: run {}, {} network namespace(s), {}, writing to `{}`",
             context.run_id,
@@ -186,27 +195,28 @@ impl Daemon {
             readable: async_fd(epoll.0)?,
             buffers: Buffers::default(),
             local,
-            output: Output::start(FlowBatch::new(&context), writer)?,
+            output: Output::start(FlowBatch::new(&context), store)?,
+            table_share_percent,
+            dump_interval,
             counts: Counts::default(),
         })
     }
 
     /// Works until a signal asks to stop, or something fails for good; publishes in both cases.
-    async fn run(mut self, signals: Signals) -> Result<()> {
+    async fn run(mut self, signals: &mut Signals) -> Result<()> {
         let worked = self.work(signals).await;
         if let Err(error) = &worked {
             error!("stopping, because flows cannot be read any more: {error:#}");
         }
-        let stopped = self.stop(worked.is_ok()).await;
+        let stopped = self.stop(worked.is_ok(), signals).await;
         worked.and(stopped)
     }
 
-    async fn work(&mut self, signals: Signals) -> Result<()> {
-        let Signals { mut terminate, mut interrupt, mut hangup } = signals;
-        let mut drain = tokio::time::interval(DRAIN_INTERVAL);
-        drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut refresh = tokio::time::interval(REFRESH_INTERVAL);
-        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn work(&mut self, signals: &mut Signals) -> Result<()> {
+        let mut drain = interval(DRAIN_INTERVAL);
+        let mut refresh = interval(REFRESH_INTERVAL);
+        let mut dump = interval(self.dump_interval);
+        dump.reset();
         // Does nothing where no service manager waits for it.
         if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
             warn!("cannot tell the service manager that flowlog is ready: {error}");
@@ -217,93 +227,81 @@ impl Daemon {
         loop {
             tokio::select! {
                 biased;
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                _ = hangup.recv() => {
-                    self.output.flush(&mut self.local).await?;
-                    self.output.send(ToWriter::Rotate, &mut self.local).await?;
-                }
+                _ = signals.terminate.recv() => return Ok(()),
+                _ = signals.interrupt.recv() => return Ok(()),
+                _ = signals.hangup.recv() => self.output.rotate()?,
                 _ = refresh.tick() => self.watched.iter_mut().for_each(Watched::refresh),
                 _ = drain.tick() => {
                     self.local.drain()?;
-                    self.output.tick(&mut self.local).await?;
+                    self.check_hold();
+                    self.record_dumps()?;
+                    self.tick()?;
                 }
-                ready = ready_to_receive(&self.readable, more) => {
-                    ready.context("cannot wait for the netlink sockets")?;
-                    more = self.receive().await?;
-                }
-            }
-        }
-    }
-
-    /// Reads each listener for a while. Says whether there may be more.
-    async fn receive(&mut self) -> Result<bool> {
-        let Self { watched, buffers, local, output, counts, .. } = self;
-        let mut more = false;
-        for Watched { namespace, netns_cookie, local_addrs, timeouts, listener } in watched {
-            let name = namespace.name().unwrap_or("own");
-            let observer =
-                Observer { netns: namespace.inode(), netns_cookie: *netns_cookie, local_addrs, timeouts };
-            for read in 1.. {
-                let received = listener.recv(buffers)?;
-                // Then the events: what a socket did before its flow ended is now in the tables. A refused
-                // connection has all of its life within microseconds.
-                local.drain()?;
-                match received {
-                    Received::WouldBlock => break,
-                    // How many is not known.
-                    Received::Overrun => {
-                        error!(
-                            "flows of the network namespace `{name}` were lost: the socket buffer was full"
-                        );
-                    }
-                    Received::Datagrams(datagrams) => {
-                        if datagrams.truncated() > 0 {
-                            let truncated = datagrams.truncated();
-                            error!(
-                                "{truncated} flows of the network namespace `{name}` were lost: found messages larger than the buffer"
-                            );
-                        }
-                        let received_ns = now_ns(ClockId::CLOCK_REALTIME);
-                        for datagram in datagrams.iter() {
-                            record(datagram, received_ns, observer, &local.tables, &mut output.batch, counts);
-                        }
+                _ = dump.tick() => {
+                    for watched in &mut self.watched {
+                        watched.dump(&mut self.local)?;
                     }
                 }
-                if output.batch.len() >= BATCH_ROWS {
-                    output.flush(local).await?;
-                }
-                if read == READS_PER_TURN {
+                room = self.output.room(), if self.output.is_blocked() => {
+                    room?;
+                    self.output.send_waiting()?;
+                    self.check_hold();
                     more = true;
-                    break;
+                }
+                ready = ready_to_receive(&self.readable, more), if self.can_receive() => {
+                    ready.context("cannot wait for the netlink sockets")?;
+                    more = self.receive()?;
                 }
             }
         }
-        Ok(more)
     }
 
-    /// Reads what the kernel had queued, where it `can_read`, publishes, and says what there was.
-    async fn stop(mut self, can_read: bool) -> Result<()> {
+    /// Reads what the kernel had queued, where it `can_read`, publishes, and says what there was. Another
+    /// signal makes it leave the rows in the write-ahead log.
+    async fn stop(mut self, can_read: bool, signals: &mut Signals) -> Result<()> {
         info!("stopping: reading what the kernel has queued, and publishing");
-        let deadline = Instant::now() + STOP_DEADLINE;
-        while can_read && self.receive().await? {
-            if Instant::now() > deadline {
-                error!("flows end faster than they are read: what comes from now on is lost");
-                break;
-            }
+        let read = tokio::select! {
+            read = tokio::time::timeout(READ_DEADLINE, self.read_rest(can_read)) => read.unwrap_or(Ok(false)),
+            () = signals.stop() => Ok(false),
+        };
+        if !matches!(read, Ok(true)) {
+            error!(
+                "not all that the kernel had queued could be taken: flows are lost, how many is not known"
+            );
         }
-        let Self { watched, mut local, mut output, counts, .. } = self;
-        output.flush(&mut local).await?;
-        let Written { published, lost_rows } = output.finish();
-        let Counts { undecodable, unknown_attributes } = counts;
+        let Self { watched, local, output, counts, .. } = self;
+        let status = std::sync::Arc::clone(&output.status);
+        let mut written = output.close();
+        let stopped_by = tokio::select! {
+            written = &mut written => Some(written),
+            () = signals.stop() => None,
+            () = tokio::time::sleep(PUBLISH_DEADLINE) => None,
+        };
+        let written = match stopped_by {
+            Some(written) => written,
+            None => {
+                warn!(
+                    "stopping without publishing: the rows are in the write-ahead log, and published at the next start"
+                );
+                status.give_up();
+                tokio::time::timeout(READ_DEADLINE, written).await.context("the disk does not answer")?
+            }
+        };
+        let Written { published, lost_rows, is_complete } =
+            written.context("the writing thread has ended")?;
+        let losses = || watched.iter().map(|watched| watched.listener.losses());
         info!(
             rows = published.rows,
             files = published.files,
+            is_complete,
             lost_rows,
-            overruns = watched.iter().map(|watched| watched.listener.losses().overruns).sum::<u64>(),
-            truncated = watched.iter().map(|watched| watched.listener.losses().truncated).sum::<u64>(),
-            undecodable,
-            unknown_attributes,
+            lost_flows = counts.lost,
+            duplicates = counts.duplicates,
+            overruns = losses().map(|losses| losses.overruns).sum::<u64>(),
+            truncated = losses().map(|losses| losses.truncated).sum::<u64>(),
+            undecodable = counts.undecodable,
+            unknown_attributes = counts.unknown_attributes,
+            zeroed = watched.iter().map(|watched| watched.dumps.zeroed()).sum::<u64>(),
             lost_events = local.lost,
             evicted_sockets = local.tables.evicted(),
             "stopped"
@@ -311,8 +309,15 @@ impl Daemon {
         if lost_rows > 0 {
             bail!("{lost_rows} flows could not be written; the lines above say why");
         }
-        Ok(())
+        read.map(drop)
     }
+}
+
+/// The interval, which does not catch up on what it missed.
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 #[expect(
@@ -332,38 +337,6 @@ async fn ready_to_receive(readable: &AsyncFd<OwnedFd>, more: bool) -> std::io::R
         readable.readable().await?.clear_ready();
     }
     Ok(())
-}
-
-/// Decodes the messages of one datagram, joins them and appends the rows.
-fn record(
-    datagram: &[u8],
-    received_ns: u64,
-    observer: Observer<'_>,
-    tables: &Tables,
-    batch: &mut FlowBatch,
-    counts: &mut Counts,
-) {
-    for message in decode::messages(datagram) {
-        let decoded = message.and_then(|message| match message.event() {
-            decode::Event::Destroy => decode::flow(message.payload).map(Some),
-            _ => Ok(None),
-        });
-        match decoded {
-            Ok(Some(decode::Decoded { flow, unknown_attributes })) => {
-                counts.unknown_attributes += u64::from(unknown_attributes);
-                batch.append(&attribute(&flow, Sighting::Destroyed, received_ns, observer, tables));
-            }
-            Ok(None) => {}
-            Err(error) => {
-                // A stream of them would fill the log with nothing new.
-                if counts.undecodable.is_power_of_two() || counts.undecodable == 0 {
-                    error!("a flow was lost: {error}, in a message of the kernel");
-                }
-                debug!("cannot be decoded: {error}: {datagram:02x?}");
-                counts.undecodable += 1;
-            }
-        }
-    }
 }
 
 /// Whether a sysctl is on in all namespaces; `None` where that differs or is not known.

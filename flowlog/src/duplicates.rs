@@ -29,24 +29,24 @@ pub struct Seen {
     young: HashSet<Identity, foldhash::fast::RandomState>,
     /// The generation before; forgotten with the end of the young one.
     old: HashSet<Identity, foldhash::fast::RandomState>,
-    /// When the young generation began.
+    /// When the young generation began, as far as [`Seen::expire`] told the time.
     since_ns: u64,
+    now_ns: u64,
 }
 
 impl Seen {
-    /// Nothing was seen yet.
+    /// Nothing was seen yet. Times are of any clock that does not go back.
     pub fn new(now_ns: u64) -> Self {
-        Self { young: HashSet::default(), old: HashSet::default(), since_ns: now_ns }
+        Self { young: HashSet::default(), old: HashSet::default(), since_ns: now_ns, now_ns }
     }
 
     /// Notes that the flow has ended. Says whether that is new.
     ///
     /// `max` bounds a generation. The kernel repeats events of entries that it still holds, and they are
     /// at most as many as the table has room for (`nf_conntrack_max`): no more have to be remembered.
-    /// `now_ns` is any clock that does not go back.
-    pub fn note(&mut self, flow: &Flow, max: usize, now_ns: u64) -> bool {
+    pub fn note(&mut self, flow: &Flow, max: usize) -> bool {
         if self.young.len() >= max {
-            self.begin_generation(now_ns);
+            self.begin_generation();
         }
         let identity = identity(flow);
         // What is repeated now may be repeated again: it gets young, too.
@@ -55,12 +55,13 @@ impl Seen {
 
     /// Forgets what is old enough. To be called now and then.
     pub fn expire(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
         if now_ns.saturating_sub(self.since_ns) >= GENERATION_NS {
-            self.begin_generation(now_ns);
+            self.begin_generation();
         }
     }
 
-    fn begin_generation(&mut self, now_ns: u64) {
+    fn begin_generation(&mut self) {
         std::mem::swap(&mut self.young, &mut self.old);
         // Gives the memory of a burst back when it is quiet.
         if self.young.len() < self.young.capacity() / 8 {
@@ -68,7 +69,7 @@ impl Seen {
         } else {
             self.young.clear();
         }
-        self.since_ns = now_ns;
+        self.since_ns = self.now_ns;
     }
 }
 
@@ -115,7 +116,7 @@ mod tests {
             (Flow { id: Some(8), ..flow(1, Some(100)) }, true),
             (Flow { zone: Some(1), ..flow(1, Some(100)) }, true),
         ] {
-            assert_eq!(seen.note(&flow, MAX, 1), is_new, "{flow:?}");
+            assert_eq!(seen.note(&flow, MAX), is_new, "{flow:?}");
         }
     }
 
@@ -124,38 +125,38 @@ mod tests {
         let mut seen = Seen::new(0);
         let counted =
             |packets| Flow { orig_counters: Some(Counters { packets, bytes: 60 }), ..flow(1, None) };
-        assert!(seen.note(&counted(1), MAX, 1));
-        assert!(seen.note(&counted(2), MAX, 1));
-        assert!(!seen.note(&counted(1), MAX, 1));
+        assert!(seen.note(&counted(1), MAX));
+        assert!(seen.note(&counted(2), MAX));
+        assert!(!seen.note(&counted(1), MAX));
     }
 
     #[test]
     fn as_many_as_the_table_holds_are_remembered_and_at_most_twice_as_many() {
         let mut seen = Seen::new(0);
         for port in 0..5000 {
-            assert!(seen.note(&flow(port, Some(1)), MAX, 1));
+            assert!(seen.note(&flow(port, Some(1)), MAX));
             assert!(seen.young.len() <= MAX && seen.old.len() <= MAX);
         }
         for port in 4000..5000 {
-            assert!(!seen.note(&flow(port, Some(1)), MAX, 1), "{port}");
+            assert!(!seen.note(&flow(port, Some(1)), MAX), "{port}");
         }
     }
 
     #[test]
     fn a_repeated_flow_stays_known() {
         let mut seen = Seen::new(0);
-        assert!(seen.note(&flow(1, Some(1)), MAX, 0));
+        assert!(seen.note(&flow(1, Some(1)), MAX));
         for minute in 1..100 {
             let now_ns = minute * 60 * 1_000_000_000;
             seen.expire(now_ns);
-            assert!(!seen.note(&flow(1, Some(1)), MAX, now_ns));
+            assert!(!seen.note(&flow(1, Some(1)), MAX));
         }
     }
 
     #[test]
     fn what_is_old_is_forgotten() {
         let mut seen = Seen::new(0);
-        seen.note(&flow(1, Some(1)), MAX, 0);
+        seen.note(&flow(1, Some(1)), MAX);
         seen.expire(GENERATION_NS);
         assert!(seen.old.len() == 1 && seen.young.is_empty());
         seen.expire(2 * GENERATION_NS);

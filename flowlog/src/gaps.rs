@@ -29,6 +29,22 @@ pub enum Cause {
     DecodeError,
 }
 
+impl Cause {
+    /// The text of the column `cause`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Overrun => "overrun",
+            Self::Overload => "overload",
+            Self::RingbufFull => "ringbuf_full",
+            Self::TableFull => "table_full",
+            Self::WalError => "wal_error",
+            Self::DiskFull => "disk_full",
+            Self::DaemonDown => "daemon_down",
+            Self::DecodeError => "decode_error",
+        }
+    }
+}
+
 /// Where the loss happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -41,6 +57,18 @@ pub enum Stage {
     Write,
     /// In the conversion of an earlier run's write-ahead log.
     Recover,
+}
+
+impl Stage {
+    /// The text of the column `stage`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Receive => "receive",
+            Self::Attribute => "attribute",
+            Self::Write => "write",
+            Self::Recover => "recover",
+        }
+    }
 }
 
 /// One loss.
@@ -151,6 +179,25 @@ mod tests {
         let overload = Gap { lost_orig_bytes: Some(7), to_us: 20, ..lost(Cause::Overload, 10, Some(7)) };
         assert_eq!(gaps, [overload, lost(Cause::Overrun, 30, Some(1))]);
         assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn the_ledger_and_the_table_use_the_same_words() {
+        for cause in [
+            Cause::Overrun,
+            Cause::Overload,
+            Cause::RingbufFull,
+            Cause::TableFull,
+            Cause::WalError,
+            Cause::DiskFull,
+            Cause::DaemonDown,
+            Cause::DecodeError,
+        ] {
+            assert_eq!(serde_json::to_value(cause).unwrap(), cause.name());
+        }
+        for stage in [Stage::Receive, Stage::Attribute, Stage::Write, Stage::Recover] {
+            assert_eq!(serde_json::to_value(stage).unwrap(), stage.name());
+        }
     }
 
     #[test]

@@ -20,12 +20,14 @@
 //! | [`origins`] | names for the user and the cgroup of an owner | yes |
 //! | [`timeouts`] | when the last packet of a flow was | only `read` |
 //! | [`attribute`] | flow + tables = record | no |
+//! | [`gaps`] | declared losses | no |
 //! | [`dumps`] | entries that end without an event, and those that go on | no |
 //! | [`schema`] | record = row of a record batch; the only place that builds Arrow arrays | no |
-//! | [`gaps`] | declared losses | no |
 //! | [`wal`] | rows on the disk before they are published: segments, recovery | disk |
 //! | [`ledger`] | the chain of what was written, lost and deleted | disk |
 //! | [`writer`] | record batches = Parquet files: staging, rotation, publishing | disk |
+//! | [`retention`] | which files may be deleted | no |
+//! | [`store`] | the order in which write-ahead log, files and ledger are written; recovery | disk |
 //! | [`doctor`] | checks and fixes of the host and of namespaces | yes |
 //! | [`config`] | what `run` was told: file, environment, flags | yes |
 //! | [`daemon`] | threads, channel, signals: wires all of the above | yes |
@@ -66,17 +68,21 @@ pub mod timeouts;
 
 pub mod attribute;
 
+pub mod gaps;
+
 pub mod dumps;
 
 pub mod schema;
-
-pub mod gaps;
 
 pub mod wal;
 
 pub mod ledger;
 
 pub mod writer;
+
+pub mod retention;
+
+pub mod store;
 
 pub mod doctor;
 

@@ -11,13 +11,15 @@
 mod batch;
 mod columns;
 mod end;
+mod losses;
 pub mod render;
 mod row;
 mod sparse;
 mod text;
 
-pub use batch::{FlowBatch, RunContext};
+pub use batch::{FlowBatch, RunContext, RunFacts};
 pub use columns::{Column, ColumnType, VERSION, batch_schema, columns, file_schema};
+pub use losses::{gap_batch, gap_schema};
 
 #[cfg(test)]
 mod tests;

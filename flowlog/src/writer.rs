@@ -1,7 +1,7 @@
 //! Batches become published Parquet files; the only user of Parquet for writing.
 //!
-//! Owns the directories of the flows: which rows go to which file, when a file ends, and how it
-//! becomes visible. Does not make batches, does not read the clock, has no thread: the time is an
+//! Owns the files of the flows: which rows go to which file, when a file ends, and how it becomes
+//! visible. Does not make batches, does not read the clock, has no thread: the time is an
 //! argument, and every call returns when its work is on the disk.
 //!
 //! ```text
@@ -12,27 +12,33 @@
 //!
 //! Invariants: whatever has its name under `flows/` is complete and synced and never touched again.
 //! No file is empty. Each row given to [`Writer::append`] is published, or counted in exactly one
-//! [`WriteError`]. Nothing happens in `Drop`: what was not published by [`Writer::finish`] stays in
-//! staging without a footer.
+//! [`WriteError`]. Nothing happens in `Drop`: what was not published stays in staging without a footer.
 
 mod directory;
 mod error;
+mod gap_file;
 mod open_file;
 mod partition;
 mod properties;
+mod published;
 mod row_group;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::mem;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
+pub use directory::{Directory, FLOWS, GAPS};
 pub use error::{Fault, OpenError, WriteError};
+pub use gap_file::GapWriter;
+pub use published::Published;
 
-use crate::schema::{self, RunContext};
-use directory::Directory;
+use crate::gaps::Gap;
+use crate::schema::{self, RunFacts};
 use error::Losses;
 use open_file::{FileNames, OpenFile};
 use partition::{Hour, by_hour};
@@ -58,23 +64,6 @@ const FOOTER_BYTES: u64 = 32 << 10;
 /// would else make a file of each row.
 const MIN_ROWS_IN_BYTES: u64 = 1000;
 
-/// What a writer is made of.
-#[derive(Clone, Debug)]
-pub struct WriterConfig {
-    /// The directory that holds `flows/` and `_flowlog/`.
-    pub output: PathBuf,
-    /// When a file ends.
-    pub rotation: Rotation,
-    /// The run, for names and metadata of files.
-    pub run: RunContext,
-    /// Release of the kernel, for the metadata.
-    pub kernel: String,
-    /// Whether the kernel counts packets and bytes (`nf_conntrack_acct`), where known.
-    pub acct: Option<bool>,
-    /// Whether the kernel takes start and stop times (`nf_conntrack_timestamp`), where known.
-    pub timestamp: Option<bool>,
-}
-
 /// Bounds of a file; it ends when it reaches any of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotation {
@@ -93,24 +82,13 @@ impl Default for Rotation {
     }
 }
 
-/// What a writer has published.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Number of files.
-    pub files: u64,
-    /// Rows in them.
-    pub rows: u64,
-    /// Their size.
-    pub bytes: u64,
-}
-
 /// Writes batches of flows to files.
 ///
 /// Times are the caller's clock, `CLOCK_REALTIME`. After a [`WriteError`] the writer goes on: the
 /// file of the error is gone with the rows that the error counts, the next rows begin a new one.
 #[derive(Debug)]
 pub struct Writer {
-    directory: Directory,
+    directory: Arc<Directory>,
     rotation: Rotation,
     names: FileNames,
     properties: properties::Properties,
@@ -118,41 +96,57 @@ pub struct Writer {
     open: BTreeMap<Hour, OpenFile>,
     /// Bytes that a row took in the row group that was written last.
     bytes_per_row: u64,
-    published: Summary,
+    published: Vec<Published>,
 }
 
 impl Writer {
-    /// Makes the output directory ready and takes it for this process.
-    ///
-    /// # Errors
-    ///
-    /// Another process has it, or files cannot be published in it.
-    pub fn open(config: WriterConfig) -> Result<Self, OpenError> {
-        let WriterConfig { output, rotation, run, kernel, acct, timestamp } = config;
-        Ok(Self {
-            directory: Directory::open(&output)?,
+    /// A writer of the rows of one run.
+    pub fn new(directory: Arc<Directory>, rotation: Rotation, facts: &RunFacts) -> Self {
+        Self {
+            directory,
             rotation,
-            names: FileNames::new(&run),
-            properties: properties::Properties::new(&run, &kernel, acct, timestamp),
+            names: FileNames::new(&facts.run),
+            properties: properties::Properties::new(facts),
             batch_schema: schema::batch_schema(),
             open: BTreeMap::new(),
             bytes_per_row: FIRST_BYTES_PER_ROW,
-            published: Summary::default(),
-        })
+            published: Vec::new(),
+        }
     }
 
-    /// Takes rows made by [`FlowBatch`](crate::schema::FlowBatch).
+    /// The hash of the ledger's last line, for the metadata of the next files: they vouch for it.
+    pub fn set_ledger_tip(&mut self, tip: &str) {
+        self.properties.set_ledger_tip(tip);
+    }
+
+    /// A loss that is declared, for the metadata of the next files.
+    pub fn add_gap(&mut self, gap: Gap) {
+        self.properties.add_gap(gap);
+    }
+
+    /// The files that were published since the last call.
+    pub fn take_published(&mut self) -> Vec<Published> {
+        mem::take(&mut self.published)
+    }
+
+    /// Whether rows of this segment of the write-ahead log are not published yet.
+    pub fn needs(&self, segment: &Path) -> bool {
+        self.open.values().any(|file| file.is_of(segment))
+    }
+
+    /// Takes rows made by [`FlowBatch`](crate::schema::FlowBatch). `segment` is where the write-ahead log
+    /// has them.
     ///
     /// # Errors
     ///
     /// Rows of this or of earlier batches are lost; see [`WriteError`].
-    pub fn append(&mut self, batch: &RecordBatch, now: SystemTime) -> Result<(), WriteError> {
+    pub fn append(&mut self, batch: &RecordBatch, segment: &Path, now: SystemTime) -> Result<(), WriteError> {
         let mut losses = Losses::default();
         let hours = check_schema(batch, &self.batch_schema).and_then(|()| by_hour(batch));
         match hours {
             Ok(hours) => {
                 for (hour, rows) in hours {
-                    self.append_to_hour(hour, rows, now, &mut losses);
+                    self.append_to_hour(hour, rows, segment, now, &mut losses);
                 }
             }
             Err(fault) => losses.add(batch.num_rows(), self.directory.staging(), fault),
@@ -188,14 +182,19 @@ impl Writer {
         self.publish_all(hours)
     }
 
-    /// Publishes all open files and gives the directory back. Returns what was published in all, and
-    /// whether the last files were.
-    pub fn finish(mut self) -> (Summary, Result<(), WriteError>) {
-        let last = self.rotate_all();
-        (self.published, last)
+    /// Drops all rows that are not published, with their files.
+    pub fn discard(&mut self) {
+        mem::take(&mut self.open).into_values().for_each(OpenFile::discard);
     }
 
-    fn append_to_hour(&mut self, hour: Hour, mut rows: RecordBatch, now: SystemTime, losses: &mut Losses) {
+    fn append_to_hour(
+        &mut self,
+        hour: Hour,
+        mut rows: RecordBatch,
+        segment: &Path,
+        now: SystemTime,
+        losses: &mut Losses,
+    ) {
         while rows.num_rows() > 0 {
             let mut file = match self.open.remove(&hour) {
                 Some(file) => file,
@@ -212,7 +211,7 @@ impl Writer {
             // A bound below the size of one row still lets one row into each file.
             let room = self.room(&file).max(usize::from(file.rows() == 0));
             let count = room.min(rows.num_rows());
-            match file.append(split_off(&mut rows, count), now) {
+            match file.append(split_off(&mut rows, count), segment, now) {
                 Ok(Some(bytes_per_row)) => self.bytes_per_row = bytes_per_row,
                 Ok(None) => {}
                 Err(fault) => {
@@ -260,12 +259,10 @@ impl Writer {
 
     fn publish(&mut self, mut file: OpenFile, losses: &mut Losses) {
         match file.publish(&self.directory, &self.properties) {
-            Ok((path, bytes)) => {
-                let rows = file.rows();
+            Ok(published) => {
+                let Published { path, rows, bytes, .. } = &published;
                 tracing::info!(path = %path.display(), rows, bytes, "published");
-                self.published.files += 1;
-                self.published.rows += rows;
-                self.published.bytes += bytes;
+                self.published.push(published);
             }
             Err(fault) => {
                 losses.add_file(&file, fault);

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::Cmdline;
 use super::values::{Address, Interval, Percent, ReceiveBuffer, RingBuffer, Size, path};
-use super::{Cmdline, WalSync};
 use crate::ctnetlink::Delivery;
+use crate::wal::WalSync;
 
 /// Defines a section: what has no such name is an error, and what is left out may come from another source.
 macro_rules! section {
@@ -41,6 +42,8 @@ section! {
         ebpf: Option<bool>,
         /// What the kernel does with events that the receive buffer has no room for.
         delivery: Option<Delivery>,
+        /// How often the connection tracking table is listed.
+        dump_interval: Option<Interval>,
         /// How often flows that go on are recorded.
         active_interval: Option<Interval>,
         /// Where metrics are served.

@@ -11,8 +11,9 @@ use bytesize::ByteSize;
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{Cmdline, WalSync};
+use super::Cmdline;
 use crate::ctnetlink::Delivery;
+use crate::wal::WalSync;
 
 /// A text is not what was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

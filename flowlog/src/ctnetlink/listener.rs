@@ -53,6 +53,16 @@ pub enum Delivery {
     BestEffort,
 }
 
+impl Delivery {
+    /// As it is configured.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reliable => "reliable",
+            Self::BestEffort => "best-effort",
+        }
+    }
+}
+
 /// What a listener has lost since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {

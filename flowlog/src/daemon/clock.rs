@@ -27,3 +27,13 @@ pub(super) fn now_ns(clock: ClockId) -> u64 {
     let now = clock_gettime(clock).map(Duration::from).unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
+
+/// The wall clock in microseconds since 1970, as the flow log has it.
+pub(super) fn now_us() -> i64 {
+    micros(now_ns(ClockId::CLOCK_REALTIME))
+}
+
+/// Nanoseconds as the microseconds of the flow log.
+pub(super) fn micros(ns: u64) -> i64 {
+    i64::try_from(ns / 1000).unwrap_or(i64::MAX)
+}

@@ -6,10 +6,11 @@ use anyhow::Result;
 use nix::time::ClockId;
 use tracing::{debug, warn};
 
-use super::clock::{now_ns, realtime_offset_ns};
+use super::clock::{micros, now_ns, now_us, realtime_offset_ns};
 use super::one_line;
 use crate::attribute::Tables;
 use crate::ebpf::{Ebpf, Event, HANDFUL};
+use crate::gaps::{Cause, Gap, Pending, Stage};
 use crate::lives::Limits;
 use crate::origins::Origins;
 use crate::processes::walk_proc;
@@ -25,8 +26,19 @@ pub(super) struct Local {
     complete_ns: u64,
     /// Events that did not fit into the ring buffer.
     pub(super) lost: u64,
+    /// The time of the events that were lost and are not declared yet.
+    blind: Option<Blind>,
+    /// Sockets that were forgotten and are declared.
+    evicted: u64,
     /// Sockets that were said to be forgotten.
     said_evicted: u64,
+}
+
+/// A time of which events are missing; microseconds since 1970.
+struct Blind {
+    from_us: i64,
+    to_us: i64,
+    events: u64,
 }
 
 impl Local {
@@ -50,6 +62,8 @@ impl Local {
             events: Vec::new(),
             complete_ns: now_ns(ClockId::CLOCK_MONOTONIC),
             lost: 0,
+            blind: None,
+            evicted: 0,
             said_evicted: 0,
         }
     }
@@ -85,13 +99,34 @@ impl Local {
         *lost += lost_now;
         tables.sockets_are_unknown(since_ns, realtime_offset_ns);
         warn!("{lost_now} events of sockets and processes were lost: flows of this time may have no process");
+        let from_us = micros(since_ns.saturating_add(realtime_offset_ns));
+        let blind = self.blind.get_or_insert(Blind { from_us, to_us: from_us, events: 0 });
+        blind.to_us = now_us();
+        blind.events += lost_now;
         self.seed();
         Ok(())
     }
 
-    /// Says that sockets were forgotten, each time when they are twice as many.
-    pub(super) fn say_evicted(&mut self) {
+    /// Forgets sockets that closed long ago.
+    pub(super) fn expire(&mut self) {
+        self.tables.expire(now_ns(ClockId::CLOCK_REALTIME));
+    }
+
+    /// Declares what was lost of sockets and processes since the last call.
+    pub(super) fn declare_lost(&mut self, gaps: &mut Pending) {
+        if let Some(Blind { from_us, to_us, events }) = self.blind.take() {
+            let gap = Gap::new(Cause::RingbufFull, Stage::Attribute, from_us, to_us);
+            gaps.add(Gap { detail: Some(format!("{events} events of sockets and processes")), ..gap });
+        }
         let evicted = self.tables.evicted();
+        if evicted > self.evicted {
+            let now_us = now_us();
+            let gap = Gap::new(Cause::TableFull, Stage::Attribute, now_us, now_us);
+            let sockets = evicted - self.evicted;
+            gaps.add(Gap { detail: Some(format!("{sockets} sockets were forgotten")), ..gap });
+            self.evicted = evicted;
+        }
+        // Not for each of them: they come in thousands.
         if evicted > self.said_evicted * 2 {
             self.said_evicted = evicted;
             warn!(

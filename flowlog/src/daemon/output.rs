@@ -1,120 +1,135 @@
-//! The batch that is filled, the channel, and the writing side.
+//! The batch that is filled, the channel, and what waits for room in it.
 
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use arrow_array::RecordBatch;
-use nix::time::ClockId;
-use tokio::sync::mpsc;
-use tracing::error;
+use anyhow::{Result, anyhow};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
 
-use super::clock::now_ns;
-use super::local::Local;
-use super::{DRAIN_INTERVAL, one_line};
+use super::writing::{Status, ToWriter, Written, start_writer};
+use crate::gaps::{Gap, Pending};
 use crate::schema::FlowBatch;
-use crate::writer::{Summary, WriteError, Writer};
+use crate::store::Store;
+
+/// Rows after which a batch goes to the writing side. More make this side hold more memory, fewer
+/// make the other side slower.
+const BATCH_ROWS: usize = 8192;
 
 /// How long a row waits in an unfinished batch.
 const BATCH_AGE: Duration = Duration::from_secs(1);
 
 /// Batches between the two sides: how far the writer may be behind before the reader stops, and the
-/// socket buffer has to hold the flows.
+/// kernel has to hold the flows.
 const CHANNEL_BATCHES: usize = 16;
 
-/// What goes to the writing side.
-pub(super) enum ToWriter {
-    Batch(RecordBatch),
-    /// Finish what is old enough.
-    Tick,
-    /// Finish all files now.
-    Rotate,
-}
-
-/// The batch that is filled now, and the way to the writing side.
+/// The batch that is filled now, and the way to the writing side. Never waits: where the channel has no
+/// room, a message stays here, and the caller reads no more flows.
 pub(super) struct Output {
     pub(super) batch: FlowBatch,
-    flushed: Instant,
+    pub(super) gaps: Pending,
+    /// All flows that ended before this time were read.
+    pub(super) complete_until_us: i64,
+    ticked: Instant,
+    /// What found no room, oldest first: at most the batch, and what a stop or a rotation adds.
+    waiting: VecDeque<ToWriter>,
     to_writer: mpsc::Sender<ToWriter>,
-    writer: JoinHandle<Written>,
+    pub(super) status: Arc<Status>,
+    written: oneshot::Receiver<Written>,
 }
 
 impl Output {
-    pub(super) fn start(batch: FlowBatch, writer: Writer) -> Result<Self> {
+    pub(super) fn start(batch: FlowBatch, store: Store) -> Result<Self> {
         let (to_writer, from_reader) = mpsc::channel(CHANNEL_BATCHES);
-        let writer = std::thread::Builder::new()
-            .name("writer".to_owned())
-            .spawn(move || write(writer, from_reader))
-            .context("cannot start the writing thread")?;
-        Ok(Self { batch, flushed: Instant::now(), to_writer, writer })
+        let status = Arc::new(Status::default());
+        let written = start_writer(store, from_reader, Arc::clone(&status))?;
+        Ok(Self {
+            batch,
+            gaps: Pending::default(),
+            complete_until_us: i64::MIN,
+            ticked: Instant::now(),
+            waiting: VecDeque::new(),
+            to_writer,
+            status,
+            written,
+        })
     }
 
-    /// Hands over a batch that has waited long enough.
-    pub(super) async fn tick(&mut self, local: &mut Local) -> Result<()> {
-        if self.flushed.elapsed() < BATCH_AGE {
-            return Ok(());
-        }
-        local.tables.expire(now_ns(ClockId::CLOCK_REALTIME));
-        local.say_evicted();
-        self.flush(local).await?;
-        self.send(ToWriter::Tick, local).await
+    /// Whether the writing side is behind, so that no more flows can be taken.
+    pub(super) fn is_blocked(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
-    /// Hands over what is in the batch.
-    pub(super) async fn flush(&mut self, local: &mut Local) -> Result<()> {
-        self.flushed = Instant::now();
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        let batch = self.batch.finish();
-        self.send(ToWriter::Batch(batch), local).await
+    /// Waits until the channel has room.
+    pub(super) async fn room(&self) -> Result<()> {
+        self.to_writer.reserve().await.map(drop).map_err(|_closed| writer_ended())
     }
 
-    /// Waits for room in the channel. The ring buffer is small and must be read meanwhile; flows wait
-    /// in the socket buffer.
-    pub(super) async fn send(&self, message: ToWriter, local: &mut Local) -> Result<()> {
-        let permit = loop {
-            match tokio::time::timeout(DRAIN_INTERVAL, self.to_writer.reserve()).await {
-                Ok(permit) => break permit.context("the writing thread has ended")?,
-                Err(_elapsed) => local.drain()?,
+    /// Sends what waits, as far as there is room.
+    pub(super) fn send_waiting(&mut self) -> Result<()> {
+        while let Some(message) = self.waiting.pop_front() {
+            match self.to_writer.try_send(message) {
+                Ok(()) => {}
+                Err(TrySendError::Full(message)) => {
+                    self.waiting.push_front(message);
+                    break;
+                }
+                Err(TrySendError::Closed(_)) => return Err(writer_ended()),
             }
-        };
-        permit.send(message);
+        }
         Ok(())
     }
 
-    /// Waits until everything is published.
-    pub(super) fn finish(self) -> Written {
-        drop(self.to_writer);
-        self.writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    /// Hands the batch over where it is full.
+    pub(super) fn flush_if_full(&mut self) -> Result<()> {
+        if self.batch.len() >= BATCH_ROWS { self.flush() } else { Ok(()) }
     }
-}
 
-/// What became of the rows.
-#[derive(Debug, Default)]
-pub(super) struct Written {
-    pub(super) published: Summary,
-    pub(super) lost_rows: u64,
-}
-
-/// The writing side. What cannot be written is lost, is said, and does not end the daemon.
-fn write(mut writer: Writer, mut from_reader: mpsc::Receiver<ToWriter>) -> Written {
-    let mut lost_rows = 0;
-    let mut note = |result: Result<(), WriteError>| {
-        if let Err(error) = result {
-            lost_rows += error.rows;
-            error!("{}", one_line(&error));
+    /// Once a second: hands over what is there.
+    pub(super) fn tick(&mut self) -> Result<()> {
+        if self.ticked.elapsed() < BATCH_AGE || self.is_blocked() {
+            return Ok(());
         }
-    };
-    while let Some(message) = from_reader.blocking_recv() {
-        let now = SystemTime::now();
-        note(match message {
-            ToWriter::Batch(batch) => writer.append(&batch, now),
-            ToWriter::Tick => writer.tick(now),
-            ToWriter::Rotate => writer.rotate_all(),
-        });
+        self.ticked = Instant::now();
+        self.flush()?;
+        self.send(ToWriter::Tick { complete_until_us: self.complete_until_us })
     }
-    let (published, last) = writer.finish();
-    note(last);
-    Written { published, lost_rows }
+
+    /// Hands over what is there, and finishes all files.
+    pub(super) fn rotate(&mut self) -> Result<()> {
+        self.flush()?;
+        if self.waiting.iter().any(|message| matches!(message, ToWriter::Rotate)) {
+            return Ok(());
+        }
+        self.send(ToWriter::Rotate)
+    }
+
+    /// Hands over the rows and the losses that are there.
+    pub(super) fn flush(&mut self) -> Result<()> {
+        if !self.gaps.is_empty() {
+            let gaps: Vec<Gap> = self.gaps.take();
+            self.send(ToWriter::Gaps(gaps))?;
+        }
+        if !self.batch.is_empty() {
+            let rows = self.batch.finish();
+            self.send(ToWriter::Batch { rows, complete_until_us: self.complete_until_us })?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, message: ToWriter) -> Result<()> {
+        self.waiting.push_back(message);
+        self.send_waiting()
+    }
+
+    /// Lets the writing side finish: nothing more comes.
+    pub(super) fn close(self) -> oneshot::Receiver<Written> {
+        drop(self.to_writer);
+        self.written
+    }
+}
+
+fn writer_ended() -> anyhow::Error {
+    anyhow!("the writing thread has ended")
 }

@@ -1,13 +1,25 @@
 //! A network namespace that is watched: its listener, and what has to be known of it.
 
-use std::net::IpAddr;
-use std::time::Duration;
+use std::fs;
+use std::net::{IpAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
 use nix::ifaddrs::getifaddrs;
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::time::ClockId;
 use tracing::warn;
 
+use super::clock::{now_ns, now_us};
+use super::local::Local;
 use super::one_line;
-use crate::ctnetlink::Listener;
+use crate::attribute::Observer;
+use crate::ctnetlink::{Delivery, Listener, Requests};
+use crate::doctor::{Settings, read_settings};
+use crate::dumps::Dumps;
+use crate::duplicates::Seen;
+use crate::gaps::{Cause, Gap, Pending, Stage};
 use crate::namespace::Namespace;
 use crate::sockets::mapped;
 use crate::timeouts::Timeouts;
@@ -16,33 +28,210 @@ use crate::timeouts::Timeouts;
 /// no process until then.
 pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How large the table may become. /proc shows the value of the namespace of the thread that opens it.
+const TABLE_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+
+/// Bounds of what is remembered to recognise duplicates, whatever the size of the table: a small table is
+/// filled many times in a second, a huge one would take all memory.
+const SEEN_MIN: usize = 1 << 16;
+const SEEN_MAX: usize = 1 << 20;
+
+/// Below this part of its limit the table has room again.
+const ROOM_AGAIN_PERCENT: u64 = 90;
+
+/// How a namespace is watched.
+#[derive(Clone, Copy)]
+pub(super) struct Watch {
+    pub(super) delivery: Delivery,
+    pub(super) receive_buffer_bytes: usize,
+    pub(super) active_interval: Option<Duration>,
+}
+
 /// One network namespace.
 pub(super) struct Watched {
     pub(super) namespace: Namespace,
     /// Its cookie, as sockets have it.
-    pub(super) netns_cookie: Option<u64>,
-    pub(super) local_addrs: Vec<[u8; 16]>,
-    pub(super) timeouts: Timeouts,
+    netns_cookie: Option<u64>,
+    local_addrs: Vec<[u8; 16]>,
+    timeouts: Timeouts,
     pub(super) listener: Listener,
+    requests: Requests,
+    pub(super) seen: Seen,
+    /// Entries of the table that the kernel allows.
+    table_max: u32,
+    pub(super) dumps: Dumps,
+    /// The kernel holds too many entries: flows are counted and dropped.
+    pub(super) is_shedding: bool,
+    /// When nothing was left to be read the last time.
+    pub(super) read_until_us: i64,
+    /// When the socket had no room the last time.
+    pub(super) overrun_us: i64,
+    /// Messages were dropped that are not declared yet.
+    pub(super) has_dropped: bool,
+    /// Messages that were dropped and declared.
+    dropped: u64,
 }
 
 impl Watched {
+    /// Subscribes in the namespace, and adds the socket to those that are waited for.
+    pub(super) fn open(
+        namespace: Namespace,
+        watch: Watch,
+        local: &Local,
+        epoll: &Epoll,
+    ) -> Result<(Self, Settings)> {
+        let Watch { delivery, receive_buffer_bytes, active_interval } = watch;
+        let (opened, probe, settings) = namespace.run(|| {
+            let opened = Requests::open().and_then(|mut requests| {
+                // Subscribing succeeds also where nothing will ever come.
+                requests.count()?;
+                Ok((requests, Listener::open(receive_buffer_bytes, delivery)?))
+            });
+            (opened, UdpSocket::bind("0.0.0.0:0"), read_settings())
+        })?;
+        let (requests, listener) = opened?;
+        epoll
+            .add(listener.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))
+            .context("cannot watch the netlink socket")?;
+        let netns_cookie = probe.ok().and_then(|probe| local.ebpf.as_ref()?.netns_cookie(&probe));
+        let mut watched = Self {
+            namespace,
+            netns_cookie,
+            local_addrs: Vec::new(),
+            timeouts: Timeouts::default(),
+            listener,
+            requests,
+            seen: Seen::new(now_ns(ClockId::CLOCK_MONOTONIC)),
+            table_max: 0,
+            dumps: Dumps::new(active_interval),
+            is_shedding: false,
+            read_until_us: now_us(),
+            overrun_us: i64::MIN,
+            has_dropped: false,
+            dropped: 0,
+        };
+        if local.ebpf.is_some() && netns_cookie.is_none() {
+            warn!(
+                "the eBPF programs do not see sockets of the network namespace `{}`: its flows may have no process",
+                watched.name()
+            );
+        }
+        watched.refresh();
+        Ok((watched, settings))
+    }
+
     /// Its name for messages.
     pub(super) fn name(&self) -> &str {
         self.namespace.name().unwrap_or("own")
     }
 
-    /// Reads addresses and timeouts again. Where that fails the old ones are kept.
+    /// What the join has to know of it.
+    pub(super) fn observer(&self) -> Observer<'_> {
+        Observer {
+            netns: self.namespace.inode(),
+            netns_cookie: self.netns_cookie,
+            local_addrs: &self.local_addrs,
+            timeouts: &self.timeouts,
+        }
+    }
+
+    /// How many flows have to be remembered to recognise duplicates.
+    pub(super) fn seen_max(&self) -> usize {
+        usize::try_from(self.table_max).unwrap_or(SEEN_MAX).clamp(SEEN_MIN, SEEN_MAX)
+    }
+
+    /// Reads addresses, timeouts and the size of the table again. Where that fails the old ones are kept.
     pub(super) fn refresh(&mut self) {
-        match self.namespace.run(|| (local_addrs(), Timeouts::read())) {
-            Ok((Ok(local_addrs), timeouts)) => {
-                self.local_addrs = local_addrs;
+        self.seen.expire(now_ns(ClockId::CLOCK_MONOTONIC));
+        match self.namespace.run(|| (local_addrs(), Timeouts::read(), table_max())) {
+            Ok((local_addrs, timeouts, table_max)) => {
                 self.timeouts = timeouts;
+                self.table_max = table_max.unwrap_or(self.table_max);
+                match local_addrs {
+                    Ok(local_addrs) => self.local_addrs = local_addrs,
+                    Err(error) => warn!("cannot read the addresses of `{}`: {error}", self.name()),
+                }
             }
-            Ok((Err(error), _)) => warn!("cannot read the addresses of `{}`: {error}", self.name()),
             Err(error) => warn!("{}", one_line(&error)),
         }
     }
+
+    /// Lists the table, where that can tell something. The ring buffer is read meanwhile.
+    pub(super) fn dump(&mut self, local: &mut Local) -> Result<()> {
+        if !self.dumps.is_needed() {
+            return Ok(());
+        }
+        let Self { requests, dumps, .. } = self;
+        let mut drained = Instant::now();
+        let mut drain = || match drained.elapsed() >= super::DRAIN_INTERVAL {
+            true => {
+                drained = Instant::now();
+                local.drain()
+            }
+            false => Ok(()),
+        };
+        let mut result = Ok(());
+        dumps.begin();
+        let dumped = requests.dump(|decoded| {
+            match decoded {
+                Ok(decoded) => dumps.saw(decoded.flow, now_ns(ClockId::CLOCK_REALTIME)),
+                Err(error) => warn!("an entry of the connection tracking table cannot be read: {error}"),
+            }
+            if result.is_ok() {
+                result = drain();
+            }
+        });
+        match dumped {
+            Ok(()) => dumps.end(now_ns(ClockId::CLOCK_REALTIME)),
+            // What this dump did not show is no sign of anything: the next ones decide.
+            Err(error) => warn!("cannot list the table of `{}`: {}", self.name(), one_line(&error)),
+        }
+        result
+    }
+
+    /// Whether the kernel holds more entries for us than it should, while they cannot be taken.
+    pub(super) fn check_hold(&mut self, table_share_percent: u8) {
+        let limit = u64::from(self.table_max) * u64::from(table_share_percent) / 100;
+        let limit = if self.is_shedding { limit * ROOM_AGAIN_PERCENT / 100 } else { limit };
+        let is_over = match self.requests.count() {
+            Ok(entries) => u64::from(entries) > limit,
+            Err(error) => {
+                warn!("cannot count the entries of `{}`: {}", self.name(), one_line(&error));
+                // What cannot be measured is not held: the host comes first.
+                true
+            }
+        };
+        self.is_shedding = is_over && self.listener.delivery() == Delivery::Reliable;
+    }
+
+    /// Declares the messages that were dropped since the last call.
+    pub(super) fn declare_dropped(&mut self, gaps: &mut Pending) {
+        if !self.has_dropped {
+            return;
+        }
+        let gap = Gap::new(Cause::Overrun, Stage::Receive, self.read_until_us, now_us());
+        match self.namespace.run(|| self.listener.dropped()) {
+            // The socket drops until its queue was empty once: the next call looks again.
+            Ok(Ok(total)) if total > self.dropped => {
+                gaps.add(Gap { lost_flows: Some(total - self.dropped), ..gap });
+                self.dropped = total;
+            }
+            Ok(Ok(_)) => self.has_dropped = false,
+            Ok(Err(error)) => {
+                self.has_dropped = false;
+                gaps.add(Gap { lost_flows: None, detail: Some(error.to_string()), ..gap });
+            }
+            Err(error) => {
+                self.has_dropped = false;
+                gaps.add(Gap { lost_flows: None, detail: Some(one_line(&error)), ..gap });
+            }
+        }
+    }
+}
+
+/// Entries that the table of the namespace of this thread may have; `None` where the kernel does not tell.
+fn table_max() -> Option<u32> {
+    fs::read_to_string(TABLE_MAX).ok()?.trim().parse().ok()
 }
 
 /// The addresses of the interfaces in the namespace of this thread, as v4-mapped; sorted.

@@ -33,6 +33,19 @@ pub struct RunContext {
     pub boot_id: Option<String>,
 }
 
+/// What the files of a run say of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunFacts {
+    /// The run, for names and metadata of files.
+    pub run: RunContext,
+    /// Release of the kernel, for the metadata.
+    pub kernel: String,
+    /// Whether the kernel counts packets and bytes (`nf_conntrack_acct`), where known.
+    pub acct: Option<bool>,
+    /// Whether the kernel takes start and stop times (`nf_conntrack_timestamp`), where known.
+    pub timestamp: Option<bool>,
+}
+
 /// The rows of one record batch. It numbers the rows of the run: `seq` goes on from batch to batch.
 ///
 /// There is no allocation per row: only builders and dictionaries grow.

@@ -13,7 +13,7 @@ pub const VERSION: &str = "1";
 
 /// The metadata key under which Parquet's Arrow writer looks for a field id, which Iceberg and other
 /// table formats identify columns by.
-const FIELD_ID_KEY: &str = "PARQUET:field_id";
+pub(super) const FIELD_ID_KEY: &str = "PARQUET:field_id";
 
 /// A column of the flow record.
 #[derive(Clone, Debug, PartialEq, Eq)]

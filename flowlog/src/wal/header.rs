@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::bytes::Bytes;
 use super::frame::checksum;
-use crate::schema::RunContext;
+use crate::schema::{RunContext, RunFacts};
 
 /// The first bytes of a segment.
 const MAGIC: [u8; 8] = *b"flowlogW";
@@ -36,11 +36,18 @@ pub struct SegmentHeader {
 }
 
 impl SegmentHeader {
+    /// The header of the segments of a run.
+    pub fn of(facts: &RunFacts, started_us: i64) -> Self {
+        let RunFacts { run, kernel, acct, timestamp } = facts.clone();
+        let RunContext { run_id, host_id, host_name, boot_id } = run;
+        Self { run_id, host_id, host_name, boot_id, kernel, acct, timestamp, started_us }
+    }
+
     /// The run, for the files made of it.
-    pub fn run(&self) -> RunContext {
-        let Self { run_id, host_id, host_name, boot_id, kernel: _, acct: _, timestamp: _, started_us: _ } =
+    pub fn facts(&self) -> RunFacts {
+        let Self { run_id, host_id, host_name, boot_id, kernel, acct, timestamp, started_us: _ } =
             self.clone();
-        RunContext { run_id, host_id, host_name, boot_id }
+        RunFacts { run: RunContext { run_id, host_id, host_name, boot_id }, kernel, acct, timestamp }
     }
 
     /// The bytes before the first frame.

@@ -1,5 +1,6 @@
 //! Appending: batches become frames of the current segment.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -23,6 +24,17 @@ pub enum WalSync {
     Batch,
     /// When the kernel likes.
     Off,
+}
+
+impl fmt::Display for WalSync {
+    /// As it is configured.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interval(interval) => humantime::format_duration(*interval).fmt(f),
+            Self::Batch => f.write_str("batch"),
+            Self::Off => f.write_str("off"),
+        }
+    }
 }
 
 /// The log of one run, for appending.

@@ -256,7 +256,7 @@ fn rows_are_synced_as_configured() {
 
 #[test]
 fn a_header_is_for_making_files_of_its_run() {
-    let run = header().run();
+    let run = header().facts().run;
     assert_eq!((run.run_id, &*run.host_id, &*run.host_name, run.boot_id), (RUN, "8f2c", "web-1", None));
 }
 

@@ -1,10 +1,15 @@
 //! The directories of the output: making them, taking them for one process, publishing into them.
 //!
 //! ```text
-//! <output>/flows/v1/<partition>/<name>.parquet     complete files
-//! <output>/_flowlog/lock                           held while a writer lives
-//! <output>/_flowlog/staging/<name>.parquet         unfinished files; engines skip names with `_`
+//! <output>/flows/v1/date=YYYY-MM-DD/hour=HH/<name>.parquet   complete files of flows
+//! <output>/gaps/v1/date=YYYY-MM-DD/<name>.parquet            complete files of gaps
+//! <output>/_flowlog/lock                                     held while a writer lives
+//! <output>/_flowlog/ledger.jsonl                             what was published, lost and deleted
+//! <output>/_flowlog/wal/                                     rows that are not in a complete file
+//! <output>/_flowlog/staging/<name>.parquet                   unfinished files
 //! ```
+//!
+//! Engines skip names that begin with `_`.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
@@ -22,21 +27,38 @@ const DIRECTORY_MODE: u32 = 0o750;
 /// Name of the empty file that is published once, to see that it can be done.
 const PROBE: &str = "_probe";
 
+/// What is no data, below the output directory.
+const INTERNAL: &str = "_flowlog";
+
+/// Directory of the write-ahead log, below [`INTERNAL`].
+const WAL: &str = "wal";
+
+/// Directory of the table of flows, below the output directory.
+pub const FLOWS: &str = "flows/v1";
+
+/// Directory of the table of gaps, below the output directory.
+pub const GAPS: &str = "gaps/v1";
+
 /// The output directory, taken for this process until it is dropped.
 #[derive(Debug)]
-pub(super) struct Directory {
-    flows: PathBuf,
+pub struct Directory {
+    root: PathBuf,
     staging: PathBuf,
     /// The kernel lets go of the lock when the file is closed, also by the death of the process.
     _lock: File,
 }
 
 impl Directory {
-    pub(super) fn open(output: &Path) -> Result<Self, OpenError> {
-        let flows = output.join("flows/v1");
-        let internal = output.join("_flowlog");
+    /// Makes the output directory ready and takes it for this process.
+    ///
+    /// # Errors
+    ///
+    /// Another process has it, or files cannot be published in it.
+    pub fn open(output: &Path) -> Result<Self, OpenError> {
+        let flows = output.join(FLOWS);
+        let internal = output.join(INTERNAL);
         let staging = internal.join("staging");
-        for directory in [&flows, &staging] {
+        for directory in [&flows, &staging, &internal.join(WAL)] {
             create_directories(directory).map_err(not_writable(directory))?;
         }
 
@@ -48,19 +70,42 @@ impl Directory {
             Err(TryLockError::Error(error)) => return Err(not_writable(&lock_path)(error)),
         }
 
-        let directory = Self { flows, staging, _lock: lock };
+        let directory = Self { root: output.to_owned(), staging, _lock: lock };
         directory.remove_orphans().map_err(not_writable(&directory.staging))?;
-        directory.probe().map_err(not_writable(&directory.flows))?;
+        match directory.probe() {
+            // What is there is taken in all the same, and there may be room again.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+            result => result.map_err(not_writable(&flows))?,
+        }
         Ok(directory)
     }
 
+    /// The output directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The ledger.
+    pub fn ledger(&self) -> PathBuf {
+        self.root.join(INTERNAL).join("ledger.jsonl")
+    }
+
+    /// Where the write-ahead log is.
+    pub fn wal(&self) -> PathBuf {
+        self.root.join(INTERNAL).join(WAL)
+    }
+
     /// Where unfinished files are.
-    pub(super) fn staging(&self) -> &Path {
+    pub fn staging(&self) -> &Path {
         &self.staging
     }
 
     /// Creates a file in staging.
-    pub(super) fn stage(&self, name: &str) -> io::Result<(PathBuf, File)> {
+    ///
+    /// # Errors
+    ///
+    /// Of the file system.
+    pub fn stage(&self, name: &str) -> io::Result<(PathBuf, File)> {
         let path = self.staging.join(name);
         let file = match create_file(&path) {
             // Somebody removed the directory: that must not end the log.
@@ -73,18 +118,26 @@ impl Directory {
         Ok((path, file))
     }
 
-    /// Moves a finished and synced file to its partition, and returns its path there.
-    pub(super) fn publish(&self, staged: &Path, partition: &Path, name: &str) -> io::Result<PathBuf> {
-        let directory = self.flows.join(partition);
-        create_directories(&directory)?;
-        let path = directory.join(name);
+    /// Moves a finished and synced file to `to`, which is below the output directory.
+    ///
+    /// # Errors
+    ///
+    /// Of the file system; also where there is a file of this name.
+    pub fn publish(&self, staged: &Path, to: &Path) -> io::Result<()> {
+        let path = self.root.join(to);
+        let directory = path.parent().unwrap_or(&self.root);
+        create_directories(directory)?;
+        // Nobody else makes names here, as long as the lock is held.
+        if path.try_exists()? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
         fs::rename(staged, &path)?;
         // The rows are visible from here on, so a failure is not a loss of rows.
-        if let Err(error) = sync(&directory) {
+        if let Err(error) = sync(directory) {
             let path = path.display();
             tracing::warn!(%path, %error, "published, but a power failure now may undo it");
         }
-        Ok(path)
+        Ok(())
     }
 
     /// Files that a killed process left. They have no footer and cannot be read.
@@ -106,7 +159,7 @@ impl Directory {
     /// be lost later, for lack of rights or because `flows` is on another file system than staging.
     fn probe(&self) -> io::Result<()> {
         let (staged, _) = self.stage(PROBE)?;
-        let published = self.flows.join(PROBE);
+        let published = self.root.join(FLOWS).join(PROBE);
         fs::rename(staged, &published)?;
         fs::remove_file(published)
     }

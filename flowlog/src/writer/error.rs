@@ -33,9 +33,9 @@ pub enum OpenError {
     },
 }
 
-/// Rows were lost. What was published before is not touched, and the writer can go on.
+/// Rows are in no file. What was published before is not touched, and the writer can go on.
 #[derive(Debug, thiserror::Error)]
-#[error("lost {rows} rows: cannot write `{}`", path.display())]
+#[error("{rows} rows: cannot write `{}`", path.display())]
 pub struct WriteError {
     /// How many rows, of this and of earlier batches.
     pub rows: u64,

@@ -1,5 +1,6 @@
 //! One file between its first row and its name under `flows/`.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -10,11 +11,13 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowRowGroupWriterFactory;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
+use rangemap::RangeInclusiveSet;
 
-use super::directory::Directory;
+use super::directory::{Directory, FLOWS};
 use super::error::Fault;
-use super::partition::{Hour, seqs};
+use super::partition::{Hour, end_times, seqs};
 use super::properties::Properties;
+use super::published::{Published, insert_all};
 use super::row_group::{Buffer, split_off};
 use crate::schema::RunContext;
 
@@ -41,27 +44,35 @@ impl FileNames {
         Self { host: host.to_owned(), run: run_id.to_string(), made: 0 }
     }
 
-    fn next(&mut self, now: SystemTime) -> Result<String, Fault> {
+    /// A name that no file in this directory has. Another process of the same run may have made some.
+    pub(super) fn next(&mut self, directory: &Path, now: SystemTime) -> Result<String, Fault> {
         let Self { host, run, made } = self;
-        *made += 1;
         let start = jiff::Timestamp::try_from(now)?.strftime("%Y%m%dT%H%M%SZ");
-        Ok(format!("{host}_{start}_{run}_{made}.parquet"))
+        loop {
+            *made += 1;
+            let name = format!("{host}_{start}_{run}_{made}.parquet");
+            if directory.join(&name).symlink_metadata().is_err() {
+                return Ok(name);
+            }
+        }
     }
 }
 
 /// A file in staging that takes rows.
 pub(super) struct OpenFile {
-    name: String,
     path: PathBuf,
-    /// Where it will be published, below the directory of the table.
-    partition: PathBuf,
+    /// Where it will be published, below the output directory.
+    target: PathBuf,
+    /// Segments of the write-ahead log that have its rows.
+    segments: BTreeSet<PathBuf>,
     schema: SchemaRef,
     writer: SerializedFileWriter<File>,
     factory: ArrowRowGroupWriterFactory,
     buffer: Buffer,
     rows: u64,
-    seq_first: i64,
-    seq_last: i64,
+    seqs: RangeInclusiveSet<i64>,
+    end_first_us: i64,
+    end_last_us: i64,
     opened: SystemTime,
     last_append: SystemTime,
 }
@@ -75,24 +86,25 @@ impl OpenFile {
         hour: Hour,
         now: SystemTime,
     ) -> Result<Self, Fault> {
-        let partition = hour.directory()?;
-        let name = names.next(now)?;
+        let partition = Path::new(FLOWS).join(hour.directory()?);
+        let name = names.next(&directory.root().join(&partition), now)?;
         let (path, file) = directory.stage(&name)?;
         let schema = properties.schema();
         let (writer, factory) =
             ArrowWriter::try_new_with_options(file, SchemaRef::clone(&schema), properties.options())?
                 .into_serialized_writer()?;
         Ok(Self {
-            name,
             path,
-            partition,
+            target: partition.join(name),
+            segments: BTreeSet::new(),
             schema,
             writer,
             factory,
             buffer: Buffer::default(),
             rows: 0,
-            seq_first: i64::MAX,
-            seq_last: i64::MIN,
+            seqs: RangeInclusiveSet::new(),
+            end_first_us: i64::MAX,
+            end_last_us: i64::MIN,
             opened: now,
             last_append: now,
         })
@@ -126,15 +138,29 @@ impl OpenFile {
         &self.path
     }
 
+    /// Whether it has rows of this segment of the write-ahead log.
+    pub(super) fn is_of(&self, segment: &Path) -> bool {
+        self.segments.contains(segment)
+    }
+
     /// Takes rows, and writes row groups as they become full. Returns the bytes that a row took in
     /// the last of them. After an error the file can only be discarded; [`Self::rows`] counts the
     /// rows of this call, too.
-    pub(super) fn append(&mut self, rows: RecordBatch, now: SystemTime) -> Result<Option<u64>, Fault> {
+    pub(super) fn append(
+        &mut self,
+        rows: RecordBatch,
+        segment: &Path,
+        now: SystemTime,
+    ) -> Result<Option<u64>, Fault> {
+        if !self.segments.contains(segment) {
+            self.segments.insert(segment.to_owned());
+        }
         self.rows += u64::try_from(rows.num_rows()).unwrap_or(u64::MAX);
         self.last_append = now;
-        for &seq in seqs(&rows)?.values() {
-            self.seq_first = self.seq_first.min(seq);
-            self.seq_last = self.seq_last.max(seq);
+        insert_all(&mut self.seqs, seqs(&rows)?.values());
+        for &end_us in end_times(&rows)?.values() {
+            self.end_first_us = self.end_first_us.min(end_us);
+            self.end_last_us = self.end_last_us.max(end_us);
         }
         let mut bytes_per_row = None;
         let mut rest = rows;
@@ -148,17 +174,25 @@ impl OpenFile {
         Ok(bytes_per_row)
     }
 
-    /// Writes the rest and the footer, proves that the file can be read, and gives it its name.
-    /// Returns the path and the size in bytes. After an error the file can only be discarded.
+    /// Writes the rest and the footer, proves that the file can be read, and gives it its name. After an
+    /// error the file can only be discarded.
     pub(super) fn publish(
         &mut self,
         directory: &Directory,
         properties: &Properties,
-    ) -> Result<(PathBuf, u64), Fault> {
+    ) -> Result<Published, Fault> {
         if self.buffer.rows() > 0 {
             self.write_row_group()?;
         }
-        for pair in properties.metadata(self.rows, self.seq_first, self.seq_last) {
+        let published = |bytes| Published {
+            path: self.target.clone(),
+            rows: self.rows,
+            bytes,
+            seqs: self.seqs.clone(),
+            end_first_us: self.end_first_us,
+            end_last_us: self.end_last_us,
+        };
+        for pair in properties.metadata(&published(0)) {
             self.writer.append_key_value_metadata(pair);
         }
         self.writer.finish()?;
@@ -170,8 +204,8 @@ impl OpenFile {
         if u64::try_from(found) != Ok(self.rows) {
             return Err(Fault::RowCount { expected: self.rows, found });
         }
-        let path = directory.publish(&self.path, &self.partition, &self.name)?;
-        Ok((path, bytes))
+        directory.publish(&self.path, &self.target)?;
+        Ok(published(bytes))
     }
 
     /// Removes the file.

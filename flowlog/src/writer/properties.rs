@@ -1,16 +1,25 @@
 //! How the files are encoded, and what their footers say about themselves.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::{KeyValue, SortingColumn};
-use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use parquet::file::properties::{
+    EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion,
+};
 use parquet::schema::types::ColumnPath;
 
+use super::published::Published;
 use super::row_group::MAX_ROWS;
-use crate::schema::{self, ColumnType, RunContext};
+use crate::gaps::Gap;
+use crate::schema::{self, ColumnType, RunContext, RunFacts};
+
+/// How many gaps are remembered for the metadata of files. One a second at the most, and files take a
+/// quarter of an hour by default.
+const MAX_GAPS: usize = 4096;
 
 /// Columns that are delta encoded besides all times: their values grow or are nearly all distinct,
 /// so that a dictionary would hold each of them.
@@ -26,10 +35,15 @@ pub(super) struct Properties {
     schema: SchemaRef,
     writer: WriterProperties,
     metadata: Vec<KeyValue>,
+    /// Hash of the ledger's last line.
+    ledger_tip: Option<String>,
+    /// Losses that are declared, oldest first.
+    gaps: VecDeque<Gap>,
 }
 
 impl Properties {
-    pub(super) fn new(run: &RunContext, kernel: &str, acct: Option<bool>, timestamp: Option<bool>) -> Self {
+    pub(super) fn new(facts: &RunFacts) -> Self {
+        let RunFacts { run, kernel, acct, timestamp } = facts;
         let RunContext { run_id, host_id, host_name: _, boot_id } = run;
         let known = |key, value: Option<String>| value.map(|value| pair(key, value));
         let metadata = [
@@ -46,6 +60,19 @@ impl Properties {
             schema: schema::file_schema(),
             writer: writer_properties(),
             metadata: metadata.into_iter().flatten().collect(),
+            ledger_tip: None,
+            gaps: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn set_ledger_tip(&mut self, tip: &str) {
+        self.ledger_tip = Some(tip.to_owned());
+    }
+
+    pub(super) fn add_gap(&mut self, gap: Gap) {
+        self.gaps.push_back(gap);
+        if self.gaps.len() > MAX_GAPS {
+            self.gaps.pop_front();
         }
     }
 
@@ -59,30 +86,45 @@ impl Properties {
         ArrowWriterOptions::new().with_properties(self.writer.clone())
     }
 
-    /// Key-value metadata of a file with these rows.
-    pub(super) fn metadata(&self, rows: u64, seq_first: i64, seq_last: i64) -> Vec<KeyValue> {
+    /// Key-value metadata of a file.
+    pub(super) fn metadata(&self, file: &Published) -> Vec<KeyValue> {
         let mut metadata = self.metadata.clone();
+        let (seq_first, seq_last) = file.seq_range();
         metadata.push(pair("seq_first", seq_first));
         metadata.push(pair("seq_last", seq_last));
-        metadata.push(pair("rows", rows));
+        metadata.push(pair("rows", file.rows));
+        metadata.extend(self.ledger_tip.as_ref().map(|tip| pair("ledger_tip", tip)));
+        metadata.push(match self.lost_flows(file) {
+            Some(lost) => pair("lost_flows", lost),
+            None => pair("lost_flows", "unknown"),
+        });
         metadata
+    }
+
+    /// How many flows are declared lost in the time of the file; `None` where that is not known.
+    fn lost_flows(&self, file: &Published) -> Option<u64> {
+        let of_file = |gap: &&Gap| gap.from_us <= file.end_last_us && gap.to_us >= file.end_first_us;
+        self.gaps
+            .iter()
+            .filter(of_file)
+            .try_fold(0, |sum: u64, gap| Some(sum.saturating_add(gap.lost_flows?)))
     }
 }
 
-fn pair(key: &str, value: impl ToString) -> KeyValue {
+pub(super) fn pair(key: &str, value: impl ToString) -> KeyValue {
     KeyValue::new(format!("flowlog.{key}"), value.to_string())
+}
+
+/// The settings of the encoder for files of gaps, which are small.
+pub(super) fn gap_options() -> ArrowWriterOptions {
+    ArrowWriterOptions::new().with_properties(base_properties().build())
 }
 
 /// Each setting is one that DuckDB, Polars, ClickHouse, Spark and DataFusion all read: pages of
 /// version 1, and no encoding besides PLAIN, dictionaries and DELTA_BINARY_PACKED.
 fn writer_properties() -> WriterProperties {
     let columns = schema::columns();
-    let mut builder = WriterProperties::builder()
-        .set_created_by(concat!("flowlog ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_writer_version(WriterVersion::PARQUET_1_0)
-        // Level 1 takes the same time and makes larger files.
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).unwrap_or_default()))
-        .set_dictionary_enabled(true)
+    let mut builder = base_properties()
         .set_statistics_enabled(EnabledStatistics::Page)
         // Also what bloom filters are sized for, before they are folded to what the values need: those
         // of a small file stay small.
@@ -100,6 +142,15 @@ fn writer_properties() -> WriterProperties {
         }
     }
     builder.build()
+}
+
+fn base_properties() -> WriterPropertiesBuilder {
+    WriterProperties::builder()
+        .set_created_by(concat!("flowlog ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_writer_version(WriterVersion::PARQUET_1_0)
+        // Level 1 takes the same time and makes larger files.
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).unwrap_or_default()))
+        .set_dictionary_enabled(true)
 }
 
 fn sorting_columns(columns: &[schema::Column]) -> Vec<SortingColumn> {

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow_array::cast::AsArray;
@@ -17,15 +18,18 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::{Fault, OpenError, Rotation, Writer, WriterConfig};
+use super::{Directory, Fault, OpenError, Published, Rotation, Writer};
 use crate::attribute::{FlowRecord, Sighting};
 use crate::flow::{Counters, Flow, L4, ProtoState, Protocol, Status, TcpState, Tuple};
-use crate::schema::{FlowBatch, RunContext, columns, file_schema};
+use crate::gaps::{Cause, Gap, Stage};
+use crate::schema::{FlowBatch, RunContext, RunFacts, columns, file_schema};
 
 /// 2026-11-21 08:00:00 UTC
 const EIGHT: u64 = 1_795_248_000;
 const HOUR: u64 = 3600;
 const RUN: &str = "019aa000-0000-7000-8000-000000000001";
+
+const SEGMENT: &str = "1.wal";
 
 /// Bounds that no test reaches.
 const UNBOUND: Rotation =
@@ -44,15 +48,8 @@ fn run() -> RunContext {
     }
 }
 
-fn config(output: &Path, rotation: Rotation) -> WriterConfig {
-    WriterConfig {
-        output: output.to_owned(),
-        rotation,
-        run: run(),
-        kernel: "6.18.5".into(),
-        acct: Some(true),
-        timestamp: None,
-    }
+fn facts() -> RunFacts {
+    RunFacts { run: run(), kernel: "6.18.5".into(), acct: Some(true), timestamp: None }
 }
 
 /// An output directory with a writer, and the rows of one run.
@@ -65,7 +62,8 @@ struct Bench {
 impl Bench {
     fn new(rotation: Rotation) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let writer = Writer::open(config(dir.path(), rotation)).unwrap();
+        let directory = Arc::new(Directory::open(dir.path()).unwrap());
+        let writer = Writer::new(directory, rotation, &facts());
         Self { dir, writer, batch: FlowBatch::new(&run()) }
     }
 
@@ -91,7 +89,7 @@ impl Bench {
 
     fn append(&mut self, end_times: impl IntoIterator<Item = u64>, now: SystemTime) {
         let rows = self.rows(end_times);
-        self.writer.append(&rows, now).unwrap();
+        self.writer.append(&rows, Path::new(SEGMENT), now).unwrap();
     }
 
     fn published(&self) -> Vec<PathBuf> {
@@ -181,7 +179,7 @@ fn rows_are_read_back_as_they_were_given() {
     let given: Vec<RecordBatch> =
         [7_u64, 5000, 1].iter().map(|&rows| bench.rows((0..rows).rev().map(|n| EIGHT + n % HOUR))).collect();
     for batch in &given {
-        bench.writer.append(batch, at(EIGHT)).unwrap();
+        bench.writer.append(batch, Path::new(SEGMENT), at(EIGHT)).unwrap();
     }
     bench.writer.rotate_all().unwrap();
 
@@ -294,9 +292,12 @@ fn no_file_has_more_rows_than_asked_for() {
     bench.append((0..50).map(|n| EIGHT + n), at(EIGHT));
     assert_eq!(row_counts(&bench.published()), [100, 100, 100]);
     assert_eq!(bench.staged().len(), 0, "no file without rows");
-    let (summary, last) = bench.writer.finish();
-    last.unwrap();
-    assert_eq!((summary.files, summary.rows), (3, 300));
+    bench.writer.rotate_all().unwrap();
+    let published = bench.writer.take_published();
+    assert_eq!(published.iter().map(|file| file.rows).collect::<Vec<_>>(), [100, 100, 100]);
+    let seqs: Vec<_> = published.iter().flat_map(|file| file.seqs.iter().cloned()).collect();
+    assert_eq!(seqs, [1..=100, 101..=200, 201..=300]);
+    assert!(bench.writer.take_published().is_empty());
 }
 
 #[test]
@@ -335,9 +336,6 @@ fn without_rows_there_is_no_file() {
     bench.writer.tick(at(EIGHT + HOUR)).unwrap();
     bench.writer.rotate_all().unwrap();
     assert_eq!(bench.published().len() + bench.staged().len(), 0);
-    let (summary, last) = bench.writer.finish();
-    last.unwrap();
-    assert_eq!(summary, super::Summary::default());
 }
 
 #[test]
@@ -415,6 +413,13 @@ fn the_encoding_is_what_all_engines_read() {
 #[test]
 fn a_file_describes_itself() {
     let mut bench = Bench::new(Rotation { rows: 2, ..UNBOUND });
+    let lost = |at_s: u64, flows| {
+        let at_us = i64::try_from(at_s * 1_000_000).unwrap();
+        Gap { lost_flows: Some(flows), ..Gap::new(Cause::Overload, Stage::Write, at_us - 1, at_us) }
+    };
+    bench.writer.add_gap(lost(EIGHT, 7));
+    bench.writer.add_gap(lost(EIGHT - 1, 4));
+    bench.writer.set_ledger_tip("c0ffee");
     bench.append([EIGHT, EIGHT, EIGHT, EIGHT], at(EIGHT));
     let metadata = metadata(&bench.published()[1]);
     let pairs = metadata.file_metadata().key_value_metadata().unwrap();
@@ -432,6 +437,8 @@ fn a_file_describes_itself() {
             "flowlog.boot_id=b00t",
             "flowlog.host_id=8f2c",
             "flowlog.kernel=6.18.5",
+            "flowlog.ledger_tip=c0ffee",
+            "flowlog.lost_flows=7",
             "flowlog.rows=2",
             &run_id,
             "flowlog.schema_version=1",
@@ -446,10 +453,10 @@ fn a_file_describes_itself() {
 #[test]
 fn a_directory_has_one_writer() {
     let bench = Bench::new(UNBOUND);
-    let error = Writer::open(config(bench.dir.path(), UNBOUND)).unwrap_err();
+    let error = Directory::open(bench.dir.path()).unwrap_err();
     assert!(matches!(&error, OpenError::InUse { path } if path == bench.dir.path()), "{error}");
     drop(bench.writer);
-    Writer::open(config(bench.dir.path(), UNBOUND)).unwrap();
+    Directory::open(bench.dir.path()).unwrap();
 }
 
 #[test]
@@ -459,7 +466,7 @@ fn unfinished_files_of_an_earlier_run_are_removed() {
     drop(writer);
     let orphan = dir.path().join("_flowlog/staging/orphan.parquet");
     fs::write(&orphan, "PAR1").unwrap();
-    Writer::open(config(dir.path(), UNBOUND)).unwrap();
+    Directory::open(dir.path()).unwrap();
     assert!(!orphan.exists());
 }
 
@@ -468,14 +475,14 @@ fn a_directory_that_cannot_be_written_is_an_error_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    let error = Writer::open(config(&file, UNBOUND)).unwrap_err();
+    let error = Directory::open(&file).unwrap_err();
     let OpenError::NotWritable { path, .. } = &error else { panic!("{error}") };
     assert!(path.starts_with(&file));
 
     // Staging is fine, but nothing can be renamed to `flows/v1`.
     let output = dir.path().join("output");
     fs::create_dir_all(output.join("flows/v1/_probe")).unwrap();
-    let error = Writer::open(config(&output, UNBOUND)).unwrap_err();
+    let error = Directory::open(&output).unwrap_err();
     assert!(matches!(&error, OpenError::NotWritable { path, .. } if path.ends_with("flows/v1")), "{error}");
 }
 
@@ -513,7 +520,7 @@ fn rows_that_never_reach_a_file_are_counted() {
     let error = bench.writer.rotate_all().unwrap_err();
     assert_eq!(error.rows, 2, "{error}");
     let rows = bench.rows([EIGHT]);
-    let error = bench.writer.append(&rows, at(EIGHT)).unwrap_err();
+    let error = bench.writer.append(&rows, Path::new(SEGMENT), at(EIGHT)).unwrap_err();
     assert_eq!((error.rows, error.path), (1, staging));
 }
 
@@ -537,7 +544,34 @@ fn a_batch_of_another_schema_is_refused() {
     let mut bench = Bench::new(UNBOUND);
     let rows = bench.rows([EIGHT]);
     let other = rows.project(&[2, 7]).unwrap();
-    let error = bench.writer.append(&other, at(EIGHT)).unwrap_err();
+    let error = bench.writer.append(&other, Path::new(SEGMENT), at(EIGHT)).unwrap_err();
     assert!(matches!(error.source, Fault::Schema), "{error}");
     assert_eq!(error.rows, 1);
+}
+
+#[test]
+fn a_segment_is_needed_until_its_rows_are_published() {
+    let mut bench = Bench::new(UNBOUND);
+    let [first, second] = ["1.wal", "2.wal"].map(Path::new);
+    let rows = bench.rows([EIGHT - 1, EIGHT]);
+    bench.writer.append(&rows, first, at(EIGHT)).unwrap();
+    let rows = bench.rows([EIGHT]);
+    bench.writer.append(&rows, second, at(EIGHT)).unwrap();
+    assert!(bench.writer.needs(first) && bench.writer.needs(second));
+    // The file of the hour before.
+    bench.writer.tick(at(EIGHT + 10)).unwrap();
+    assert_eq!(bench.published().len(), 1);
+    assert!(bench.writer.needs(first) && bench.writer.needs(second));
+    bench.writer.rotate_all().unwrap();
+    assert!(!bench.writer.needs(first) && !bench.writer.needs(second));
+}
+
+#[test]
+fn a_published_file_is_read_as_it_was_published() {
+    let mut bench = Bench::new(UNBOUND);
+    bench.append([EIGHT + 5, EIGHT, EIGHT - 1, EIGHT + 3], at(EIGHT));
+    bench.writer.rotate_all().unwrap();
+    for published in bench.writer.take_published() {
+        assert_eq!(Published::read(bench.dir.path(), published.path.clone()).unwrap(), published);
+    }
 }

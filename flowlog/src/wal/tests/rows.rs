@@ -22,7 +22,7 @@ pub(super) struct Rows {
 
 impl Rows {
     pub(super) fn new() -> Self {
-        Self { batch: FlowBatch::new(&header().run()), holders: (0..7).map(holder).collect(), made: 0 }
+        Self { batch: FlowBatch::new(&header().facts().run), holders: (0..7).map(holder).collect(), made: 0 }
     }
 
     pub(super) fn batch(&mut self, rows: usize) -> RecordBatch {

@@ -1,0 +1,240 @@
+//! From datagrams to rows: what the receiving side does with a flow.
+
+use nix::time::ClockId;
+use tracing::{debug, error};
+
+use super::clock::{micros, now_ns, now_us};
+use super::output::Output;
+use super::watched::Watched;
+use super::{Daemon, Local};
+use crate::attribute::{FlowRecord, Sighting, attribute};
+use crate::ctnetlink::{Delivery, Received, decode};
+use crate::dumps::{Destroyed, Record};
+use crate::flow::Flow;
+use crate::gaps::{Cause, Gap, Stage};
+
+/// Reads of one listener before signals, ticks and the other listeners get their turn.
+const READS_PER_TURN: usize = 16;
+
+/// How long after an overrun the kernel may still have messages that it held: it sends them again 10 to
+/// 100 ms after there is room (`ecache_work`), and may find none many times.
+const HELD_US: i64 = 2_000_000;
+
+/// What happened to messages.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) undecodable: u64,
+    pub(super) unknown_attributes: u64,
+    /// Flows that were ended before: the kernel repeats events.
+    pub(super) duplicates: u64,
+    /// Flows that were read and dropped, because the host comes first.
+    pub(super) lost: u64,
+}
+
+impl Daemon {
+    /// Whether flows can be taken, or have to be dropped.
+    pub(super) fn can_receive(&self) -> bool {
+        !self.output.is_blocked() || self.watched.iter().any(|watched| watched.is_shedding)
+    }
+
+    /// Sees where the kernel holds more entries than it should while the writing side is behind.
+    pub(super) fn check_hold(&mut self) {
+        let Self { watched, output, table_share_percent, .. } = self;
+        for watched in watched {
+            if !output.is_blocked() {
+                watched.is_shedding = false;
+                continue;
+            }
+            let was_shedding = watched.is_shedding;
+            watched.check_hold(*table_share_percent);
+            if watched.is_shedding && !was_shedding {
+                error!(
+                    "flows of the network namespace `{}` are lost from now on: writing is behind, and the kernel \
+                     holds as many entries as it should",
+                    watched.name()
+                );
+            }
+        }
+    }
+
+    /// What is due each second.
+    pub(super) fn tick(&mut self) -> anyhow::Result<()> {
+        let Self { watched, local, output, .. } = self;
+        for watched in &mut *watched {
+            watched.declare_dropped(&mut output.gaps);
+        }
+        local.declare_lost(&mut output.gaps);
+        local.expire();
+        output.complete_until_us =
+            watched.iter().map(|watched| watched.read_until_us).min().unwrap_or(i64::MIN);
+        output.tick()
+    }
+
+    /// Makes rows of what dumps told, as far as there is room for them.
+    pub(super) fn record_dumps(&mut self) -> anyhow::Result<()> {
+        let Self { watched, local, output, .. } = self;
+        for watched in watched {
+            while !output.is_blocked()
+                && let Some(Record { flow, sighting, at_ns }) = watched.dumps.take_record()
+            {
+                output.batch.append(&attribute(&flow, sighting, at_ns, watched.observer(), &local.tables));
+                output.flush_if_full()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads each listener for a while. Says whether there may be more.
+    pub(super) fn receive(&mut self) -> anyhow::Result<bool> {
+        let Self { watched, buffers, local, output, counts, .. } = self;
+        let mut more = false;
+        for watched in watched {
+            for read in 1.. {
+                if output.is_blocked() && !watched.is_shedding {
+                    more = true;
+                    break;
+                }
+                let before_us = now_us();
+                let received = watched.listener.recv(buffers)?;
+                // Then the events: what a socket did before its flow ended is now in the tables. A refused
+                // connection has all of its life within microseconds.
+                local.drain()?;
+                match received {
+                    Received::WouldBlock => {
+                        watched.has_read_all(before_us);
+                        break;
+                    }
+                    Received::Overrun => watched.has_overrun(),
+                    Received::Datagrams(datagrams) => {
+                        if datagrams.truncated() > 0 {
+                            let detail = "messages that are larger than the buffer";
+                            lose_messages(datagrams.truncated() as u64, detail, output, counts);
+                        }
+                        let received_ns = now_ns(ClockId::CLOCK_REALTIME);
+                        for datagram in datagrams.iter() {
+                            record(datagram, received_ns, watched, local, output, counts);
+                        }
+                    }
+                }
+                output.flush_if_full()?;
+                if read == READS_PER_TURN {
+                    more = true;
+                    break;
+                }
+            }
+        }
+        Ok(more)
+    }
+
+    /// Reads all that is there, and hands it over. Says whether that could be done.
+    pub(super) async fn read_rest(&mut self, can_read: bool) -> anyhow::Result<bool> {
+        loop {
+            let more = can_read && self.receive()?;
+            self.record_dumps()?;
+            if self.output.is_blocked() {
+                let room = tokio::time::timeout(super::DRAIN_INTERVAL, self.output.room()).await;
+                room.unwrap_or(Ok(()))?;
+                self.output.send_waiting()?;
+                self.local.drain()?;
+                self.check_hold();
+            } else if !more {
+                break;
+            }
+        }
+        self.tick()?;
+        self.output.flush()?;
+        while self.output.is_blocked() {
+            self.output.room().await?;
+            self.output.send_waiting()?;
+        }
+        Ok(can_read)
+    }
+}
+
+/// Decodes the messages of one datagram, joins them and appends the rows.
+fn record(
+    datagram: &[u8],
+    received_ns: u64,
+    watched: &mut Watched,
+    local: &Local,
+    output: &mut Output,
+    counts: &mut Counts,
+) {
+    for message in decode::messages(datagram) {
+        let decoded = message.and_then(|message| match message.event() {
+            decode::Event::Destroy => decode::flow(message.payload).map(Some),
+            _ => Ok(None),
+        });
+        match decoded {
+            Ok(Some(decode::Decoded { flow, unknown_attributes })) => {
+                counts.unknown_attributes += u64::from(unknown_attributes);
+                let max = watched.seen_max();
+                if !watched.seen.note(&flow, max) {
+                    counts.duplicates += 1;
+                    continue;
+                }
+                let Destroyed::First { counters_final } = watched.dumps.destroyed(&flow) else {
+                    counts.duplicates += 1;
+                    continue;
+                };
+                if watched.is_shedding {
+                    lose_flow(&flow, received_ns, output, counts);
+                    continue;
+                }
+                let record =
+                    attribute(&flow, Sighting::Destroyed, received_ns, watched.observer(), &local.tables);
+                output.batch.append(&FlowRecord { counters_final, ..record });
+            }
+            Ok(None) => {}
+            Err(error) => {
+                // A stream of them would fill the log with nothing new.
+                if counts.undecodable.is_power_of_two() || counts.undecodable == 0 {
+                    error!("a flow was lost: {error}, in a message of the kernel");
+                }
+                debug!("cannot be decoded: {error}: {datagram:02x?}");
+                lose_messages(1, "messages that cannot be decoded", output, counts);
+            }
+        }
+    }
+}
+
+/// Counts a flow that is dropped because the writing side is behind.
+fn lose_flow(flow: &Flow, received_ns: u64, output: &mut Output, counts: &mut Counts) {
+    let end_ns = flow.stop_ns.or(flow.event_ns).unwrap_or(received_ns);
+    let end_us = micros(end_ns);
+    counts.lost += 1;
+    output.gaps.add(Gap {
+        lost_flows: Some(1),
+        lost_orig_bytes: flow.orig_counters.map(|counters| counters.bytes),
+        lost_reply_bytes: flow.reply_counters.map(|counters| counters.bytes),
+        ..Gap::new(output.status.cause().unwrap_or(Cause::Overload), Stage::Write, end_us, end_us)
+    });
+}
+
+/// Counts messages that cannot become rows; each was a flow.
+fn lose_messages(messages: u64, detail: &str, output: &mut Output, counts: &mut Counts) {
+    counts.undecodable += messages;
+    counts.lost += messages;
+    let now_us = now_us();
+    output.gaps.add(Gap {
+        lost_flows: Some(messages),
+        detail: Some(detail.to_owned()),
+        ..Gap::new(Cause::DecodeError, Stage::Receive, now_us, now_us)
+    });
+}
+
+impl Watched {
+    /// Nothing was left to be read at this time.
+    fn has_read_all(&mut self, at_us: i64) {
+        // What the kernel holds comes a little later than there is room for it.
+        if at_us.saturating_sub(self.overrun_us) > HELD_US {
+            self.read_until_us = at_us;
+        }
+    }
+
+    /// The socket had no room for a message.
+    fn has_overrun(&mut self) {
+        self.overrun_us = now_us();
+        self.has_dropped = self.listener.delivery() == Delivery::BestEffort;
+    }
+}

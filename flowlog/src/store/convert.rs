@@ -1,0 +1,187 @@
+//! Rows of segments become files: what the write-ahead log is for.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_schema::ArrowError;
+use arrow_select::filter::filter_record_batch;
+use rangemap::RangeInclusiveSet;
+use tracing::{error, warn};
+
+use super::{Store, one_line};
+use crate::gaps::{Cause, Gap, Stage};
+use crate::wal::{self, Damage, DamageCause, Frame, ReadError, Segment};
+
+/// Segments of the run itself whose rows were dropped from memory, because their files could not be
+/// written.
+#[derive(Debug, Default)]
+pub(super) struct Conversion(Vec<Segment>);
+
+impl Conversion {
+    pub(super) fn add(&mut self, segments: Vec<Segment>) {
+        self.0.extend(segments);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// What reading segments gave, besides their rows.
+#[derive(Debug, Default)]
+pub(super) struct Readout {
+    /// Rows that were handed on.
+    pub(super) rows: u64,
+    /// Rows that are in published files.
+    pub(super) already_published: u64,
+    /// All flows that were received before this time were in the log.
+    pub(super) complete_until_us: Option<i64>,
+    /// Bytes that could not be read, and why the first of them could not.
+    pub(super) dropped_bytes: u64,
+    pub(super) dropped_reason: Option<String>,
+    /// Segments that are damaged, not just torn at their end, which is how a crash leaves them.
+    pub(super) damaged: Vec<PathBuf>,
+}
+
+impl Readout {
+    /// What is lost by damage.
+    pub(super) fn gap(&self, from_us: i64, to_us: i64) -> Option<Gap> {
+        if self.damaged.is_empty() {
+            return None;
+        }
+        let from_us = self.complete_until_us.unwrap_or(from_us).min(to_us);
+        let detail = self.dropped_reason.clone();
+        Some(Gap { lost_flows: None, detail, ..Gap::new(Cause::WalError, Stage::Recover, from_us, to_us) })
+    }
+}
+
+/// Reads the rows of segments, and hands those on that are not published.
+///
+/// # Errors
+///
+/// A segment cannot be read now, or its rows cannot be taken.
+pub(super) fn read_out<E: From<ArrowError> + From<std::io::Error>>(
+    segments: &[PathBuf],
+    published: &RangeInclusiveSet<i64>,
+    mut each: impl FnMut(RecordBatch, &Path) -> Result<(), E>,
+) -> Result<Readout, E> {
+    let mut readout = Readout::default();
+    for path in segments {
+        let frames = match wal::read(path) {
+            Ok((_, frames)) => frames,
+            Err(ReadError::Io(error)) => return Err(error.into()),
+            Err(ReadError::Header { bytes, cause }) => {
+                readout.drop_bytes(bytes, cause.to_string());
+                readout.damaged.push(path.clone());
+                continue;
+            }
+        };
+        for frame in frames {
+            let Frame { batch, complete_until_us } = match frame {
+                Ok(frame) => frame,
+                Err(Damage { cause: DamageCause::Io(error), .. }) => return Err(error.into()),
+                Err(damage) => {
+                    if !matches!(damage.cause, DamageCause::Torn) {
+                        readout.damaged.push(path.clone());
+                    }
+                    readout.drop_bytes(damage.bytes, damage.to_string());
+                    break;
+                }
+            };
+            readout.complete_until_us = readout.complete_until_us.max(Some(complete_until_us));
+            let Some(batch) = batch else { continue };
+            let new = unpublished(&batch, published)?;
+            let (all, new_rows) = (batch.num_rows(), new.num_rows());
+            readout.already_published += u64::try_from(all - new_rows).unwrap_or(u64::MAX);
+            readout.rows += u64::try_from(new_rows).unwrap_or(u64::MAX);
+            if new_rows > 0 {
+                each(new, path)?;
+            }
+        }
+    }
+    Ok(readout)
+}
+
+impl Readout {
+    fn drop_bytes(&mut self, bytes: u64, reason: String) {
+        self.dropped_bytes += bytes;
+        self.dropped_reason.get_or_insert(reason);
+    }
+}
+
+/// The rows whose number is not in the set.
+fn unpublished(batch: &RecordBatch, published: &RangeInclusiveSet<i64>) -> Result<RecordBatch, ArrowError> {
+    let seqs = batch
+        .column_by_name("seq")
+        .and_then(|column| column.as_primitive_opt::<Int64Type>())
+        .ok_or_else(|| ArrowError::SchemaError("found no column `seq` of numbers".to_owned()))?;
+    let is_new: BooleanArray = seqs.values().iter().map(|seq| Some(!published.contains(seq))).collect();
+    filter_record_batch(batch, &is_new)
+}
+
+/// Moves a damaged segment out of the way, so that it is looked at by people and not at each start.
+pub(super) fn set_aside(path: &Path) {
+    let aside = path.with_extension("wal.damaged");
+    match std::fs::rename(path, &aside) {
+        Ok(()) => error!("a segment of the write-ahead log is damaged, and kept as `{}`", aside.display()),
+        Err(error) => warn!("cannot rename the damaged segment `{}`: {error}", path.display()),
+    }
+}
+
+impl Store {
+    /// Writes the rows that were dropped from memory once more.
+    pub(super) fn convert_own(&mut self, now: SystemTime) {
+        let Conversion(segments) = std::mem::take(&mut self.conversion);
+        if segments.is_empty() {
+            return;
+        }
+        let paths: Vec<PathBuf> = segments.iter().map(|segment| segment.path.clone()).collect();
+        // From here on they are segments like others: needed until their rows are published.
+        self.sealed.extend(segments);
+        let Self { writer, seqs, .. } = self;
+        let read = read_out(&paths, seqs, |batch, path| {
+            writer.append(&batch, path, now).map_err(|error| Fault(one_line(&error)))
+        });
+        match read {
+            Ok(readout) => {
+                if let Some(gap) = readout.gap(self.watched_since_us, super::micros(now)) {
+                    self.losses.add(gap);
+                }
+                readout.damaged.iter().for_each(|path| set_aside(path));
+                self.settle(Ok(()), now);
+                // Not only what the rotation asks for: these rows have waited long enough.
+                self.rotate(now);
+                if self.conversion.is_empty() {
+                    tracing::info!(rows = readout.rows, "wrote the files of rows that had to wait");
+                }
+            }
+            Err(Fault(error)) => {
+                self.say(format!("files cannot be written: {error}"));
+                self.writer.discard();
+                for file in self.writer.take_published() {
+                    self.take_published(file, None, now);
+                }
+                self.seal();
+                self.conversion.add(std::mem::take(&mut self.sealed));
+            }
+        }
+    }
+}
+
+/// Why rows could not be taken.
+pub(super) struct Fault(pub(super) String);
+
+impl From<ArrowError> for Fault {
+    fn from(error: ArrowError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}

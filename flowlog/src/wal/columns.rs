@@ -35,6 +35,10 @@ use crate::schema::batch_schema;
 /// of the daemon have 8192.
 pub(super) const MAX_ROWS: usize = 65_536;
 
+/// How many bytes the columns of a frame have at most before compression: a batch of the daemon has
+/// about half a megabyte. The texts of a column must stay below 2 GiB.
+pub(super) const MAX_BYTES: usize = 1 << 30;
+
 /// Name of the column that follows from the frame.
 const SEQ: &str = "seq";
 
@@ -54,7 +58,7 @@ pub enum EncodeError {
         rows: usize,
     },
     /// The batch is too large for one frame.
-    #[error("the batch has {bytes} bytes, expected at most 4 GiB")]
+    #[error("the batch has {bytes} bytes, expected at most {MAX_BYTES}")]
     TooLarge {
         /// What it has.
         bytes: usize,
@@ -79,6 +83,12 @@ pub enum DecodeError {
     /// Something is longer than what is there.
     #[error("the columns are cut off")]
     Cut,
+    /// More bytes than a frame has, or than the compressed ones can become.
+    #[error("found {bytes} bytes of columns, expected fewer")]
+    TooLarge {
+        /// How many.
+        bytes: usize,
+    },
     /// More rows or texts than a frame has.
     #[error("found {rows} rows or texts in a column, expected at most {MAX_ROWS}")]
     TooLong {

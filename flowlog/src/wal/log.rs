@@ -9,7 +9,7 @@ use arrow_array::RecordBatch;
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use uuid::Uuid;
 
-use super::columns::{Columns, EncodeError};
+use super::columns::{Columns, EncodeError, MAX_BYTES};
 use super::directory;
 use super::frame::{HEAD_BYTES, Head, MARK, ROWS};
 use super::header::SegmentHeader;
@@ -48,7 +48,7 @@ pub struct Wal {
     header: Vec<u8>,
     sync: WalSync,
     next_number: u64,
-    current: Option<OpenSegment>,
+    pub(super) current: Option<OpenSegment>,
     sealed: Vec<Segment>,
     last_sync: Option<Instant>,
     encoder: Encoder,
@@ -300,7 +300,11 @@ impl Encoder {
         let Self { columns, raw, frame, table } = self;
         raw.clear();
         let first_seq = columns.encode(batch, raw)?;
-        let raw_bytes = u32::try_from(raw.len()).map_err(|_| EncodeError::TooLarge { bytes: raw.len() })?;
+        let too_large = EncodeError::TooLarge { bytes: raw.len() };
+        let raw_bytes = match u32::try_from(raw.len()) {
+            Ok(raw_bytes) if raw.len() <= MAX_BYTES => raw_bytes,
+            _ => return Err(too_large),
+        };
 
         frame.clear();
         frame.resize(HEAD_BYTES, 0);
@@ -314,7 +318,7 @@ impl Encoder {
         let rows =
             u32::try_from(batch.num_rows()).map_err(|_| EncodeError::TooLong { rows: batch.num_rows() })?;
         let head = Head { kind: ROWS, rows, first_seq, complete_until_us };
-        head.seal(frame).ok_or(EncodeError::TooLarge { bytes: raw.len() })?;
+        head.seal(frame).ok_or(too_large)?;
         Ok(first_seq)
     }
 

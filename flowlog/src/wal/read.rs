@@ -1,14 +1,14 @@
 //! Recovery: frames of a segment until its end, or until the first bad one.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Chain, Cursor, Read};
 use std::path::Path;
 
 use arrow_array::RecordBatch;
 use lz4_flex::block::decompress_into;
 
 use super::bytes::Bytes;
-use super::columns::{Columns, DecodeError};
+use super::columns::{Columns, DecodeError, MAX_BYTES};
 use super::frame::{Head, MARK, PREFIX_BYTES, ROWS, checksum};
 use super::header::{self, HeaderError, SegmentHeader};
 
@@ -81,8 +81,8 @@ pub enum DamageCause {
 
 /// The frames of a segment, in order. After an error there are no more.
 #[derive(Debug)]
-pub struct Frames {
-    file: BufReader<File>,
+pub struct Frames<R> {
+    reader: Chain<Cursor<Vec<u8>>, R>,
     /// Where the next frame begins.
     offset: u64,
     /// Bytes of the file from there on.
@@ -97,30 +97,70 @@ pub struct Frames {
 /// # Errors
 ///
 /// No frame can be read; the error says whether the file may be intact.
-pub fn read(path: &Path) -> Result<(SegmentHeader, Frames), ReadError> {
-    let mut file = File::open(path)?;
+pub fn read(path: &Path) -> Result<(SegmentHeader, Frames<BufReader<File>>), ReadError> {
+    let file = File::open(path)?;
     let bytes = file.metadata()?.len();
-    let mut beginning = Vec::new();
-    (&mut file).take(MAX_HEADER_BYTES).read_to_end(&mut beginning)?;
-    let mut rest = Bytes(&beginning);
-    let header = header::parse(&mut rest).map_err(|cause| ReadError::Header { bytes, cause })?;
-
-    let Bytes(rest) = rest;
-    let header_bytes = beginning.len().saturating_sub(rest.len());
-    let offset = u64::try_from(header_bytes).unwrap_or(u64::MAX);
-    file.seek(SeekFrom::Start(offset))?;
-    let frames = Frames {
-        file: BufReader::new(file),
-        offset,
-        remaining: bytes.saturating_sub(offset),
-        columns: Columns::new(),
-        rest: Vec::new(),
-        raw: Vec::new(),
-    };
-    Ok((header, frames))
+    Frames::new(BufReader::new(file), bytes)
 }
 
-impl Iterator for Frames {
+impl<R: Read> Frames<R> {
+    /// The frames of a segment of so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`].
+    pub fn new(mut reader: R, bytes: u64) -> Result<(SegmentHeader, Self), ReadError> {
+        let mut beginning = Vec::new();
+        reader.by_ref().take(MAX_HEADER_BYTES).read_to_end(&mut beginning)?;
+        let mut rest = Bytes(&beginning);
+        let header = header::parse(&mut rest).map_err(|cause| ReadError::Header { bytes, cause })?;
+
+        let Bytes(rest) = rest;
+        let header_bytes = beginning.len().saturating_sub(rest.len());
+        let offset = u64::try_from(header_bytes).unwrap_or(u64::MAX);
+        let mut beginning = Cursor::new(beginning);
+        beginning.set_position(offset);
+        let frames = Self {
+            reader: beginning.chain(reader),
+            offset,
+            remaining: bytes.saturating_sub(offset),
+            columns: Columns::new(),
+            rest: Vec::new(),
+            raw: Vec::new(),
+        };
+        Ok((header, frames))
+    }
+    /// The next frame and its size.
+    fn frame(&mut self) -> Result<(Frame, u64), DamageCause> {
+        let mut prefix = [0; PREFIX_BYTES];
+        self.reader.read_exact(&mut prefix).map_err(torn)?;
+        let mut fields = Bytes(&prefix);
+        let (length, crc) = fields.u32().zip(fields.u32()).ok_or(DamageCause::Torn)?;
+
+        // The length is not to be trusted before the checksum: what is not there is not asked for.
+        let bytes = u64::try_from(PREFIX_BYTES).unwrap_or(u64::MAX).saturating_add(u64::from(length));
+        let is_cut = bytes > self.remaining;
+        let length_bytes = usize::try_from(length).ok().filter(|_| !is_cut).ok_or(DamageCause::Torn)?;
+        self.rest.clear();
+        self.rest.resize(length_bytes, 0);
+        self.reader.read_exact(&mut self.rest).map_err(torn)?;
+        if checksum(length, &self.rest) != crc {
+            return Err(DamageCause::Checksum);
+        }
+
+        let mut payload = Bytes(&self.rest);
+        let Head { kind, rows, first_seq, complete_until_us } =
+            Head::parse(&mut payload).ok_or(DamageCause::Content(DecodeError::Cut))?;
+        let batch = match kind {
+            ROWS => Some(decode(&self.columns, rows, first_seq, payload, &mut self.raw)?),
+            MARK => None,
+            kind => return Err(DamageCause::Kind { kind }),
+        };
+        Ok((Frame { batch, complete_until_us }, bytes))
+    }
+}
+
+impl<R: Read> Iterator for Frames<R> {
     type Item = Result<Frame, Damage>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -141,37 +181,6 @@ impl Iterator for Frames {
     }
 }
 
-impl Frames {
-    /// The next frame and its size.
-    fn frame(&mut self) -> Result<(Frame, u64), DamageCause> {
-        let mut prefix = [0; PREFIX_BYTES];
-        self.file.read_exact(&mut prefix).map_err(torn)?;
-        let mut fields = Bytes(&prefix);
-        let (length, crc) = fields.u32().zip(fields.u32()).ok_or(DamageCause::Torn)?;
-
-        // The length is not to be trusted before the checksum: what is not there is not asked for.
-        let bytes = u64::try_from(PREFIX_BYTES).unwrap_or(u64::MAX).saturating_add(u64::from(length));
-        let is_cut = bytes > self.remaining;
-        let length_bytes = usize::try_from(length).ok().filter(|_| !is_cut).ok_or(DamageCause::Torn)?;
-        self.rest.clear();
-        self.rest.resize(length_bytes, 0);
-        self.file.read_exact(&mut self.rest).map_err(torn)?;
-        if checksum(length, &self.rest) != crc {
-            return Err(DamageCause::Checksum);
-        }
-
-        let mut payload = Bytes(&self.rest);
-        let Head { kind, rows, first_seq, complete_until_us } =
-            Head::parse(&mut payload).ok_or(DamageCause::Content(DecodeError::Cut))?;
-        let batch = match kind {
-            ROWS => Some(decode(&self.columns, rows, first_seq, payload, &mut self.raw)?),
-            MARK => None,
-            kind => return Err(DamageCause::Kind { kind }),
-        };
-        Ok((Frame { batch, complete_until_us }, bytes))
-    }
-}
-
 fn decode(
     columns: &Columns,
     rows: u32,
@@ -181,8 +190,8 @@ fn decode(
 ) -> Result<RecordBatch, DecodeError> {
     let raw_bytes = payload.u32().and_then(|bytes| usize::try_from(bytes).ok()).ok_or(DecodeError::Cut)?;
     let Bytes(compressed) = payload;
-    if raw_bytes / MAX_RATIO > compressed.len() {
-        return Err(DecodeError::Cut);
+    if raw_bytes > MAX_BYTES || raw_bytes / MAX_RATIO > compressed.len() {
+        return Err(DecodeError::TooLarge { bytes: raw_bytes });
     }
     raw.clear();
     raw.resize(raw_bytes, 0);

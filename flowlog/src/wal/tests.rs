@@ -6,10 +6,10 @@ mod rows;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::{Int64Array, RecordBatch};
-use std::sync::Arc;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -45,7 +45,7 @@ impl Bench {
     fn new(sync: WalSync) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let wal = Wal::open(dir.path().join("wal"), &header(), sync).unwrap();
-        Self { dir, wal, rows: Rows::new() }
+        Self { dir, wal, rows: Rows::new(0) }
     }
 
     fn directory(&self) -> PathBuf {

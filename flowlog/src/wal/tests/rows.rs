@@ -18,11 +18,13 @@ pub(super) struct Rows {
     batch: FlowBatch,
     holders: Vec<Holder>,
     made: u32,
+    seed: u64,
 }
 
 impl Rows {
-    pub(super) fn new() -> Self {
-        Self { batch: FlowBatch::new(&header().facts().run), holders: (0..7).map(holder).collect(), made: 0 }
+    /// Rows that are the same in each run of the test.
+    pub(super) fn new(seed: u64) -> Self {
+        Self { batch: FlowBatch::new(&header().facts().run), holders: (0..7).map(holder).collect(), made: 0, seed }
     }
 
     pub(super) fn batch(&mut self, rows: usize) -> RecordBatch {
@@ -34,9 +36,8 @@ impl Rows {
 
     fn append(&mut self) {
         self.made += 1;
-        let Self { batch, holders, made } = self;
-        // Numbers that look random, and are the same in each run of the test.
-        let noise = u64::from(*made).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        let Self { batch, holders, made, seed } = self;
+        let noise = (u64::from(*made) ^ *seed).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
         let every = |n: u64| noise.is_multiple_of(n);
         let flow = flow(*made, noise);
         let holder = &holders[usize::try_from(noise % 7).unwrap()];

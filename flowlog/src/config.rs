@@ -136,7 +136,7 @@ impl Config {
             active_interval: active_interval.map(|interval| interval.0),
             metrics: metrics.map(|address| address.0),
             rotation,
-            wal_sync: sync.unwrap_or(WalSync::Interval(Duration::from_secs(1))),
+            wal_sync: sync.unwrap_or_default(),
             table_share_percent: table_share.unwrap_or_default().0,
             receive_buffer_bytes: receive_buffer.unwrap_or_default().0,
             retention,

@@ -96,7 +96,7 @@ pub enum DecodeError {
         rows: usize,
     },
     /// A column that does not exist, or not at this place.
-    #[error("found column {id} after column {after}, expected a later one of {known}")]
+    #[error("column {id} cannot come after column {after}, this flowlog knows {known}")]
     Column {
         /// Id of the column.
         id: usize,
@@ -362,29 +362,34 @@ impl<'a> Input<'a> {
         T::Native: TryFrom<i64>,
     {
         let narrow = |number: i64| T::Native::try_from(number).map_err(|_| DecodeError::Number(number));
-        let values: Vec<T::Native> = self.numbers(rows)?.map(narrow).collect::<Result<_, _>>()?;
+        let values: Vec<T::Native> = self.numbers(rows)?.into_iter().map(narrow).collect::<Result<_, _>>()?;
         Ok(PrimitiveArray::try_new(values.into(), nulls)?)
     }
 
     /// So many numbers that are stored as distances.
-    fn numbers(&mut self, count: usize) -> Result<impl Iterator<Item = i64> + use<'a>, DecodeError> {
+    fn numbers(&mut self, count: usize) -> Result<Vec<i64>, DecodeError> {
         let [width] = self.array()?;
-        if !matches!(width, 0 | 1 | 2 | 4 | 8) {
-            return Err(DecodeError::Tag { what: "a width", found: width, expected: "0, 1, 2, 4 or 8" });
-        }
         let min = i64::from_le_bytes(self.array()?);
-        let width = usize::from(width);
-        let distances = self.take(count * width)?;
-        let wide = move |bytes: &[u8]| {
-            let mut number = [0; 8];
-            for (place, byte) in number.iter_mut().zip(bytes) {
-                *place = *byte;
+        match width {
+            0 => Ok(vec![min; count]),
+            1 => self.low_bytes::<1>(min, count),
+            2 => self.low_bytes::<2>(min, count),
+            4 => self.low_bytes::<4>(min, count),
+            8 => self.low_bytes::<8>(min, count),
+            found => Err(DecodeError::Tag { what: "a width", found, expected: "0, 1, 2, 4 or 8" }),
+        }
+    }
+
+    fn low_bytes<const WIDTH: usize>(&mut self, min: i64, count: usize) -> Result<Vec<i64>, DecodeError> {
+        let number = |low: &[u8; WIDTH]| {
+            let mut distance = [0; 8];
+            if let Some(place) = distance.first_chunk_mut::<WIDTH>() {
+                *place = *low;
             }
-            u64::from_le_bytes(number)
+            min.wrapping_add(i64::from_le_bytes(distance))
         };
-        let stored = distances.chunks_exact(width.max(1)).map(wide);
-        let constant = std::iter::repeat_n(0, if width == 0 { count } else { 0 });
-        Ok(stored.chain(constant).map(move |distance| min.wrapping_add(distance.cast_signed())))
+        let (distances, _) = self.take(count * WIDTH)?.as_chunks::<WIDTH>();
+        Ok(distances.iter().map(number).collect())
     }
 
     fn texts(&mut self) -> Result<ArrayRef, DecodeError> {

@@ -22,8 +22,14 @@ pub enum WalSync {
     Interval(Duration),
     /// Before [`Wal::append`] returns.
     Batch,
-    /// When the kernel likes.
+    /// When the kernel writes it.
     Off,
+}
+
+impl Default for WalSync {
+    fn default() -> Self {
+        Self::Interval(Duration::from_secs(1))
+    }
 }
 
 impl fmt::Display for WalSync {

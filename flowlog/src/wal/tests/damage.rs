@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::super::columns::Columns;
 use super::super::frame::{HEAD_BYTES, Head, ROWS};
-use super::super::{DamageCause, DecodeError, Frame, Frames, SegmentHeader, WalSync};
+use super::super::{DamageCause, DecodeError, Frame, Frames, WalSync};
 use super::rows::Rows;
 use super::{Bench, header};
 
@@ -59,9 +59,11 @@ impl Whole {
     }
 }
 
-/// The frames, and where and why they ended early.
-fn recover(bytes: &[u8]) -> Option<(Vec<Frame>, Option<(usize, usize, DamageCause)>)> {
-    let (found, mut frames): (SegmentHeader, _) = Frames::new(bytes, bytes.len() as u64).ok()?;
+/// The frames; and where they ended early, how many bytes were dropped, and why.
+type Recovered = (Vec<Frame>, Option<(usize, usize, DamageCause)>);
+
+fn recover(bytes: &[u8]) -> Option<Recovered> {
+    let (found, mut frames) = Frames::new(bytes, bytes.len() as u64).ok()?;
     assert_eq!(found, header());
     let mut good = Vec::new();
     let damage = loop {

@@ -58,7 +58,7 @@ fn a_torn_frame_that_cannot_be_cut_off_ends_the_segment() {
     let batch = bench.rows.batch(1000);
     assert!(!bench.wal.append(&batch, 2).unwrap_err().is_taken());
     assert_eq!(bench.wal.current(), None);
-    assert_eq!(bench.wal.take_sealed(), [broken.clone()]);
+    assert_eq!(bench.wal.take_sealed(), std::slice::from_ref(&broken));
 
     let (_, recovered) = read(&broken.path).unwrap();
     let mut recovered: Vec<_> = recovered.collect();

@@ -95,15 +95,11 @@ pub enum DecodeError {
         /// How many.
         rows: usize,
     },
-    /// A column that does not exist, or not at this place.
-    #[error("column {id} cannot come after column {after}, this flowlog knows {known}")]
+    /// A column that this flowlog does not know, or one that is not at its place.
+    #[error("column {id} does not exist, or is not at its place")]
     Column {
-        /// Id of the column.
+        /// Its id.
         id: usize,
-        /// The one before.
-        after: usize,
-        /// How many columns this flowlog knows.
-        known: usize,
     },
     /// A byte that says how something is stored has an unknown value.
     #[error("found {found} for {what}, expected {expected}")]
@@ -200,22 +196,21 @@ impl Columns {
         let end_seq = end_seq.ok_or(DecodeError::Number(first_seq))?;
 
         let mut input = Input(Bytes(bytes));
-        let mut next = input.column_id(0, schema.fields().len())?;
+        let mut next = input.column_id()?;
         let mut columns = Vec::with_capacity(schema.fields().len());
         for (id, field) in (1..).zip(schema.fields()) {
             columns.push(if field.name() == SEQ {
                 Arc::new(Int64Array::from_iter_values(first_seq..end_seq)) as ArrayRef
             } else if next == Some(id) {
                 let column = input.column(rows, field.data_type())?;
-                next = input.column_id(id, schema.fields().len())?;
+                next = input.column_id()?;
                 column
             } else {
                 new_null_array(field.data_type(), rows)
             });
         }
-        // An id that no column took: that of `seq`.
         if let Some(id) = next {
-            return Err(DecodeError::Column { id, after: 0, known: schema.fields().len() });
+            return Err(DecodeError::Column { id });
         }
         Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
     }
@@ -287,14 +282,10 @@ fn write_low_bytes<const WIDTH: usize>(numbers: impl Iterator<Item = u64>, count
 fn write_texts(texts: &ArrayRef, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     let texts = texts.as_string_opt::<i32>().filter(|texts| texts.null_count() == 0);
     let texts = texts.ok_or(EncodeError::Schema)?;
-    let too_long = || EncodeError::TooLong { rows: texts.len() };
-    let count = u32::try_from(texts.len()).map_err(|_| too_long())?;
-    if texts.len() > MAX_ROWS {
-        return Err(too_long());
-    }
-    out.extend_from_slice(&count.to_le_bytes());
-    let lengths: Vec<i32> =
-        texts.iter().flatten().filter_map(|text| i32::try_from(text.len()).ok()).collect();
+    let rows = texts.len();
+    let count = u32::try_from(rows).ok().filter(|_| rows <= MAX_ROWS);
+    out.extend_from_slice(&count.ok_or(EncodeError::TooLong { rows })?.to_le_bytes());
+    let lengths: Vec<i32> = (0..rows).map(|row| texts.value_length(row)).collect();
     write_distances(&lengths, None, out);
     for text in texts.iter().flatten() {
         out.extend_from_slice(text.as_bytes());
@@ -315,12 +306,11 @@ impl<'a> Input<'a> {
     }
 
     /// The id of the next column, if there is one.
-    fn column_id(&mut self, after: usize, known: usize) -> Result<Option<usize>, DecodeError> {
+    fn column_id(&mut self) -> Result<Option<usize>, DecodeError> {
         if self.0.0.is_empty() {
             return Ok(None);
         }
-        let id = usize::from(u16::from_le_bytes(self.array()?));
-        if id > after && id <= known { Ok(Some(id)) } else { Err(DecodeError::Column { id, after, known }) }
+        Ok(Some(usize::from(u16::from_le_bytes(self.array()?))))
     }
 
     fn column(&mut self, rows: usize, data_type: &DataType) -> Result<ArrayRef, DecodeError> {

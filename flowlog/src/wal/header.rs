@@ -63,7 +63,8 @@ impl SegmentHeader {
 /// Why the beginning of a file is not that of a segment.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
-    /// The file is shorter than its header: its making was interrupted, and it never had a row.
+    /// The file is shorter than its header: making it was interrupted, or a power failure came before it
+    /// was synced for the first time.
     #[error("the file ends within its header")]
     Torn,
     /// The file is something else, or its first bytes are damaged.

@@ -66,7 +66,7 @@ pub enum DamageCause {
     #[error("the checksum of the frame is wrong")]
     Checksum,
     /// The frame is intact, but not of a kind that this flowlog knows.
-    #[error("a frame of unknown kind {kind}")]
+    #[error("the frame has the unknown kind {kind}")]
     Kind {
         /// The kind.
         kind: u32,
@@ -130,6 +130,7 @@ impl<R: Read> Frames<R> {
         };
         Ok((header, frames))
     }
+
     /// The next frame and its size.
     fn frame(&mut self) -> Result<(Frame, u64), DamageCause> {
         let mut prefix = [0; PREFIX_BYTES];

@@ -151,6 +151,19 @@ fn encoded(batch: &RecordBatch) -> Vec<u8> {
     bytes
 }
 
+#[test]
+fn columns_have_their_order_and_are_known() {
+    let decode = |bytes: &[u8]| Columns::new().decode(9, 1, bytes);
+    let batch = encoded(&Rows::new(0).batch(9));
+    // A column of the future, at its place; then one that is there already.
+    for id in [88_u16, 1] {
+        let error = decode(&[&batch[..], &id.to_le_bytes()].concat()).unwrap_err();
+        assert!(matches!(error, DecodeError::Column { id: found } if found == usize::from(id)), "{error}");
+    }
+    let error = decode(&[&[3, 0], &batch[..]].concat()).unwrap_err();
+    assert!(matches!(error, DecodeError::Column { id: 3 }), "the numbers follow from the frame: {error}");
+}
+
 /// Numbers that need all widths, and the ends of the range.
 fn numbers<T: Arbitrary + Copy + 'static>(ends: [T; 2]) -> impl Strategy<Value = Option<T>> {
     prop_oneof![2 => Just(None), 2 => any::<T>().prop_map(Some), 1 => Just(Some(ends[0])), 1 => Just(Some(ends[1]))]

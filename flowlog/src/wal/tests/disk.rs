@@ -73,11 +73,30 @@ fn a_torn_frame_that_cannot_be_cut_off_ends_the_segment() {
     assert_eq!(frames(&path), [Frame { batch: Some(batch), complete_until_us: 2 }]);
 }
 
+/// A segment that takes frames, and cannot be synced.
+fn cannot_sync() -> OpenSegment {
+    OpenSegment::new("/dev/null".into(), File::options().write(true).open("/dev/null").unwrap())
+}
+
+#[test]
+fn a_segment_is_synced_when_it_ends() {
+    let end = |sync| {
+        let mut bench = Bench::new(sync);
+        bench.wal.current = Some(cannot_sync());
+        bench.append(3, 1);
+        let synced = bench.wal.seal();
+        assert_eq!(bench.wal.take_sealed().len(), 1);
+        synced
+    };
+    let error = end(WalSync::default()).unwrap_err();
+    assert!(matches!(error, WalError::Sync { rows: 3, .. }), "{error}");
+    end(WalSync::Off).unwrap();
+}
+
 #[test]
 fn a_segment_that_cannot_be_synced_takes_no_more_frames() {
     let mut bench = Bench::new(WalSync::Batch);
-    let cannot_sync = File::options().write(true).open("/dev/null").unwrap();
-    bench.wal.current = Some(OpenSegment::new("/dev/null".into(), cannot_sync));
+    bench.wal.current = Some(cannot_sync());
     let batch = bench.rows.batch(3);
     let error = bench.wal.append(&batch, 1).unwrap_err();
     assert!(matches!(&error, WalError::Sync { rows: 3, .. }), "{error}");

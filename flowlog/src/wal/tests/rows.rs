@@ -24,7 +24,12 @@ pub(super) struct Rows {
 impl Rows {
     /// Rows that are the same in each run of the test.
     pub(super) fn new(seed: u64) -> Self {
-        Self { batch: FlowBatch::new(&header().facts().run), holders: (0..7).map(holder).collect(), made: 0, seed }
+        Self {
+            batch: FlowBatch::new(&header().facts().run),
+            holders: (0..7).map(holder).collect(),
+            made: 0,
+            seed,
+        }
     }
 
     pub(super) fn batch(&mut self, rows: usize) -> RecordBatch {

@@ -62,6 +62,9 @@ mod workers;
 /// Settings of the file, the environment and flags.
 mod configuration;
 
+/// What flowlog says about itself.
+mod metrics;
+
 /// What cannot work fails with one line that says why.
 mod bad_input;
 /// `flowlog doctor` finds what is missing and sets it.

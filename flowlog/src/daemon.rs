@@ -5,10 +5,12 @@
 //! own that never touches netlink. Between them is one bounded channel, in one direction.
 
 mod clock;
+mod counts;
 mod local;
 mod older;
 mod output;
 mod receive;
+mod scrape;
 mod watched;
 mod writing;
 
@@ -24,16 +26,17 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use self::clock::now_us;
+use self::counts::Counts;
 use self::local::Local;
 use self::output::Output;
-use self::receive::Counts;
 use self::watched::{REFRESH_INTERVAL, Watch, Watched};
 use self::writing::Written;
 use crate::config::Config;
-use crate::ctnetlink::Buffers;
+use crate::ctnetlink::{Buffers, Losses};
 use crate::doctor::Settings;
 use crate::host::Host;
 use crate::ledger::Started;
+use crate::metrics::Metrics;
 use crate::schema::{FlowBatch, RunContext, RunFacts};
 use crate::store::{Store, StoreConfig};
 
@@ -106,6 +109,7 @@ struct Daemon {
     table_share_percent: u8,
     dump_interval: Duration,
     counts: Counts,
+    metrics: Metrics,
 }
 
 impl Daemon {
@@ -124,10 +128,14 @@ impl Daemon {
             ring_buffer_bytes,
             sockets,
             retention,
-            metrics: _,
+            metrics: metrics_address,
             cmdline: _,
         } = config;
         let watch = Watch { delivery, receive_buffer_bytes, active_interval };
+        let metrics = Metrics::default();
+        if let Some(address) = metrics_address {
+            scrape::serve(address, metrics.exposition())?;
+        }
         let mut local = Local::start(ebpf, ring_buffer_bytes, sockets);
 
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll instance")?;
@@ -195,10 +203,11 @@ impl Daemon {
             readable: async_fd(epoll.0)?,
             buffers: Buffers::default(),
             local,
-            output: Output::start(FlowBatch::new(&context), store)?,
+            output: Output::start(FlowBatch::new(&context), store, metrics.clone())?,
             table_share_percent,
             dump_interval,
             counts: Counts::default(),
+            metrics,
         })
     }
 
@@ -236,6 +245,7 @@ impl Daemon {
                     self.check_hold();
                     self.record_dumps()?;
                     self.tick()?;
+                    self.update_metrics();
                 }
                 _ = dump.tick() => {
                     for watched in &mut self.watched {
@@ -269,6 +279,7 @@ impl Daemon {
                 "not all that the kernel had queued could be taken: flows are lost, how many is not known"
             );
         }
+        let Losses { overruns, truncated } = self.losses();
         let Self { watched, local, output, counts, .. } = self;
         let status = std::sync::Arc::clone(&output.status);
         let mut written = output.close();
@@ -289,7 +300,6 @@ impl Daemon {
         };
         let Written { published, lost_rows, is_complete } =
             written.context("the writing thread has ended")?;
-        let losses = || watched.iter().map(|watched| watched.listener.losses());
         info!(
             rows = published.rows,
             files = published.files,
@@ -297,8 +307,8 @@ impl Daemon {
             lost_rows,
             lost_flows = counts.lost,
             duplicates = counts.duplicates,
-            overruns = losses().map(|losses| losses.overruns).sum::<u64>(),
-            truncated = losses().map(|losses| losses.truncated).sum::<u64>(),
+            overruns,
+            truncated,
             undecodable = counts.undecodable,
             unknown_attributes = counts.unknown_attributes,
             zeroed = watched.iter().map(|watched| watched.dumps.zeroed()).sum::<u64>(),

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Why flows, or what is known of them, are missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// The receive buffer of the netlink socket was full (`ENOBUFS`), with best-effort delivery.
@@ -30,6 +30,18 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All there are.
+    pub const ALL: [Self; 8] = [
+        Self::Overrun,
+        Self::Overload,
+        Self::RingbufFull,
+        Self::TableFull,
+        Self::WalError,
+        Self::DiskFull,
+        Self::DaemonDown,
+        Self::DecodeError,
+    ];
+
     /// The text of the column `cause`.
     pub fn name(self) -> &'static str {
         match self {
@@ -132,6 +144,15 @@ impl Gap {
     }
 }
 
+/// How much was declared of one cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Declared {
+    /// Number of gaps.
+    pub gaps: u64,
+    /// Flows in those whose number is known.
+    pub lost_flows: u64,
+}
+
 /// Losses that are not declared yet: at most one of each cause, stage and knowledge of the number.
 #[derive(Debug, Default)]
 pub struct Pending(Vec<Gap>);
@@ -183,16 +204,7 @@ mod tests {
 
     #[test]
     fn the_ledger_and_the_table_use_the_same_words() {
-        for cause in [
-            Cause::Overrun,
-            Cause::Overload,
-            Cause::RingbufFull,
-            Cause::TableFull,
-            Cause::WalError,
-            Cause::DiskFull,
-            Cause::DaemonDown,
-            Cause::DecodeError,
-        ] {
+        for cause in Cause::ALL {
             assert_eq!(serde_json::to_value(cause).unwrap(), cause.name());
         }
         for stage in [Stage::Receive, Stage::Attribute, Stage::Write, Stage::Recover] {

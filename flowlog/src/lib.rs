@@ -30,6 +30,7 @@
 //! | [`store`] | the order in which write-ahead log, files and ledger are written; recovery | disk |
 //! | [`doctor`] | checks and fixes of the host and of namespaces | yes |
 //! | [`config`] | what `run` was told: file, environment, flags | yes |
+//! | [`metrics`] | what flowlog says about itself to Prometheus | no |
 //! | [`daemon`] | threads, channel, signals: wires all of the above | yes |
 //! | [`cli`] | the command line | yes |
 //!
@@ -87,6 +88,8 @@ pub mod store;
 pub mod doctor;
 
 pub mod config;
+
+pub mod metrics;
 
 pub mod daemon;
 

@@ -21,7 +21,7 @@ mod losses;
 mod recover;
 mod retain;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -33,7 +33,7 @@ use uuid::Uuid;
 
 pub use error::{OpenError, Refused};
 
-use crate::gaps::Gap;
+use crate::gaps::{Cause, Declared, Gap};
 use crate::ledger::{Event, Ledger, PublishedFile, Started, Stopped, Table};
 use crate::retention::RetentionLimits;
 use crate::schema::RunFacts;
@@ -97,6 +97,7 @@ pub struct Store {
     unfinished: Vec<Unfinished>,
     before: Before,
     losses: Losses,
+    declared: BTreeMap<Cause, Declared>,
     retention: RetentionLimits,
     retained: SystemTime,
     /// The rows of this run that are published.
@@ -142,6 +143,7 @@ impl Store {
             writer: Writer::new(Arc::clone(&directory), rotation, &facts),
             conversion: Conversion::default(),
             losses: Losses::new(Arc::clone(&directory), &facts),
+            declared: BTreeMap::new(),
             run_id: facts.run.run_id,
             directory,
             rotation,
@@ -251,6 +253,22 @@ impl Store {
             self.remove_segments();
         }
         (self.summary, is_complete)
+    }
+
+    /// What the run has published so far.
+    pub fn summary(&self) -> Summary {
+        self.summary
+    }
+
+    /// Losses that the run has declared so far.
+    pub fn declared(&self) -> &BTreeMap<Cause, Declared> {
+        &self.declared
+    }
+
+    /// Bytes in the write-ahead log of the run: rows that are not published, and some that are.
+    pub fn wal_bytes(&self) -> u64 {
+        let segments = self.wal.current().into_iter().chain(&self.sealed).chain(self.conversion.segments());
+        segments.map(|segment| segment.bytes).sum()
     }
 
     /// After files were written: tells the ledger, and lets the write-ahead log go as far as it is not
@@ -376,6 +394,9 @@ impl Store {
             return;
         }
         for declared in self.losses.take_undeclared(now) {
+            let Declared { gaps, lost_flows } = self.declared.entry(declared.loss.cause).or_default();
+            *gaps += 1;
+            *lost_flows += declared.loss.lost_flows.unwrap_or_default();
             self.writer.add_gap(declared.loss.clone());
             self.log(Event::Gap(declared), now);
         }

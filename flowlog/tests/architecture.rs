@@ -21,6 +21,7 @@ const WITHOUT_IO: &[&str] = &[
     "gaps.rs",
     "schema.rs",
     "schema/",
+    "metrics.rs",
 ];
 
 /// What stands for IO, clocks and threads in a source.

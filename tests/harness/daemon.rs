@@ -39,6 +39,11 @@ impl Daemon {
         Self { process }
     }
 
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.process.stderr()
+    }
+
     /// Sends SIGHUP: publish now.
     #[track_caller]
     pub(crate) fn rotate(&mut self) {

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::writing::{Status, ToWriter, Written, start_writer};
 use crate::gaps::{Gap, Pending};
+use crate::metrics::Metrics;
 use crate::schema::FlowBatch;
 use crate::store::Store;
 
@@ -40,10 +41,10 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn start(batch: FlowBatch, store: Store) -> Result<Self> {
+    pub(super) fn start(batch: FlowBatch, store: Store, metrics: Metrics) -> Result<Self> {
         let (to_writer, from_reader) = mpsc::channel(CHANNEL_BATCHES);
         let status = Arc::new(Status::default());
-        let written = start_writer(store, from_reader, Arc::clone(&status))?;
+        let written = start_writer(store, from_reader, Arc::clone(&status), metrics)?;
         Ok(Self {
             batch,
             gaps: Pending::default(),
@@ -121,6 +122,13 @@ impl Output {
     fn send(&mut self, message: ToWriter) -> Result<()> {
         self.waiting.push_back(message);
         self.send_waiting()
+    }
+
+    /// How many messages wait for the writing side, and how many can before no more flows are taken.
+    pub(super) fn queue(&self) -> (u64, u64) {
+        let max = self.to_writer.max_capacity();
+        let waiting = max.saturating_sub(self.to_writer.capacity()) + self.waiting.len();
+        (waiting as u64, max as u64)
     }
 
     /// Lets the writing side finish: nothing more comes.

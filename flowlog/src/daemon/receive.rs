@@ -4,6 +4,7 @@ use nix::time::ClockId;
 use tracing::{debug, error};
 
 use super::clock::{micros, now_ns, now_us};
+use super::counts::Counts;
 use super::output::Output;
 use super::watched::Watched;
 use super::{Daemon, Local};
@@ -19,17 +20,6 @@ const READS_PER_TURN: usize = 16;
 /// How long after an overrun the kernel may still have messages that it held: it sends them again 10 to
 /// 100 ms after there is room (`ecache_work`), and may find none many times.
 const HELD_US: i64 = 2_000_000;
-
-/// What happened to messages.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub(super) undecodable: u64,
-    pub(super) unknown_attributes: u64,
-    /// Flows that were ended before: the kernel repeats events.
-    pub(super) duplicates: u64,
-    /// Flows that were read and dropped, because the host comes first.
-    pub(super) lost: u64,
-}
 
 impl Daemon {
     /// Whether flows can be taken, or have to be dropped.
@@ -72,12 +62,14 @@ impl Daemon {
 
     /// Makes rows of what dumps told, as far as there is room for them.
     pub(super) fn record_dumps(&mut self) -> anyhow::Result<()> {
-        let Self { watched, local, output, .. } = self;
+        let Self { watched, local, output, counts, .. } = self;
         for watched in watched {
             while !output.is_blocked()
                 && let Some(Record { flow, sighting, at_ns }) = watched.dumps.take_record()
             {
-                output.batch.append(&attribute(&flow, sighting, at_ns, watched.observer(), &local.tables));
+                let record = attribute(&flow, sighting, at_ns, watched.observer(), &local.tables);
+                counts.rows.add(&record);
+                output.batch.append(&record);
                 output.flush_if_full()?;
             }
         }
@@ -167,6 +159,7 @@ fn record(
         });
         match decoded {
             Ok(Some(decode::Decoded { flow, unknown_attributes })) => {
+                counts.flows += 1;
                 counts.unknown_attributes += u64::from(unknown_attributes);
                 let max = watched.seen_max();
                 if !watched.seen.note(&flow, max) {
@@ -183,7 +176,9 @@ fn record(
                 }
                 let record =
                     attribute(&flow, Sighting::Destroyed, received_ns, watched.observer(), &local.tables);
-                output.batch.append(&FlowRecord { counters_final, ..record });
+                let record = FlowRecord { counters_final, ..record };
+                counts.rows.add(&record);
+                output.batch.append(&record);
             }
             Ok(None) => {}
             Err(error) => {
@@ -192,6 +187,7 @@ fn record(
                     error!("a flow was lost: {error}, in a message of the kernel");
                 }
                 debug!("cannot be decoded: {error}: {datagram:02x?}");
+                counts.undecodable += 1;
                 lose_messages(1, "messages that cannot be decoded", output, counts);
             }
         }
@@ -213,7 +209,6 @@ fn lose_flow(flow: &Flow, received_ns: u64, output: &mut Output, counts: &mut Co
 
 /// Counts messages that cannot become rows; each was a flow.
 fn lose_messages(messages: u64, detail: &str, output: &mut Output, counts: &mut Counts) {
-    counts.undecodable += messages;
     counts.lost += messages;
     let now_us = now_us();
     output.gaps.add(Gap {

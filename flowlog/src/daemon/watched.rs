@@ -58,7 +58,9 @@ pub(super) struct Watched {
     requests: Requests,
     pub(super) seen: Seen,
     /// Entries of the table that the kernel allows.
-    table_max: u32,
+    pub(super) table_max: u32,
+    /// Entries of the table, as of the last time they were counted.
+    pub(super) entries: u32,
     pub(super) dumps: Dumps,
     /// The kernel holds too many entries: flows are counted and dropped.
     pub(super) is_shedding: bool,
@@ -103,6 +105,7 @@ impl Watched {
             requests,
             seen: Seen::new(now_ns(ClockId::CLOCK_MONOTONIC)),
             table_max: 0,
+            entries: 0,
             dumps: Dumps::new(active_interval),
             is_shedding: false,
             read_until_us: now_us(),
@@ -154,6 +157,19 @@ impl Watched {
             }
             Err(error) => warn!("{}", one_line(&error)),
         }
+        self.count();
+    }
+
+    /// Counts the entries of the table. Says whether that could be done.
+    fn count(&mut self) -> bool {
+        match self.requests.count() {
+            Ok(entries) => self.entries = entries,
+            Err(error) => {
+                warn!("cannot count the entries of `{}`: {}", self.name(), one_line(&error));
+                return false;
+            }
+        }
+        true
     }
 
     /// Lists the table, where that can tell something. The ring buffer is read meanwhile.
@@ -193,14 +209,8 @@ impl Watched {
     pub(super) fn check_hold(&mut self, table_share_percent: u8) {
         let limit = u64::from(self.table_max) * u64::from(table_share_percent) / 100;
         let limit = if self.is_shedding { limit * ROOM_AGAIN_PERCENT / 100 } else { limit };
-        let is_over = match self.requests.count() {
-            Ok(entries) => u64::from(entries) > limit,
-            Err(error) => {
-                warn!("cannot count the entries of `{}`: {}", self.name(), one_line(&error));
-                // What cannot be measured is not held: the host comes first.
-                true
-            }
-        };
+        // What cannot be measured is not held: the host comes first.
+        let is_over = !self.count() || u64::from(self.entries) > limit;
         self.is_shedding = is_over && self.listener.delivery() == Delivery::Reliable;
     }
 

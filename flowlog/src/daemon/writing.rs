@@ -11,6 +11,7 @@ use tracing::{error, info};
 
 use super::one_line;
 use crate::gaps::{Cause, Gap};
+use crate::metrics::{Metrics, set};
 use crate::store::{Store, Summary};
 
 /// How long the writing side waits before it tries again what the disk refused.
@@ -86,19 +87,25 @@ pub(super) fn start_writer(
     store: Store,
     from_reader: mpsc::Receiver<ToWriter>,
     status: Arc<Status>,
+    metrics: Metrics,
 ) -> Result<oneshot::Receiver<Written>> {
     let (done, written) = oneshot::channel();
     std::thread::Builder::new()
         .name("writer".to_owned())
         .spawn(move || {
             // Nobody waits any more where the stop has run out of time.
-            let _ = done.send(write(store, from_reader, &status));
+            let _ = done.send(write(store, from_reader, &status, &metrics));
         })
         .context("cannot start the writing thread")?;
     Ok(written)
 }
 
-fn write(mut store: Store, mut from_reader: mpsc::Receiver<ToWriter>, status: &Status) -> Written {
+fn write(
+    mut store: Store,
+    mut from_reader: mpsc::Receiver<ToWriter>,
+    status: &Status,
+    metrics: &Metrics,
+) -> Written {
     let mut lost_rows = 0;
     store.recover(SystemTime::now());
     while let Some(message) = from_reader.blocking_recv() {
@@ -113,10 +120,20 @@ fn write(mut store: Store, mut from_reader: mpsc::Receiver<ToWriter>, status: &S
             ToWriter::Tick { complete_until_us } => store.tick(complete_until_us, now),
             ToWriter::Rotate => store.rotate(now),
         }
+        update_metrics(metrics, &store);
     }
     let publish = !status.is_given_up();
     let (published, is_complete) = store.finish(publish, SystemTime::now());
     Written { published, is_complete, lost_rows }
+}
+
+fn update_metrics(metrics: &Metrics, store: &Store) {
+    let Summary { files, rows, bytes } = store.summary();
+    set(&metrics.files_published, files);
+    set(&metrics.rows_published, rows);
+    set(&metrics.bytes_published, bytes);
+    metrics.set_losses(store.declared());
+    metrics.wal_bytes.set(store.wal_bytes());
 }
 
 /// Takes a batch into the write-ahead log; tries until that succeeds, or nobody waits for it any more.

@@ -28,6 +28,10 @@ impl Conversion {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    pub(super) fn segments(&self) -> &[Segment] {
+        &self.0
+    }
 }
 
 /// What reading segments gave, besides their rows.

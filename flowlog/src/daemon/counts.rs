@@ -1,0 +1,53 @@
+//! What the receiving side counts, and how it becomes metrics.
+
+use super::Daemon;
+use crate::ctnetlink::Losses;
+use crate::metrics::{RowCounts, set};
+
+/// What happened to messages and flows: plain integers, for the path of each flow.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) flows: u64,
+    pub(super) undecodable: u64,
+    pub(super) unknown_attributes: u64,
+    /// Flows that were ended before: the kernel repeats events.
+    pub(super) duplicates: u64,
+    /// Flows that were read and dropped, because the host comes first, and those that could not be read.
+    pub(super) lost: u64,
+    pub(super) rows: RowCounts,
+}
+
+impl Daemon {
+    /// What all listeners have lost.
+    pub(super) fn losses(&self) -> Losses {
+        let of_all = self.watched.iter().map(|watched| watched.listener.losses());
+        of_all.fold(Losses::default(), |sum, Losses { overruns, truncated }| Losses {
+            overruns: sum.overruns + overruns,
+            truncated: sum.truncated + truncated,
+        })
+    }
+
+    /// Copies the counts to the metrics.
+    pub(super) fn update_metrics(&self) {
+        let Counts { flows, undecodable, unknown_attributes, duplicates, lost: _, rows } = &self.counts;
+        let Losses { overruns, truncated } = self.losses();
+        let metrics = &self.metrics;
+        metrics.set_rows(rows);
+        set(&metrics.flows_received, *flows);
+        set(&metrics.duplicates, *duplicates);
+        set(&metrics.events_undecodable, *undecodable);
+        set(&metrics.attributes_unknown, *unknown_attributes);
+        set(&metrics.receive_overruns, overruns);
+        set(&metrics.events_truncated, truncated);
+        set(&metrics.ebpf_events_lost, self.local.lost);
+        set(&metrics.sockets_evicted, self.local.tables.evicted());
+        let (waiting, max) = self.output.queue();
+        metrics.queue_messages.set(waiting);
+        metrics.queue_messages_max.set(max);
+        for watched in &self.watched {
+            let netns = [("netns", watched.name().to_owned())];
+            metrics.conntrack_entries.get_or_create(&netns).set(watched.entries.into());
+            metrics.conntrack_entries_max.get_or_create(&netns).set(watched.table_max.into());
+        }
+    }
+}

@@ -23,6 +23,9 @@ use crate::metrics::Exposition;
 /// Connections at a time. Those that come later wait in the backlog of the socket.
 const MAX_CONNECTIONS: usize = 8;
 
+/// The head of a request has less than 1 KiB.
+const MAX_REQUEST_BYTES: usize = 16 << 10;
+
 /// How long a connection may take from its first to its last byte; an answer takes less than a millisecond.
 const CONNECTION_TIME: Duration = Duration::from_secs(5);
 
@@ -64,7 +67,9 @@ async fn accept(listener: TcpListener, exposition: Arc<Exposition>) {
 
 async fn answer(stream: TcpStream, exposition: &Exposition) {
     let service = service_fn(async |request| Ok::<_, Infallible>(respond(&request, exposition)));
-    let connection = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+    let mut http = http1::Builder::new();
+    http.keep_alive(false).max_buf_size(MAX_REQUEST_BYTES);
+    let connection = http.serve_connection(TokioIo::new(stream), service);
     match tokio::time::timeout(CONNECTION_TIME, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!("a connection for metrics failed: {error}"),

@@ -1,5 +1,7 @@
 //! The command line: its definition, and the small commands.
 
+mod verify;
+
 use std::io::{self, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
+pub use self::verify::{VerifyArgs, verify};
 use crate::config::{self, Address, Config, Interval, Settings, Size};
 use crate::ctnetlink::Delivery;
 use crate::doctor::{self, Finding, Fixed, Level};
@@ -33,6 +36,8 @@ pub enum Command {
     Run(RunArgs),
     /// Check what keeps flows, counters or processes out of the log
     Doctor(DoctorArgs),
+    /// Check that the flow log is what was written, and all of it
+    Verify(VerifyArgs),
     /// Print the columns of the flow log
     Schema(SchemaArgs),
 }

@@ -28,6 +28,7 @@
 //! | [`writer`] | record batches = Parquet files: staging, rotation, publishing | disk |
 //! | [`retention`] | which files may be deleted | no |
 //! | [`store`] | the order in which write-ahead log, files and ledger are written; recovery | disk |
+//! | [`verify`] | whether a ledger and its files are what was written | reads |
 //! | [`doctor`] | checks and fixes of the host and of namespaces | yes |
 //! | [`config`] | what `run` was told: file, environment, flags | yes |
 //! | [`metrics`] | what flowlog says about itself to Prometheus | no |
@@ -84,6 +85,8 @@ pub mod writer;
 pub mod retention;
 
 pub mod store;
+
+pub mod verify;
 
 pub mod doctor;
 

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::Run(args) => cli::prepare(args).and_then(daemon::run).map(|()| true),
         Command::Doctor(args) => cli::doctor(&args),
+        Command::Verify(args) => cli::verify(&args),
         Command::Schema(args) => cli::schema(&args).map(|()| true),
     };
     match outcome {

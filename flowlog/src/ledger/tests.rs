@@ -90,9 +90,14 @@ fn recover(of_run: Uuid) -> Event {
     })
 }
 
+/// A directory in memory, where syncs cost nothing.
+fn memory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap()
+}
+
 /// A directory with a ledger of these lines, in which a microsecond lies between two.
 fn ledger(lines: impl IntoIterator<Item = (Uuid, Event)>) -> (TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory();
     let path = dir.path().join("ledger.jsonl");
     append(&path, lines);
     (dir, path)
@@ -325,7 +330,7 @@ proptest! {
         let entries: Vec<Entry> = Lines::new(&bytes[..]).map(Result::unwrap).collect();
         let sum: u64 = entries.iter().map(|entry| entry.bytes + u64::from(entry.is_ended)).sum();
         prop_assert_eq!(sum, bytes.len() as u64);
-        let dir = tempfile::tempdir().unwrap();
+        let dir = memory();
         let path = dir.path().join("ledger.jsonl");
         fs::write(&path, &bytes).unwrap();
         open(&path);

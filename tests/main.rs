@@ -59,6 +59,9 @@ mod stalled;
 /// Servers with workers.
 mod workers;
 
+/// `flowlog verify` names what was done to files and ledger.
+mod verify;
+
 /// Settings of the file, the environment and flags.
 mod configuration;
 

@@ -15,7 +15,10 @@ use crate::ledger::{PublishedFile, Table};
 /// What is left of a run that did not stop, and what becomes of it.
 const LEFTOVERS: [(&str, &str); 2] = [
     ("_flowlog/staging", "unfinished files, which the next run removes"),
-    ("_flowlog/wal", "segments of the write-ahead log, which the next run publishes"),
+    (
+        "_flowlog/wal",
+        "files of the write-ahead log, whose rows the next run publishes as far as it can read them",
+    ),
 ];
 
 /// Whether a daemon has the directory. The lock is taken for a moment to see that.
@@ -74,7 +77,7 @@ pub(super) fn leftovers(output: &Path, findings: &mut Findings) {
             entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len());
         let (files, bytes) = sizes.fold((0_u64, 0_u64), |(files, bytes), size| (files + 1, bytes + size));
         if files > 0 {
-            let found = format!("{files} files with {bytes} bytes: {what}");
+            let found = format!("{what}: {files}, with {bytes} bytes");
             findings.add(Finding::new(Level::Information, Check::Leftover, found).path(directory));
         }
     }

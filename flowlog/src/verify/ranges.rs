@@ -1,14 +1,13 @@
 //! A set of row numbers, as ranges: a run of billions of rows is one.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
+use rangemap::RangeInclusiveSet;
 
 /// How many ranges a text lists.
 const MAX_LISTED: usize = 5;
 
-/// Numbers as ranges that neither touch nor overlap: first to last, both in it.
+/// A set of numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ranges(BTreeMap<i64, i64>);
+pub(super) struct Ranges(RangeInclusiveSet<i64>);
 
 impl Ranges {
     /// Adds `first..=last`, and puts into `doubles` what was in the set before. An empty range adds
@@ -17,61 +16,32 @@ impl Ranges {
         if first > last {
             return;
         }
-        let (mut from, mut to) = (first, last);
-        // From the back: at most one range begins before this one and reaches into it.
-        while let Some((&start, &end)) = self.0.range(..=last.saturating_add(1)).next_back()
-            && end >= first.saturating_sub(1)
-        {
-            self.0.remove(&start);
-            if start <= last && end >= first {
-                doubles.insert(start.max(first), end.min(last), &mut Ranges::default());
-            }
-            from = from.min(start);
-            to = to.max(end);
+        for known in self.0.overlapping(first..=last) {
+            doubles.0.insert(*known.start().max(&first)..=*known.end().min(&last));
         }
-        self.0.insert(from, to);
+        self.0.insert(first..=last);
     }
 
     /// Adds sorted numbers.
     pub(super) fn insert_sorted(&mut self, numbers: &[i64], doubles: &mut Ranges) {
-        let mut rest = numbers.iter().copied();
-        let Some(mut first) = rest.next() else { return };
-        let mut last = first;
-        for number in rest {
-            if number != last.saturating_add(1) || number == last {
-                self.insert(first, last, doubles);
-                first = number;
+        for range in numbers.chunk_by(|one, next| one.checked_add(1) == Some(*next)) {
+            if let (Some(first), Some(last)) = (range.first(), range.last()) {
+                self.insert(*first, *last, doubles);
             }
-            last = number;
         }
-        self.insert(first, last, doubles);
     }
 
     /// What of `1..=last` is in neither set.
     pub(super) fn missing(&self, last: i64, excused: &Ranges) -> Ranges {
-        let mut present = self.clone();
-        for (&first, &last) in &excused.0 {
-            present.insert(first, last, &mut Ranges::default());
-        }
-        let mut missing = Ranges::default();
-        let mut next = 1_i64;
-        for (&start, &end) in present.0.iter().take_while(|&(&start, _)| start <= last) {
-            if next < start {
-                missing.0.insert(next, start.saturating_sub(1));
-            }
-            let Some(behind) = end.checked_add(1) else { return missing };
-            next = next.max(behind);
-        }
-        if next <= last {
-            missing.0.insert(next, last);
-        }
-        missing
+        let mut present = self.0.clone();
+        present.extend(excused.0.iter().cloned());
+        Ranges(if last < 1 { RangeInclusiveSet::new() } else { present.gaps(&(1..=last)).collect() })
     }
 
     /// The numbers above `limit`.
     pub(super) fn above(&self, limit: i64) -> Ranges {
-        let above = self.0.iter().rev().take_while(|&(_, &end)| end > limit);
-        Ranges(above.map(|(&start, &end)| (start.max(limit.saturating_add(1)), end)).collect())
+        let above = self.0.iter().filter(|range| *range.end() > limit);
+        Ranges(above.map(|range| limit.saturating_add(1).max(*range.start())..=*range.end()).collect())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -85,27 +55,30 @@ impl Ranges {
 
     /// How many numbers.
     pub(super) fn count(&self) -> u64 {
-        let count = |(&start, &end): (&i64, &i64)| end.abs_diff(start).saturating_add(1);
+        let count =
+            |range: &std::ops::RangeInclusive<i64>| range.end().abs_diff(*range.start()).saturating_add(1);
         self.0.iter().map(count).fold(0, u64::saturating_add)
     }
 
     /// The highest number.
     pub(super) fn last(&self) -> Option<i64> {
-        self.0.last_key_value().map(|(_, &end)| end)
+        self.0.last().map(|range| *range.end())
     }
 }
 
 /// Such as `1-5, 9`.
 impl std::fmt::Display for Ranges {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut text = String::new();
-        for (n, (start, end)) in self.0.iter().take(MAX_LISTED).enumerate() {
-            text.push_str(if n > 0 { ", " } else { "" });
-            if start == end { write!(text, "{start}") } else { write!(text, "{start}-{end}") }?;
+        for (n, range) in self.0.iter().take(MAX_LISTED).enumerate() {
+            f.write_str(if n > 0 { ", " } else { "" })?;
+            match (range.start(), range.end()) {
+                (start, end) if start == end => write!(f, "{start}")?,
+                (start, end) => write!(f, "{start}-{end}")?,
+            }
         }
         match self.0.len().saturating_sub(MAX_LISTED) {
-            0 => f.write_str(&text),
-            more => write!(f, "{text} and {more} more ranges"),
+            0 => Ok(()),
+            more => write!(f, " and {more} more ranges"),
         }
     }
 }
@@ -119,7 +92,7 @@ mod tests {
     use super::*;
 
     fn numbers(ranges: &Ranges) -> Vec<i64> {
-        ranges.0.iter().flat_map(|(&start, &end)| start..=end).collect()
+        ranges.0.iter().cloned().flatten().collect()
     }
 
     proptest! {
@@ -134,7 +107,7 @@ mod tests {
                 set.extend(first..=first + len);
                 prop_assert_eq!(numbers(&ranges), set.iter().copied().collect::<Vec<_>>());
                 prop_assert_eq!(ranges.count(), set.len() as u64);
-                prop_assert!(ranges.0.iter().zip(ranges.0.keys().skip(1)).all(|((_, end), next)| end + 1 < *next));
+                prop_assert!(ranges.0.iter().zip(ranges.0.iter().skip(1)).all(|(one, next)| one.end() + 1 < *next.start()));
             }
             let mut known = Ranges::default();
             known.insert(excused, excused + 3, &mut Ranges::default());

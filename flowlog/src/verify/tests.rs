@@ -595,6 +595,17 @@ fn lines_belong_to_the_run_that_goes_on() {
 }
 
 #[test]
+fn a_run_that_could_not_write_is_recovered_all_the_same() {
+    let mut bench = Bench::new();
+    bench.flows_of(Some(run(7)), &[1]);
+    bench.recover(run(7), 1, 0);
+    bench.stop(0, 0);
+    let report = bench.verify();
+    assert_eq!((report.faults, report.warnings), (0, 1), "{report:#?}");
+    assert_eq!(report.findings[0].check, Check::Run);
+}
+
+#[test]
 fn deletions_are_of_files_that_were_there() {
     let mut bench = Bench::new();
     let path = bench.flows(&[1]);

@@ -15,6 +15,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 
@@ -38,6 +40,11 @@ pub const FLOWS: &str = "flows/v1";
 
 /// Directory of the table of gaps, below the output directory.
 pub const GAPS: &str = "gaps/v1";
+
+/// How often the lock is tried before somebody else is said to have the directory, and how long after
+/// another.
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The output directory, taken for this process until it is dropped.
 #[derive(Debug)]
@@ -64,7 +71,7 @@ impl Directory {
 
         let lock_path = internal.join("lock");
         let lock = create_file(&lock_path).map_err(not_writable(&lock_path))?;
-        match lock.try_lock() {
+        match take(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: output.to_owned() }),
             Err(TryLockError::Error(error)) => return Err(not_writable(&lock_path)(error)),
@@ -163,6 +170,17 @@ impl Directory {
         fs::rename(staged, &published)?;
         fs::remove_file(published)
     }
+}
+
+/// Takes the lock. `flowlog verify` has it for a moment, to see whether a daemon does.
+fn take(lock: &File) -> Result<(), TryLockError> {
+    for _ in 0..LOCK_ATTEMPTS {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_INTERVAL),
+            taken => return taken,
+        }
+    }
+    lock.try_lock()
 }
 
 fn not_writable(path: &Path) -> impl Fn(io::Error) -> OpenError {

@@ -302,9 +302,13 @@ impl Line {
     ///
     /// They are not what flowlog wrote.
     pub fn decode(bytes: &[u8]) -> Result<Self, BadLine> {
-        if let Err(error) = serde_json::from_slice::<IgnoredAny>(bytes) {
-            return Err(BadLine::NotJson(error.to_string()));
-        }
+        Self::decode_json(bytes).map_err(|bad| match serde_json::from_slice::<IgnoredAny>(bytes) {
+            Ok(_) => bad,
+            Err(error) => BadLine::NotJson(error.to_string()),
+        })
+    }
+
+    fn decode_json(bytes: &[u8]) -> Result<Self, BadLine> {
         let (fields, found) = bytes
             .strip_suffix(CHECKSUM_END)
             .and_then(|bytes| bytes.split_last_chunk::<8>())

@@ -131,7 +131,7 @@ struct Counts {
 impl Verification<'_> {
     /// Goes through the ledger.
     fn read(&mut self, mut lines: Lines<File>, is_in_use: bool) -> io::Result<()> {
-        let deadline = Instant::now() + LINE_DEADLINE;
+        let mut deadline = None;
         loop {
             for entry in lines.by_ref() {
                 let entry = entry?;
@@ -142,6 +142,7 @@ impl Verification<'_> {
                 self.take(entry);
             }
             // A file without a line may get one in this moment.
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + LINE_DEADLINE);
             if !is_in_use || self.unnamed.is_empty() || Instant::now() > deadline {
                 return Ok(());
             }

@@ -1,5 +1,6 @@
 //! One file that the ledger names: whether it is what the line says.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -153,13 +154,16 @@ impl Verification<'_> {
         let parquet = Parquet::open(opened)?;
         self.check_rows(line, file, &parquet);
         let found = parquet.gaps(declared.len().saturating_add(1))?;
-        let mut declared: Vec<&Gap> = declared.iter().collect();
+        // Both are in the order of their numbers where nobody changed them.
+        let mut declared: VecDeque<&Gap> = declared.iter().collect();
         let run = of_run.to_string();
-        let unknown = found.iter().filter(|(run_id, gap)| {
-            let known = declared.iter().position(|declared| *run_id == run && is_same(declared, gap));
-            known.map(|known| declared.swap_remove(known)).is_none()
-        });
-        let unknown = unknown.count();
+        let mut unknown = 0_u64;
+        for (run_id, gap) in &found {
+            match declared.iter().position(|declared| *run_id == run && is_same(declared, gap)) {
+                Some(known) => drop(declared.remove(known)),
+                None => unknown += 1,
+            }
+        }
         if unknown > 0 || !declared.is_empty() {
             let found =
                 format!("{unknown} of its gaps are not in the ledger, and it lacks {}", declared.len());

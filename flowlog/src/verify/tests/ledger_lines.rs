@@ -106,12 +106,16 @@ fn a_killed_run_is_told_until_it_is_recovered() {
     bench.gap(1, loss(None, Stage::Receive));
     fs::create_dir_all(bench.path("_flowlog/wal")).unwrap();
     fs::write(bench.path("_flowlog/wal/1.wal"), "rows").unwrap();
+    let unnamed = bench.path(&format!("flows/v1/web-1_20261121T080000Z_{}_2.parquet", run(1)));
+    fs::write(&unnamed, "").unwrap();
     let report = bench.verify();
+    assert!(report.findings.iter().any(|finding| finding.check == Check::Foreign), "{report:#?}");
     assert_fault(&report, Check::End, Some(1), "was killed and not recovered yet, or the end");
     assert_eq!(report.faults, 1);
     let leftover = report.findings.last().unwrap();
     assert_eq!((leftover.level, leftover.path.as_deref()), (Level::Information, Some("_flowlog/wal")));
     fs::remove_file(bench.path("_flowlog/wal/1.wal")).unwrap();
+    fs::remove_file(unnamed).unwrap();
 
     // The next run forgets it.
     bench.start(2);

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytesize::ByteSize;
@@ -11,6 +12,9 @@ use jiff::Timestamp;
 
 use crate::ledger::Hash;
 use crate::verify::{self, Finding, GapTotal, Level, Progress, Report};
+
+/// When progress is shown, on a terminal: most directories are verified in a moment.
+const PROGRESS_AFTER: Duration = Duration::from_secs(1);
 
 /// Arguments of `flowlog verify`.
 #[derive(Debug, clap::Args)]
@@ -48,7 +52,11 @@ pub fn verify(args: &VerifyArgs) -> Result<bool> {
         }
     }));
     let bar = progress_bar();
+    let mut shown_from = Some(Instant::now() + PROGRESS_AFTER);
     let report = verify::verify(output, *tip, &mut |Progress { done_bytes, total_bytes }| {
+        if shown_from.take_if(|shown_from| Instant::now() > *shown_from).is_some() {
+            bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
+        }
         bar.set_length(total_bytes.max(done_bytes));
         bar.set_position(done_bytes);
     });
@@ -64,9 +72,9 @@ pub fn verify(args: &VerifyArgs) -> Result<bool> {
     Ok(report.ok)
 }
 
-/// On a terminal only, and not at once: most directories are verified in a moment.
+/// Not shown yet.
 fn progress_bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
     let style = ProgressStyle::with_template("{bar:40} {binary_bytes} of {binary_total_bytes}, {eta} left");
     match style {
         Ok(style) => bar.with_style(style),

@@ -24,6 +24,15 @@ mod no_accounting;
 /// No flow is lost and none comes twice.
 mod ten_thousand;
 
+/// The daemon is killed.
+mod crash;
+/// Connections that are older than flowlog, or go on.
+mod dumps;
+/// There is no room on the disk.
+mod full_disk;
+/// Somebody cannot keep up: the reader, the writer, another listener.
+mod overload;
+
 /// DuckDB, Polars and pyarrow read what was written.
 mod readers;
 /// When files are published, where, and what they say about themselves.

@@ -44,7 +44,7 @@ use crate::store::{Store, StoreConfig};
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long the last events may take at the stop.
-const READ_DEADLINE: Duration = Duration::from_secs(10);
+const READ_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long the last files may take at the stop. What is not published then is in the write-ahead log.
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(60);
@@ -164,6 +164,7 @@ impl Daemon {
             delivery: delivery.name().to_owned(),
             netns: watched.iter().map(|watched| watched.namespace.inode()).collect(),
             wal_sync: wal_sync.to_string(),
+            unwatched_since_us: None,
             torn_bytes: None,
         };
         let facts = RunFacts {
@@ -272,18 +273,22 @@ impl Daemon {
         info!("stopping: reading what the kernel has queued, and publishing");
         let read = tokio::select! {
             read = tokio::time::timeout(READ_DEADLINE, self.read_rest(can_read)) => read.unwrap_or(Ok(false)),
-            () = signals.stop() => Ok(false),
+            () = signals.stop() => {
+                self.output.status.give_up();
+                Ok(false)
+            }
         };
         if !matches!(read, Ok(true)) {
-            error!(
-                "not all that the kernel had queued could be taken: flows are lost, how many is not known"
-            );
+            self.declare_unread();
         }
+        let handed_over = tokio::time::timeout(READ_DEADLINE, self.hand_over()).await;
+        let handed_over = handed_over.context("the disk does not answer").flatten();
         let Losses { overruns, truncated } = self.losses();
         let Self { watched, local, output, counts, .. } = self;
         let status = std::sync::Arc::clone(&output.status);
         let mut written = output.close();
         let stopped_by = tokio::select! {
+            biased;
             written = &mut written => Some(written),
             () = signals.stop() => None,
             () = tokio::time::sleep(PUBLISH_DEADLINE) => None,
@@ -319,7 +324,7 @@ impl Daemon {
         if lost_rows > 0 {
             bail!("{lost_rows} flows could not be written; the lines above say why");
         }
-        read.map(drop)
+        read.and(handed_over)
     }
 }
 

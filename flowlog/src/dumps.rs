@@ -11,7 +11,6 @@
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
-use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -35,7 +34,7 @@ type Identity = (u64, u64);
 pub struct Dumps {
     entries: HashMap<Identity, Entry, foldhash::fast::RandomState>,
     /// Records of flows that go on are made this often, of all entries; `None` turns them off.
-    active_interval: Option<Duration>,
+    active_interval_ns: Option<u64>,
     /// Records that wait to be taken.
     records: VecDeque<Record>,
     /// Number of the current dump.
@@ -82,13 +81,13 @@ pub enum Destroyed {
 
 impl Dumps {
     /// Nothing was dumped yet.
-    pub fn new(active_interval: Option<Duration>) -> Self {
-        Self { entries: HashMap::default(), active_interval, records: VecDeque::new(), dump: 0, zeroed: 0 }
+    pub fn new(active_interval_ns: Option<u64>) -> Self {
+        Self { entries: HashMap::default(), active_interval_ns, records: VecDeque::new(), dump: 0, zeroed: 0 }
     }
 
     /// Whether another dump can tell something.
     pub fn is_needed(&self) -> bool {
-        self.dump == 0 || self.active_interval.is_some() || !self.entries.is_empty()
+        self.dump == 0 || self.active_interval_ns.is_some() || !self.entries.is_empty()
     }
 
     /// How often counters were found to be set back.
@@ -105,7 +104,7 @@ impl Dumps {
     pub fn saw(&mut self, flow: Flow, now_ns: u64) {
         let flow = Flow { event_ns: Some(now_ns), ..flow };
         let dump = self.dump;
-        let is_followed = dump == 1 || self.active_interval.is_some();
+        let is_followed = dump == 1 || self.active_interval_ns.is_some();
         let entry = match self.entries.entry(identity(&flow)) {
             hashbrown::hash_map::Entry::Occupied(known) => {
                 let entry = known.into_mut();
@@ -121,9 +120,9 @@ impl Dumps {
             }
             hashbrown::hash_map::Entry::Vacant(_) => return,
         };
-        let Some(interval) = self.active_interval else { return };
+        let Some(interval_ns) = self.active_interval_ns else { return };
         let since_ns = entry.recorded_ns.or(entry.flow.start_ns).unwrap_or(now_ns);
-        if u128::from(now_ns.saturating_sub(since_ns)) >= interval.as_nanos() {
+        if now_ns.saturating_sub(since_ns) >= interval_ns {
             entry.recorded_ns = Some(now_ns);
             self.records.push_back(Record {
                 flow: entry.flow.clone(),
@@ -270,8 +269,8 @@ mod tests {
         let mut dumps = Dumps::new(None);
         dump(&mut dumps, 10, &[flow(1, 5)]);
         let again = Flow { start_ns: Some(20 * S), ..flow(1, 1) };
-        dump(&mut dumps, 70, &[again.clone()]);
-        dump(&mut dumps, 130, &[again.clone()]);
+        dump(&mut dumps, 70, std::slice::from_ref(&again));
+        dump(&mut dumps, 130, std::slice::from_ref(&again));
         assert_eq!(records(&mut dumps), [(Some(1), Sighting::Vanished, 130)]);
         assert_eq!(dumps.destroyed(&again), FIRST);
         assert_eq!(dumps.zeroed(), 0);
@@ -290,7 +289,7 @@ mod tests {
 
     #[test]
     fn what_goes_on_is_recorded_each_interval() {
-        let mut dumps = Dumps::new(Some(Duration::from_secs(100)));
+        let mut dumps = Dumps::new(Some(100 * S));
         dump(&mut dumps, 60, &[flow(1, 1)]);
         assert_eq!(records(&mut dumps), []);
         let mut alive = Vec::new();

@@ -26,9 +26,9 @@
 //! | [`wal`] | rows on the disk before they are published: segments, recovery | disk |
 //! | [`ledger`] | the chain of what was written, lost and deleted | disk |
 //! | [`writer`] | record batches = Parquet files: staging, rotation, publishing | disk |
+//! | [`verify`] | whether a ledger and its files are what was written | reads |
 //! | [`retention`] | which files may be deleted | no |
 //! | [`store`] | the order in which write-ahead log, files and ledger are written; recovery | disk |
-//! | [`verify`] | whether a ledger and its files are what was written | reads |
 //! | [`doctor`] | checks and fixes of the host and of namespaces | yes |
 //! | [`config`] | what `run` was told: file, environment, flags | yes |
 //! | [`metrics`] | what flowlog says about itself to Prometheus | no |
@@ -82,11 +82,11 @@ pub mod ledger;
 
 pub mod writer;
 
+pub mod verify;
+
 pub mod retention;
 
 pub mod store;
-
-pub mod verify;
 
 pub mod doctor;
 

@@ -41,7 +41,7 @@ use crate::wal::{self, Segment, SegmentHeader, Wal, WalSync};
 use crate::writer::{Directory, Published, Rotation, WriteError, Writer};
 use convert::Conversion;
 use losses::Losses;
-use recover::{Before, Unfinished};
+use recover::Unfinished;
 
 /// How long after the last frame of the write-ahead log a mark says that nothing came since. What a start
 /// after a crash declares as unwatched begins at the last frame or mark.
@@ -95,7 +95,8 @@ pub struct Store {
     conversion: Conversion,
     /// Runs that did not stop, and whose rows are not all published.
     unfinished: Vec<Unfinished>,
-    before: Before,
+    /// Since when nobody had watched, until it is declared; microseconds since 1970.
+    unwatched_since_us: Option<i64>,
     losses: Losses,
     declared: BTreeMap<Cause, Declared>,
     retention: RetentionLimits,
@@ -135,8 +136,9 @@ impl Store {
             );
         }
         started.torn_bytes = history.torn.map(|torn| torn.bytes);
-        let (unfinished, before) =
+        let (unfinished, unwatched_since_us) =
             recover::unfinished(&directory, history).map_err(unusable(directory.wal()))?;
+        started.unwatched_since_us = unwatched_since_us;
         let header = SegmentHeader::of(&facts, watched_since_us);
         let mut store = Self {
             wal: Wal::open(directory.wal(), &header, wal_sync)?,
@@ -151,7 +153,7 @@ impl Store {
             unlogged: VecDeque::new(),
             sealed: Vec::new(),
             unfinished,
-            before,
+            unwatched_since_us,
             retention,
             retained: SystemTime::UNIX_EPOCH,
             seqs: RangeInclusiveSet::new(),
@@ -162,6 +164,8 @@ impl Store {
             said: None,
         };
         store.log(Event::Start(started), now);
+        // If the process is killed now, it was complete until here.
+        store.mark(watched_since_us);
         Ok(store)
     }
 
@@ -232,9 +236,9 @@ impl Store {
     pub fn finish(mut self, publish: bool, now: SystemTime) -> (Summary, bool) {
         let mut is_complete = false;
         if publish {
-            self.rotate(now);
             self.tried = SystemTime::UNIX_EPOCH;
             self.retry(now);
+            self.rotate(now);
             is_complete = self.conversion.is_empty()
                 && self.losses.is_published()
                 && self.unfinished.is_empty()
@@ -289,6 +293,8 @@ impl Store {
             self.seal();
         }
         if has_published {
+            // What the segments that go now said last.
+            self.mark(self.marked_us);
             self.remove_segments();
         }
     }
@@ -403,6 +409,7 @@ impl Store {
     }
 
     fn publish_gaps(&mut self, now: SystemTime) {
+        self.log_losses(now);
         loop {
             match self.losses.publish(now) {
                 Ok(None) => return,

@@ -57,6 +57,21 @@ impl Daemon {
         self.process.signal(signal);
     }
 
+    /// Sends SIGKILL and waits for its end.
+    #[track_caller]
+    pub(crate) fn kill(self) {
+        self.process.signal(Signal::SIGKILL);
+        self.process.finish();
+    }
+
+    /// Its memory in bytes, now.
+    #[track_caller]
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap();
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        kib.unwrap().parse::<u64>().unwrap() * 1024
+    }
+
     /// Sends SIGTERM and waits until it has published everything; gives its log.
     #[track_caller]
     pub(crate) fn stop(self) -> String {

@@ -7,6 +7,9 @@ use flowlog::flow::{Flow, L4, ProtoState, Protocol, Status, TcpState, Tuple};
 
 use super::namespace::Namespace;
 
+/// Source address of the entry with the number 0.
+const FIRST_SRC: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
+
 /// Longer than any test, so that the entries do not expire by themselves.
 const TIMEOUT_S: u32 = 3600;
 
@@ -14,16 +17,27 @@ const TIMEOUT_S: u32 = 3600;
 /// tuples.
 #[track_caller]
 pub(crate) fn make_and_flush(namespace: &Namespace, numbers: std::ops::Range<u32>) -> Vec<Tuple> {
+    let tuples = make(namespace, numbers);
+    namespace.inside(Requests::open).unwrap().flush().unwrap();
+    tuples
+}
+
+/// Makes one entry for each of `numbers`, all different; gives their original tuples.
+#[track_caller]
+pub(crate) fn make(namespace: &Namespace, numbers: std::ops::Range<u32>) -> Vec<Tuple> {
     let flows: Vec<Flow> = numbers.map(established).collect();
-    let mut requests = namespace.inside(Requests::open).unwrap();
-    requests.create(&flows).unwrap();
-    requests.flush().unwrap();
+    namespace.inside(Requests::open).unwrap().create(&flows).unwrap();
     flows.into_iter().map(|flow| flow.orig).collect()
+}
+
+/// The number of the entry with this source address; `None` where it is of no such entry.
+pub(crate) fn number_of(src: Ipv4Addr) -> Option<u32> {
+    src.to_bits().checked_sub(FIRST_SRC.to_bits()).filter(|number| *number < 1 << 23)
 }
 
 /// An established TCP connection between addresses that exist nowhere.
 fn established(number: u32) -> Flow {
-    let src = IpAddr::V4(Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 128, 0, 0)) + number));
+    let src = IpAddr::V4(Ipv4Addr::from_bits(FIRST_SRC.to_bits() + number));
     let dst = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     let port = u16::try_from(1024 + number % 60_000).unwrap();
     let tuple = |src, dst, l4| Tuple { src, dst, proto: Protocol::TCP, l4, zone: None };

@@ -19,7 +19,11 @@ pub(crate) mod program;
 pub(crate) mod roles;
 /// Hosts that refuse a system call.
 pub(crate) mod seccomp;
+/// Which flows became rows, and which are declared lost.
+pub(crate) mod tally;
 /// Connections of every kind.
 pub(crate) mod traffic;
+/// File systems that vanish with their test.
+pub(crate) mod volume;
 /// Waiting with a deadline.
 pub(crate) mod wait;

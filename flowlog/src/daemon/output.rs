@@ -8,6 +8,7 @@ use anyhow::{Result, anyhow};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
+use super::clock::now_us;
 use super::writing::{Status, ToWriter, Written, start_writer};
 use crate::gaps::{Gap, Pending};
 use crate::metrics::Metrics;
@@ -48,7 +49,7 @@ impl Output {
         Ok(Self {
             batch,
             gaps: Pending::default(),
-            complete_until_us: i64::MIN,
+            complete_until_us: now_us(),
             ticked: Instant::now(),
             waiting: VecDeque::new(),
             to_writer,

@@ -17,9 +17,9 @@ use crate::gaps::{Cause, Gap, Stage};
 /// Reads of one listener before signals, ticks and the other listeners get their turn.
 const READS_PER_TURN: usize = 16;
 
-/// How long after an overrun the kernel may still have messages that it held: it sends them again 10 to
-/// 100 ms after there is room (`ecache_work`), and may find none many times.
-const HELD_US: i64 = 2_000_000;
+/// How long nothing has to come after an overrun until the kernel has nothing left that it held: it sends
+/// that again 10 to 100 ms after there was no room (`ecache_work`), as long as there is room.
+const HELD_US: i64 = 500_000;
 
 impl Daemon {
     /// Whether flows can be taken, or have to be dropped.
@@ -98,6 +98,7 @@ impl Daemon {
                     }
                     Received::Overrun => watched.has_overrun(),
                     Received::Datagrams(datagrams) => {
+                        watched.received_us = before_us;
                         if datagrams.truncated() > 0 {
                             let detail = "messages that are larger than the buffer";
                             lose_messages(datagrams.truncated() as u64, detail, output, counts);
@@ -118,7 +119,7 @@ impl Daemon {
         Ok(more)
     }
 
-    /// Reads all that is there, and hands it over. Says whether that could be done.
+    /// Reads all that is there, and what the kernel holds. Says whether that could be done.
     pub(super) async fn read_rest(&mut self, can_read: bool) -> anyhow::Result<bool> {
         loop {
             let more = can_read && self.receive()?;
@@ -129,17 +130,31 @@ impl Daemon {
                 self.output.send_waiting()?;
                 self.local.drain()?;
                 self.check_hold();
+            } else if !can_read || !self.watched.iter().any(|watched| watched.is_held) && !more {
+                return Ok(can_read);
             } else if !more {
-                break;
+                tokio::time::sleep(super::DRAIN_INTERVAL).await;
             }
         }
+    }
+
+    /// Declares that there was more to be read.
+    pub(super) fn declare_unread(&mut self) {
+        error!("not all that the kernel had queued could be taken: flows are lost, how many is not known");
+        let from_us = self.output.complete_until_us;
+        let gap = Gap::new(Cause::Overload, Stage::Receive, from_us, now_us().max(from_us));
+        self.output.gaps.add(Gap { lost_flows: None, ..gap });
+    }
+
+    /// Hands over the last rows and losses.
+    pub(super) async fn hand_over(&mut self) -> anyhow::Result<()> {
         self.tick()?;
         self.output.flush()?;
         while self.output.is_blocked() {
             self.output.room().await?;
             self.output.send_waiting()?;
         }
-        Ok(can_read)
+        Ok(())
     }
 }
 
@@ -221,15 +236,20 @@ fn lose_messages(messages: u64, detail: &str, output: &mut Output, counts: &mut 
 impl Watched {
     /// Nothing was left to be read at this time.
     fn has_read_all(&mut self, at_us: i64) {
-        // What the kernel holds comes a little later than there is room for it.
-        if at_us.saturating_sub(self.overrun_us) > HELD_US {
+        if at_us.saturating_sub(self.received_us) > HELD_US {
+            self.is_held = false;
+        }
+        if !self.is_held {
             self.read_until_us = at_us;
         }
     }
 
     /// The socket had no room for a message.
     fn has_overrun(&mut self) {
-        self.overrun_us = now_us();
-        self.has_dropped = self.listener.delivery() == Delivery::BestEffort;
+        self.received_us = now_us();
+        match self.listener.delivery() {
+            Delivery::Reliable => self.is_held = true,
+            Delivery::BestEffort => self.has_dropped = true,
+        }
     }
 }

@@ -62,12 +62,16 @@ pub(super) struct Watched {
     /// Entries of the table, as of the last time they were counted.
     pub(super) entries: u32,
     pub(super) dumps: Dumps,
+    /// Connections of which it was said that their counters were set back.
+    said_zeroed: u64,
     /// The kernel holds too many entries: flows are counted and dropped.
     pub(super) is_shedding: bool,
     /// When nothing was left to be read the last time.
     pub(super) read_until_us: i64,
-    /// When the socket had no room the last time.
-    pub(super) overrun_us: i64,
+    /// When something came the last time.
+    pub(super) received_us: i64,
+    /// The socket had no room since it was quiet: the kernel may hold messages.
+    pub(super) is_held: bool,
     /// Messages were dropped that are not declared yet.
     pub(super) has_dropped: bool,
     /// Messages that were dropped and declared.
@@ -106,10 +110,14 @@ impl Watched {
             seen: Seen::new(now_ns(ClockId::CLOCK_MONOTONIC)),
             table_max: 0,
             entries: 0,
-            dumps: Dumps::new(active_interval),
+            dumps: Dumps::new(
+                active_interval.map(|interval| u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)),
+            ),
+            said_zeroed: 0,
             is_shedding: false,
             read_until_us: now_us(),
-            overrun_us: i64::MIN,
+            received_us: i64::MIN,
+            is_held: false,
             has_dropped: false,
             dropped: 0,
         };
@@ -198,11 +206,27 @@ impl Watched {
             }
         });
         match dumped {
-            Ok(()) => dumps.end(now_ns(ClockId::CLOCK_REALTIME)),
+            Ok(()) => {
+                dumps.end(now_ns(ClockId::CLOCK_REALTIME));
+                self.say_zeroed();
+            }
             // What this dump did not show is no sign of anything: the next ones decide.
             Err(error) => warn!("cannot list the table of `{}`: {}", self.name(), one_line(&error)),
         }
         result
+    }
+
+    /// Says that counters were set back, each time when they are twice as many.
+    fn say_zeroed(&mut self) {
+        let zeroed = self.dumps.zeroed();
+        if zeroed > self.said_zeroed * 2 {
+            self.said_zeroed = zeroed;
+            warn!(
+                "somebody set counters of {zeroed} connections of `{}` back, as `conntrack -L -z` does: the rows of \
+                 those that were listed before have counters_final = false",
+                self.name()
+            );
+        }
     }
 
     /// Whether the kernel holds more entries for us than it should, while they cannot be taken.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::line::{DeclaredGap, Event, Hash, Line, PublishedFile, Started, Table};
 use super::lines::Entry;
-use crate::gaps::Gap;
+use crate::gaps::{Cause, Gap};
 
 /// What [`Ledger::open`](super::Ledger::open) found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct Unfinished {
     pub files: Vec<PublishedFile>,
     /// Its gaps that no file has, by their number.
     pub gaps: BTreeMap<u64, Gap>,
+    /// Whether it declared the time before it in which nobody watched.
+    pub has_declared_down: bool,
 }
 
 /// What a crash left of a line.
@@ -78,6 +80,7 @@ impl History {
         match event {
             Event::Start(started) => run.started = Some(started),
             Event::Gap(DeclaredGap { gap, loss }) => {
+                run.has_declared_down |= loss.cause == Cause::DaemonDown;
                 run.gaps.insert(gap, loss);
             }
             Event::File(file) => {
@@ -103,6 +106,7 @@ impl History {
             last_time: time,
             files: Vec::new(),
             gaps: BTreeMap::new(),
+            has_declared_down: false,
         })
     }
 }

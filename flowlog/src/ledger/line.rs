@@ -138,6 +138,10 @@ pub struct Started {
     pub netns: Vec<u64>,
     /// When the write-ahead log is synced, as it was configured.
     pub wal_sync: String,
+    /// Since when nobody watched, in microseconds since 1970, where there was a run before. The run declares
+    /// that time as a gap, too; the next one does it, where it did not come to that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwatched_since_us: Option<i64>,
     /// What [`Ledger::open`](super::Ledger::open) cut off, so that the cut leaves a trace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub torn_bytes: Option<u64>,

@@ -34,6 +34,7 @@ fn start() -> Event {
         delivery: "reliable".into(),
         netns: vec![4_026_531_840],
         wal_sync: "1s".into(),
+        unwatched_since_us: None,
         torn_bytes: None,
     })
 }
@@ -192,6 +193,7 @@ fn a_run_that_did_not_stop_is_told_until_it_is_recovered() {
         last_time,
         files: vec![file, gaps(1, 1)],
         gaps: BTreeMap::from([(2, loss()), (3, loss())]),
+        has_declared_down: false,
     };
     assert_eq!(history.unfinished, BTreeMap::from([(run(1), expected)]));
     assert!(!history.last.unwrap().is_stop);

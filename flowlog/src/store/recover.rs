@@ -44,20 +44,12 @@ impl Unfinished {
     }
 }
 
-/// When the last run ended, and how.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Before {
-    /// There was none.
-    Nothing,
-    /// It stopped; microseconds since 1970.
-    Stopped(i64),
-    /// It did not stop. All of its rows before this time are known from the ledger.
-    Killed(i64),
-}
-
-/// The runs that did not stop, by their ledger and by what they left, oldest first; and how the last run
-/// ended.
-pub(super) fn unfinished(directory: &Directory, history: History) -> io::Result<(Vec<Unfinished>, Before)> {
+/// The runs that did not stop, by their ledger and by what they left, oldest first; and since when nobody
+/// watched, in microseconds since 1970, where there was a run before.
+pub(super) fn unfinished(
+    directory: &Directory,
+    history: History,
+) -> io::Result<(Vec<Unfinished>, Option<i64>)> {
     let History { last, unfinished, torn: _, damaged: _ } = history;
     let mut runs: BTreeMap<Uuid, Unfinished> = BTreeMap::new();
     let new = |run_id, is_open| Unfinished {
@@ -68,9 +60,11 @@ pub(super) fn unfinished(directory: &Directory, history: History) -> io::Result<
         gaps: Vec::new(),
         is_open,
     };
-    let mut known_until_us = None;
-    for (run_id, ledger::Unfinished { started, last_time: _, files, gaps }) in unfinished {
+    let mut undeclared_since_us = None;
+    for (run_id, ledger::Unfinished { started, last_time: _, files, gaps, has_declared_down }) in unfinished {
         let mut run = new(run_id, true);
+        let since_us = started.as_ref().and_then(|started| started.unwatched_since_us);
+        undeclared_since_us = since_us.filter(|_| !has_declared_down);
         run.facts = started.map(|started| RunFacts {
             run: RunContext {
                 run_id,
@@ -82,7 +76,6 @@ pub(super) fn unfinished(directory: &Directory, history: History) -> io::Result<
             acct: None,
             timestamp: None,
         });
-        known_until_us = files.iter().filter_map(|file| file.end_time_max_us).max();
         run.listed = files.into_iter().map(|file| (file.path, file.seq_last.unwrap_or(i64::MAX))).collect();
         run.gaps = gaps.into_iter().map(|(gap, loss)| DeclaredGap { gap, loss }).collect();
         runs.insert(run_id, run);
@@ -98,43 +91,37 @@ pub(super) fn unfinished(directory: &Directory, history: History) -> io::Result<
         }
         run.segments.push(segment.path);
     }
-    let before = match last {
-        None => Before::Nothing,
-        Some(last) if last.is_stop => Before::Stopped(last.time.as_microsecond()),
-        Some(last) => {
-            let last_us = last.time.as_microsecond();
-            Before::Killed(known_until_us.map_or(last_us, |known_us| known_us.min(last_us)))
+    let unwatched_since_us = last.map(|last| {
+        let last_us = last.time.as_microsecond();
+        if last.is_stop {
+            return last_us;
         }
-    };
-    Ok((runs.into_values().collect(), before))
+        let complete_until_us = runs.get(&last.run_id).and_then(|run| complete_until_us(&run.segments));
+        let since_us = complete_until_us.unwrap_or(last_us);
+        undeclared_since_us.map_or(since_us, |undeclared_us: i64| undeclared_us.min(since_us))
+    });
+    Ok((runs.into_values().collect(), unwatched_since_us))
 }
 
 impl Store {
     /// Publishes what earlier runs left, and declares the time in which nobody watched. What fails now is
     /// tried again by [`Store::tick`].
     pub fn recover(&mut self, now: SystemTime) {
-        let mut complete_until_us = None;
+        if let Some(since_us) = self.unwatched_since_us.take() {
+            let to_us = self.watched_since_us;
+            let gap = Gap::new(Cause::DaemonDown, Stage::Receive, since_us.min(to_us), to_us);
+            self.losses.add(Gap { lost_flows: None, ..gap });
+            self.log_losses(now);
+        }
         for mut run in std::mem::take(&mut self.unfinished) {
-            match self.recover_run(&mut run, now) {
-                Ok(readout) => complete_until_us = readout.complete_until_us,
-                Err(Fault(error)) => {
-                    self.say(format!("the rows of the run {} cannot be published: {error}", run.run_id));
-                    self.unfinished.push(run);
-                }
+            if let Err(Fault(error)) = self.recover_run(&mut run, now) {
+                self.say(format!("the rows of the run {} cannot be published: {error}", run.run_id));
+                self.unfinished.push(run);
             }
         }
-        let from_us = match std::mem::replace(&mut self.before, Before::Nothing) {
-            Before::Nothing => return,
-            Before::Stopped(at_us) => at_us,
-            Before::Killed(known_us) => complete_until_us.map_or(known_us, |at_us| at_us.max(known_us)),
-        };
-        let to_us = self.watched_since_us;
-        let gap = Gap::new(Cause::DaemonDown, Stage::Receive, from_us.min(to_us), to_us);
-        self.losses.add(Gap { lost_flows: None, ..gap });
-        self.log_losses(now);
     }
 
-    fn recover_run(&mut self, run: &mut Unfinished, now: SystemTime) -> Result<Readout, Fault> {
+    fn recover_run(&mut self, run: &mut Unfinished, now: SystemTime) -> Result<(), Fault> {
         let mut readout = Readout::default();
         if let Some(facts) = run.facts.clone() {
             // Of the files in the ledger those matter that were published last: their rows may still be in
@@ -149,7 +136,8 @@ impl Store {
                 let file =
                     Published::read(self.directory.root(), path).map_err(|error| Fault(one_line(&error)))?;
                 seqs.extend(file.seqs.iter().cloned());
-                if listed.is_none() {
+                // The ledger has all files of a run that it says has ended.
+                if listed.is_none() && run.is_open {
                     run.list(&file);
                     self.take_published(file, Some(run.run_id), now);
                 }
@@ -172,7 +160,7 @@ impl Store {
             self.publish_gaps_of(run, now)?;
         }
         self.finish_run(run, &readout, now);
-        Ok(readout)
+        Ok(())
     }
 
     /// Everything of the run is published: the ledger says so, and its segments go.
@@ -263,4 +251,13 @@ fn first_seq(segments: &[PathBuf]) -> Option<i64> {
     })?;
     let seqs = batch.column_by_name("seq")?.as_primitive_opt::<Int64Type>()?;
     seqs.values().first().copied()
+}
+
+/// Until when all flows that ended are in the segments.
+fn complete_until_us(segments: &[PathBuf]) -> Option<i64> {
+    // The later a frame, the later its time.
+    segments.iter().rev().find_map(|path| {
+        let (_, frames) = wal::read(path).ok()?;
+        frames.map_while(Result::ok).map(|frame| frame.complete_until_us).max()
+    })
 }

@@ -67,6 +67,7 @@ impl Bench {
             delivery: "reliable".into(),
             netns: vec![1],
             wal_sync: "1s".into(),
+            unwatched_since_us: None,
             torn_bytes: None,
         }));
     }

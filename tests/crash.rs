@@ -1,0 +1,142 @@
+//! Daemons that are killed at any moment: what the write-ahead log had is there after the next start, each
+//! row once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use flowlog::wal;
+use flowlog::writer::Published;
+use nix::sys::signal::Signal;
+
+use crate::harness::daemon::{Daemon, flowlog, run_command};
+use crate::harness::dataset::files_below;
+use crate::harness::entries::make_and_flush;
+use crate::harness::namespace::Namespace;
+use crate::harness::tally::Tally;
+use crate::harness::wait::wait_for;
+
+/// How often the daemon is killed; `FLOWLOG_KILLS` sets another number.
+const KILLS: u32 = 200;
+
+/// Numbers of the rows that are on the disk, by their run.
+type Rows = BTreeMap<String, BTreeSet<i64>>;
+
+fn command(output: &Path, namespace: &Namespace, rotate_rows: &str) -> Command {
+    let mut command = run_command(output, &[namespace]);
+    command.args(["--no-ebpf", "--rotate-rows", rotate_rows]).env("FLOWLOG__WAL__SYNC", "batch");
+    command
+}
+
+#[test]
+fn a_killed_daemon_loses_nothing_that_the_write_ahead_log_had() {
+    let kills = env::var("FLOWLOG_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    let (made, stop) = (AtomicU32::new(0), AtomicBool::new(false));
+    let mut seen = Rows::new();
+    // Numbers that look random and are the same in each run of the test.
+    let mut random: u64 = 0x5eed;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let first = made.fetch_add(5000, Ordering::Relaxed);
+                make_and_flush(&namespace, first..first + 5000);
+            }
+        });
+        for _ in 0..kills {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            // Small files, so that many moments are those of a publication.
+            let daemon = Daemon::spawn(command(output.path(), &namespace, "2000"));
+            thread::sleep(Duration::from_millis((random >> 33) % 400));
+            daemon.kill();
+            for (run, rows) in on_disk(output.path()) {
+                seen.entry(run).or_default().extend(rows);
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    Daemon::spawn(command(output.path(), &namespace, "2000")).stop();
+
+    let tally = Tally::read(output.path());
+    tally.check_each_once();
+    for (run, rows) in &seen {
+        let published: BTreeSet<i64> = tally.seqs[run].iter().copied().collect();
+        let missing: Vec<_> = rows.difference(&published).take(10).collect();
+        assert!(missing.is_empty(), "rows of run {run} are missing: {missing:?}");
+    }
+    let rows: usize = seen.values().map(BTreeSet::len).sum();
+    assert!(rows > 500 * usize::try_from(kills).unwrap(), "the case is too small: {rows} rows");
+    let down = tally.causes().iter().filter(|cause| **cause == "daemon_down").count();
+    assert_eq!(down, usize::try_from(kills).unwrap(), "each time in which nobody watched is declared");
+    let verified = flowlog(&["verify", output.path().to_str().unwrap()]);
+    assert!(verified.status.success(), "{verified}");
+}
+
+/// What is in published files and in the write-ahead log.
+#[track_caller]
+fn on_disk(output: &Path) -> Rows {
+    let mut found = Rows::new();
+    for path in files_below(&output.join("flows/v1")) {
+        let run = path.file_stem().unwrap().to_str().unwrap().split('_').nth(2).unwrap().to_owned();
+        let below = path.strip_prefix(output).unwrap().to_owned();
+        let seqs = Published::read(output, below).unwrap().seqs;
+        found.entry(run).or_default().extend(seqs.iter().cloned().flatten());
+    }
+    for segment in wal::segments(&output.join("_flowlog/wal")).unwrap().segments {
+        // One that was killed while it was made has no rows.
+        let Ok((header, frames)) = wal::read(&segment.path) else { continue };
+        let rows = found.entry(header.run_id.to_string()).or_default();
+        for frame in frames.map_while(Result::ok) {
+            if let Some(batch) = frame.batch {
+                let seqs = batch.column_by_name("seq").unwrap().as_primitive::<Int64Type>().values();
+                rows.extend(seqs.iter().copied());
+            }
+        }
+    }
+    found
+}
+
+/// A second signal asks for a stop at once: the rows stay in the write-ahead log.
+#[test]
+fn a_second_signal_loses_nothing() {
+    const FLOWS: u32 = 100_000;
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    let daemon = Daemon::spawn(command(output.path(), &namespace, "4000000"));
+    make_and_flush(&namespace, 0..FLOWS);
+    daemon.signal(Signal::SIGTERM);
+    daemon.signal(Signal::SIGINT);
+    let log = daemon.stop();
+    Daemon::spawn(command(output.path(), &namespace, "4000000")).stop();
+    let tally = Tally::read(output.path());
+    tally.check_each_once();
+    if log.contains("flows are lost, how many is not known") {
+        assert!(tally.causes().contains(&"overload"), "{log}");
+    } else {
+        assert_eq!(tally.rows.len(), usize::try_from(FLOWS).unwrap(), "{log}");
+    }
+}
+
+#[test]
+fn the_time_without_a_daemon_is_a_gap() {
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        Daemon::spawn(command(output.path(), &namespace, "2000")).stop();
+    }
+    let mut daemon = Daemon::spawn(command(output.path(), &namespace, "2000"));
+    wait_for("both gaps to be published", || {
+        daemon.rotate();
+        (Tally::read(output.path()).causes() == ["daemon_down", "daemon_down"]).then_some(())
+    });
+    let gaps = Tally::read(output.path()).gaps;
+    assert!(gaps.iter().all(|gap| gap.lost_flows.is_none()), "nobody knows how many: {gaps:?}");
+    daemon.stop();
+}

@@ -1,0 +1,126 @@
+//! Connections that are older than flowlog, and those that go on.
+
+use std::process::Command;
+
+use flowlog::ctnetlink::{Delivery, Listener, Requests};
+
+use crate::harness::daemon::{Daemon, run_command};
+use crate::harness::dataset::{Dataset, Row};
+use crate::harness::entries::{make, number_of};
+use crate::harness::namespace::Namespace;
+use crate::harness::wait::wait_for;
+
+fn command(output: &std::path::Path, namespace: &Namespace) -> Command {
+    let mut command = run_command(output, &[namespace]);
+    command.arg("--no-ebpf").env("FLOWLOG__DUMP_INTERVAL", "100ms");
+    command
+}
+
+fn number(row: &Row) -> u32 {
+    number_of(row.text("src_ip").unwrap().parse().unwrap()).unwrap()
+}
+
+/// Publishes until there are so many rows.
+#[track_caller]
+fn wait_for_rows(daemon: &mut Daemon, output: &std::path::Path, rows: usize) {
+    wait_for("rows", || {
+        daemon.rotate();
+        (Dataset::read(output).rows().len() >= rows).then_some(())
+    });
+}
+
+/// The kernel sends no event of what was made while nobody listened (`nf_conntrack_events` = 2).
+#[test]
+fn entries_that_are_older_than_the_daemon_give_one_row_each() {
+    let namespace = Namespace::tracked();
+    assert_eq!(namespace.read_sysctl("net/netfilter/nf_conntrack_events"), "2");
+    let output = tempfile::tempdir().unwrap();
+    let silent = make(&namespace, 0..50);
+    // Another listener makes the kernel send events of these.
+    let listener = namespace.inside(|| Listener::open(1 << 20, Delivery::BestEffort)).unwrap();
+    let announced = make(&namespace, 50..100);
+    drop(listener);
+
+    let mut daemon = Daemon::spawn(command(output.path(), &namespace));
+    make(&namespace, 100..150);
+    let mut requests = namespace.inside(Requests::open).unwrap();
+    for tuple in silent.iter().chain(&announced[..25]) {
+        assert!(requests.delete(tuple, None).unwrap());
+    }
+    wait_for_rows(&mut daemon, output.path(), 75);
+    requests.flush().unwrap();
+    daemon.stop();
+
+    let dataset = Dataset::read(output.path());
+    let rows = dataset.rows();
+    let mut numbers: Vec<u32> = rows.iter().map(|row| number(row)).collect();
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(0..150), "each entry is one row");
+    for row in rows {
+        let is_silent = number(row) < 50;
+        let expected = if is_silent { "reconcile" } else { "destroy" };
+        assert_eq!(row.text("end_source"), Some(expected), "{row:?}");
+        assert_eq!(row.text("record_type"), Some("end"));
+        assert_eq!(row.bool("counters_final"), Some(!is_silent), "{row:?}");
+        assert_eq!(row.text("time_source"), Some(if is_silent { "dump" } else { "kernel" }), "{row:?}");
+        assert!(row.time("start_time").is_some(), "{row:?}");
+    }
+}
+
+#[test]
+fn what_goes_on_is_recorded_each_interval() {
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    let mut command = command(output.path(), &namespace);
+    command.args(["--active-interval", "300ms"]);
+    let mut daemon = Daemon::spawn(command);
+    make(&namespace, 0..10);
+    wait_for_rows(&mut daemon, output.path(), 30);
+    namespace.inside(Requests::open).unwrap().flush().unwrap();
+    daemon.stop();
+
+    let dataset = Dataset::read(output.path());
+    for entry in 0..10 {
+        let of_entry: Vec<_> = dataset.rows().into_iter().filter(|row| number(row) == entry).collect();
+        let (last, interim) = of_entry.split_last().unwrap();
+        assert_eq!(last.text("record_type"), Some("end"), "{last:?}");
+        assert_eq!(last.text("end_source"), Some("destroy"), "{last:?}");
+        assert!(interim.len() >= 2, "{of_entry:?}");
+        let mut before = last.time("start_time").unwrap();
+        for row in interim {
+            assert_eq!(row.text("record_type"), Some("active"), "{row:?}");
+            assert_eq!(row.text("end_reason"), None, "{row:?}");
+            assert_eq!(row.bool("counters_final"), Some(false), "{row:?}");
+            let at = row.time("end_time").unwrap();
+            assert!(at - before >= 300_000, "{row:?} comes {} us after the one before", at - before);
+            before = at;
+        }
+    }
+}
+
+/// Somebody sets the counters of a connection back (`conntrack -L -z`): its last ones are not all.
+#[test]
+fn counters_that_were_set_back_are_not_final() {
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    let at: std::net::SocketAddr = "127.0.0.1:5000".parse().unwrap();
+    // So that the kernel sends an event of its end.
+    let listener = namespace.inside(|| Listener::open(1 << 20, Delivery::BestEffort)).unwrap();
+    let socket = namespace.inside(|| std::net::UdpSocket::bind("127.0.0.1:5001")).unwrap();
+    for _ in 0..5 {
+        socket.send_to(b"before", at).unwrap();
+    }
+    drop(listener);
+    let daemon = Daemon::spawn(command(output.path(), &namespace));
+    let mut zero = Command::new("conntrack");
+    zero.args(["-L", "-z"]);
+    namespace.exec(zero);
+    socket.send_to(b"after", at).unwrap();
+    wait_for("the daemon to see it", || daemon.log().contains("counters of 1 connections").then_some(()));
+    namespace.inside(Requests::open).unwrap().flush().unwrap();
+    daemon.stop();
+    let dataset = Dataset::read(output.path());
+    let row = dataset.row_to(5000);
+    assert_eq!(row.text("end_source"), Some("destroy"), "{row:?}");
+    assert_eq!(row.bool("counters_final"), Some(false), "{row:?}");
+}

@@ -1,0 +1,111 @@
+//! Accounts of large datasets: which of the made flows are rows, and what is declared lost. Reads few
+//! columns, where [`Dataset`](super::dataset::Dataset) would take gigabytes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_array::{Array, RecordBatch};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::dataset::files_below;
+use super::entries::number_of;
+
+/// What became of flows from [`make_and_flush`](super::entries::make_and_flush).
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// How many rows each made flow has, by its number.
+    pub(crate) rows: HashMap<u32, u32>,
+    /// Rows of other flows.
+    pub(crate) others: u32,
+    /// `seq` of all rows, by the run.
+    pub(crate) seqs: BTreeMap<String, Vec<i64>>,
+    /// Declared losses.
+    pub(crate) gaps: Vec<GapRow>,
+}
+
+/// A row of the table of gaps.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct GapRow {
+    pub(crate) cause: String,
+    pub(crate) lost_flows: Option<i64>,
+}
+
+impl Tally {
+    /// Reads all that is published.
+    #[track_caller]
+    pub(crate) fn read(output: &Path) -> Self {
+        let mut tally = Self::default();
+        for path in files_below(&output.join("flows/v1")) {
+            for batch in read(&path, &["run_id", "seq", "src_ip"]) {
+                let [run_ids, src_ips] =
+                    ["run_id", "src_ip"].map(|name| column(&batch, name).as_string::<i32>());
+                let seqs = column(&batch, "seq").as_primitive::<Int64Type>();
+                for row in 0..batch.num_rows() {
+                    let address: Ipv4Addr = src_ips.value(row).parse().unwrap();
+                    match number_of(address) {
+                        Some(number) => *tally.rows.entry(number).or_default() += 1,
+                        None => tally.others += 1,
+                    }
+                    let of_run = tally.seqs.entry(run_ids.value(row).to_owned()).or_default();
+                    of_run.push(seqs.value(row));
+                }
+            }
+        }
+        for path in files_below(&output.join("gaps/v1")) {
+            for batch in read(&path, &["cause", "lost_flows"]) {
+                let causes = column(&batch, "cause").as_string::<i32>();
+                let lost = column(&batch, "lost_flows").as_primitive::<Int64Type>();
+                tally.gaps.extend((0..batch.num_rows()).map(|row| GapRow {
+                    cause: causes.value(row).to_owned(),
+                    lost_flows: lost.is_valid(row).then(|| lost.value(row)),
+                }));
+            }
+        }
+        tally.seqs.values_mut().for_each(|seqs| seqs.sort_unstable());
+        tally
+    }
+
+    /// No flow is there twice, and the rows of each run have the numbers from 1 on without holes.
+    #[track_caller]
+    pub(crate) fn check_each_once(&self) {
+        let twice: Vec<_> = self.rows.iter().filter(|(_, rows)| **rows != 1).take(10).collect();
+        assert!(twice.is_empty(), "flows with more than one row: {twice:?}");
+        for (run, seqs) in &self.seqs {
+            let last = i64::try_from(seqs.len()).unwrap();
+            assert!(seqs.iter().copied().eq(1..=last), "seq of run {run} has holes or duplicates");
+        }
+    }
+
+    /// All flows are rows, each once, or declared lost, with their exact number. Gives the number lost.
+    #[track_caller]
+    pub(crate) fn check_exact(&self, made: u32) -> i64 {
+        self.check_each_once();
+        let unknown: Vec<_> = self.gaps.iter().filter(|gap| gap.lost_flows.is_none()).collect();
+        assert!(unknown.is_empty(), "losses of unknown number: {unknown:?}");
+        let lost: i64 = self.gaps.iter().filter_map(|gap| gap.lost_flows).sum();
+        let rows = i64::try_from(self.rows.len()).unwrap() + i64::from(self.others);
+        assert_eq!(rows + lost, i64::from(made), "{rows} rows, {lost} lost: {:?}", self.gaps);
+        lost
+    }
+
+    /// The causes of the declared losses.
+    pub(crate) fn causes(&self) -> Vec<&str> {
+        self.gaps.iter().map(|gap| gap.cause.as_str()).collect()
+    }
+}
+
+#[track_caller]
+fn read(path: &Path, columns: &[&str]) -> Vec<RecordBatch> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
+    let columns = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+    builder.with_projection(columns).build().unwrap().map(Result::unwrap).collect()
+}
+
+fn column<'a>(batch: &'a RecordBatch, name: &str) -> &'a dyn Array {
+    batch.column_by_name(name).unwrap()
+}

@@ -1,0 +1,145 @@
+//! Readers, writers and other listeners that cannot keep up: each flow is a row or declared lost.
+
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use flowlog::ctnetlink::{Buffers, Delivery, Listener, Received, Requests};
+use nix::sys::signal::Signal;
+
+use crate::harness::daemon::{Daemon, run_command};
+use crate::harness::entries::make_and_flush;
+use crate::harness::namespace::Namespace;
+use crate::harness::process::Process;
+use crate::harness::tally::Tally;
+use crate::harness::traffic::Ends;
+use crate::harness::volume::Volume;
+use crate::harness::wait::wait_for;
+
+/// A daemon without processes: these cases are about flows, and many of them.
+fn command(output: &std::path::Path, namespace: &Namespace, env: &[(&str, &str)]) -> Command {
+    let mut command = run_command(output, &[namespace]);
+    command.arg("--no-ebpf").envs(env.iter().copied());
+    command
+}
+
+#[test]
+fn a_slow_reader_with_a_small_buffer_loses_nothing() {
+    const FLOWS: u32 = 300_000;
+    const AT_ONCE: u32 = 60_000;
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    let settings = [("FLOWLOG__HOLD__RECEIVE_BUFFER", "1MiB"), ("FLOWLOG__HOLD__TABLE_SHARE", "100")];
+    let daemon = Daemon::spawn(command(output.path(), &namespace, &settings));
+    for first in (0..FLOWS).step_by(usize::try_from(AT_ONCE).unwrap()) {
+        daemon.signal(Signal::SIGSTOP);
+        make_and_flush(&namespace, first..first + AT_ONCE);
+        // The kernel holds them: the buffer has room for some hundreds.
+        assert!(entries(&namespace) > AT_ONCE / 2, "the case is not what it should be");
+        // It may read a little now and then.
+        wait_for("the kernel to hold nothing", || {
+            daemon.signal(Signal::SIGCONT);
+            thread::sleep(Duration::from_millis(20));
+            daemon.signal(Signal::SIGSTOP);
+            (entries(&namespace) == 0).then_some(())
+        });
+        daemon.signal(Signal::SIGCONT);
+    }
+    let log = daemon.stop();
+    let tally = Tally::read(output.path());
+    assert_eq!(tally.check_exact(FLOWS), 0, "{log}");
+    assert!(!log.contains("overruns=0 "), "the buffer never was full: {log}");
+}
+
+#[test]
+fn another_listener_that_makes_the_kernel_repeat_events_gives_no_duplicates() {
+    const FLOWS: u32 = 100_000;
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    let daemon = Daemon::spawn(command(output.path(), &namespace, &[]));
+    let mut other = namespace.inside(|| Listener::open(64 << 10, Delivery::Reliable)).unwrap();
+    make_and_flush(&namespace, 0..FLOWS);
+    let mut buffers = Buffers::default();
+    wait_for("the other listener to have all events", || {
+        while !matches!(other.recv(&mut buffers).unwrap(), Received::WouldBlock) {}
+        (entries(&namespace) == 0).then_some(())
+    });
+    let log = daemon.stop();
+    assert!(!log.contains("duplicates=0 "), "the kernel repeated nothing: {log}");
+    assert_eq!(Tally::read(output.path()).check_exact(FLOWS), 0, "{log}");
+}
+
+#[test]
+fn without_reliable_delivery_the_number_of_lost_flows_is_declared() {
+    const FLOWS: u32 = 50_000;
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    let mut command = command(output.path(), &namespace, &[("FLOWLOG__HOLD__RECEIVE_BUFFER", "128KiB")]);
+    command.args(["--delivery", "best-effort"]);
+    let daemon = Daemon::spawn(command);
+    daemon.signal(Signal::SIGSTOP);
+    make_and_flush(&namespace, 0..FLOWS);
+    assert_eq!(entries(&namespace), 0, "nothing is held");
+    daemon.signal(Signal::SIGCONT);
+    let log = daemon.stop();
+    let tally = Tally::read(output.path());
+    let lost = tally.check_exact(FLOWS);
+    assert!(lost > 0, "the case is not what it should be: {log}");
+    assert!(tally.causes().iter().all(|cause| *cause == "overrun"), "{:?}", tally.gaps);
+}
+
+/// The disk hangs, flows go on: the kernel holds some, the rest is counted, and nobody else notices.
+#[test]
+fn a_disk_that_hangs_stops_neither_connections_nor_the_count() {
+    const BURST: u32 = 20_000;
+    const BURSTS: u32 = 15;
+    /// One percent of the table.
+    const LIMIT: u32 = 2621;
+    let namespace = Namespace::tracked();
+    let disk = Volume::disk(64);
+    let output = disk.path().join("log");
+    let settings = [("FLOWLOG__HOLD__TABLE_SHARE", "1")];
+    let mut command = command(&output, &namespace, &settings);
+    command.args(["--rotate-rows", "20000"]);
+    let daemon = Daemon::spawn(command);
+    let before = daemon.memory_bytes();
+
+    let hanging = disk.hang();
+    for burst in 0..BURSTS {
+        make_and_flush(&namespace, burst * BURST..(burst + 1) * BURST);
+        wait_for("the kernel to hold less than the limit", || (entries(&namespace) <= LIMIT).then_some(()));
+        let at = std::net::SocketAddr::from(([127, 0, 0, 1], 5000 + u16::try_from(burst).unwrap()));
+        Ends { client: &namespace, server: &namespace }.tcp_closed(at, at);
+    }
+    let grown = daemon.memory_bytes().saturating_sub(before);
+    assert!(grown < 150 << 20, "the daemon took {grown} bytes more");
+    drop(hanging);
+
+    wait_for("all connections to be forgotten", || {
+        namespace.inside(Requests::open).unwrap().flush().unwrap();
+        (entries(&namespace) == 0).then_some(())
+    });
+    let log = daemon.stop();
+    let tally = Tally::read(&output);
+    let lost = tally.check_exact(BURST * BURSTS + BURSTS);
+    assert!(lost > 0, "the case is not what it should be: {log}");
+    assert!(tally.causes().iter().all(|cause| *cause == "overload"), "{:?}", tally.gaps);
+}
+
+/// How many entries the kernel has, those that it holds for a listener included.
+#[track_caller]
+fn entries(namespace: &Namespace) -> u32 {
+    namespace.inside(Requests::open).unwrap().count().unwrap()
+}
+
+#[test]
+fn a_second_daemon_on_one_directory_refuses() {
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    let daemon = Daemon::spawn(command(output.path(), &namespace, &[]));
+    let second = Process::spawn(command(output.path(), &namespace, &[])).finish();
+    assert_eq!(second.status.code(), Some(1), "{second}");
+    let line = format!("the output directory `{}` is in use by another flowlog", output.path().display());
+    assert!(second.stderr.contains(&line), "{second}");
+    daemon.stop();
+}

@@ -16,6 +16,10 @@ pub const COMM_LEN: usize = 16;
 /// say so in [`ProcessExec::filename_len`], which keeps the full length.
 pub const FILENAME_LEN: usize = 256;
 
+/// How many bytes of the arguments travel with [`ProcessExec`]. Longer ones are cut and say so in
+/// [`ProcessExec::args_len`], which keeps the full length.
+pub const ARGS_LEN: usize = 4096;
+
 /// What an event is: the first field of each, see [`EventHeader::kind`].
 pub mod kind {
     /// A [`TcpOpen`](crate::TcpOpen).
@@ -202,10 +206,16 @@ pub struct ProcessFork {
     /// Thread group id of the new process.
     pub tgid: u32,
     /// Thread group id of the process that called `fork` or `clone`.
-    pub parent_tgid: u32,
+    pub maker_tgid: u32,
+    /// Thread group id of the parent: the maker, or with `CLONE_PARENT` the parent of that. Zero: not
+    /// known.
+    pub ppid: u32,
+    /// As in [`ProcessExec`].
+    pub login_uid: u32,
 }
 
-/// A process runs another program.
+/// A process runs another program. As much of the arguments as fits into [`ARGS_LEN`] follows in the same
+/// event, each ended by a zero byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
 #[repr(C)]
@@ -217,6 +227,10 @@ pub struct ProcessExec {
     /// Length of the path in bytes, without a terminating zero byte. Greater than or equal to
     /// [`FILENAME_LEN`] where the path did not fit.
     pub filename_len: u32,
+    /// Audit login uid. All ones: it is not set, or not known.
+    pub login_uid: u32,
+    /// Length of all arguments in bytes, with their zero bytes. Zero: not known.
+    pub args_len: u32,
     /// The path as it was given to `execve`, padded with zero bytes.
     pub filename: [u8; FILENAME_LEN],
 }
@@ -234,9 +248,32 @@ pub struct ProcessExit {
     pub pad: u32,
 }
 
+/// Where the fields of a task are in the running kernel, in bytes: user space finds them in the kernel's
+/// own type information. All zero: not known, and then what they hold is not known either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct TaskLayout {
+    /// `mm` in `struct task_struct`.
+    pub mm: u32,
+    /// `arg_start` in `struct mm_struct`.
+    pub arg_start: u32,
+    /// `arg_end` in `struct mm_struct`.
+    pub arg_end: u32,
+    /// `real_parent` in `struct task_struct`.
+    pub real_parent: u32,
+    /// `tgid` in `struct task_struct`.
+    pub tgid: u32,
+    /// `loginuid` in `struct task_struct`; zero in kernels without `CONFIG_AUDIT`.
+    pub loginuid: u32,
+}
+
 // SAFETY: integers and byte arrays without padding, all bit patterns are valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for SocketState {}
+
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for TaskLayout {}
 
 const _: () = {
     assert!(size_of::<EventHeader>() == 16);
@@ -246,7 +283,8 @@ const _: () = {
     assert!(size_of::<TcpClose>() == 16 + 8 + 16 + 16);
     assert!(size_of::<EndpointOpen>() == 16 + 8 + 48 + 48 + 8);
     assert!(size_of::<SocketRelease>() == 16 + 8 + 48);
-    assert!(size_of::<ProcessFork>() == 16 + 8);
-    assert!(size_of::<ProcessExec>() == 16 + 8 + FILENAME_LEN);
+    assert!(size_of::<ProcessFork>() == 16 + 16);
+    assert!(size_of::<ProcessExec>() == 16 + 16 + FILENAME_LEN);
     assert!(size_of::<ProcessExit>() == 16 + 8);
+    assert!(size_of::<TaskLayout>() == 6 * 4);
 };

@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::btf_maps::{PerCpuArray, RingBuf};
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_ringbuf_output};
 use aya_ebpf::macros::btf_map;
 use flowlog_common::EventHeader;
 
@@ -43,19 +43,20 @@ pub(crate) fn send<T: 'static>(event: T) {
     }
 }
 
-/// Fills an event that is too large for the stack in place.
+/// Sends the first `len` bytes of an event that is too large for the stack and varies in length, or counts
+/// it as lost.
 ///
 /// # Safety
 ///
-/// `fill` initialises all of the event, including its padding.
+/// `event` points to at least `len` initialised bytes of a map.
 #[inline(always)]
-pub(crate) unsafe fn send_in_place<T: 'static>(fill: impl FnOnce(*mut T)) {
-    match EVENTS.reserve_untyped::<T>(0) {
-        Some(mut slot) => {
-            fill(slot.as_mut_ptr());
-            slot.submit(u64::from(BPF_RB_NO_WAKEUP));
-        }
-        None => count_lost(),
+pub(crate) unsafe fn send_bytes(event: *const u8, len: usize) {
+    let ring = core::ptr::from_ref(&EVENTS).cast_mut().cast();
+    // SAFETY: the map exists once the program is loaded; the caller vouches for the bytes.
+    let sent =
+        unsafe { bpf_ringbuf_output(ring, event.cast_mut().cast(), len as u64, u64::from(BPF_RB_NO_WAKEUP)) };
+    if sent < 0 {
+        count_lost();
     }
 }
 

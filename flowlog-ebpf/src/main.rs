@@ -4,12 +4,14 @@
 //! tuple of that socket, and which program a process runs. Everything hangs on hooks whose context
 //! is UAPI (cgroup sockets, `sock_ops`) or has kept its format for many years (tracepoints), since
 //! programs written in Rust cannot be relocated to the structures of another kernel. One object
-//! serves Linux 5.10 and later.
+//! serves Linux 5.10 and later. The few fields of a task for which there is no such hook are read at places
+//! that user space finds in the types of the running kernel.
 //!
 //! - [`owner`]: who owns a socket, taken in the process's own context
 //! - [`tcp`]: tuples of TCP sockets, when they open and close
 //! - [`datagram`]: local ports and echo ids of all other sockets
 //! - [`process`]: fork, exec and exit
+//! - [`task`]: what of a process no context tells: arguments, parent, login user
 //! - [`events`]: the ring buffer and the count of what did not fit
 //!
 //! Each program does a constant amount of work and lets the operation that it watches go on.
@@ -27,6 +29,7 @@ mod datagram;
 mod events;
 mod owner;
 mod process;
+mod task;
 mod tcp;
 
 /// A licence that is compatible with the GPL, which several helpers ask for.

@@ -1,17 +1,21 @@
 //! Processes: fork, exec and exit, so that user space knows what a thread group id stood for when.
 
 use aya_ebpf::EbpfContext;
+use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
-use aya_ebpf::macros::tracepoint;
+use aya_ebpf::macros::{btf_map, tracepoint};
 use aya_ebpf::programs::TracePointContext;
-use flowlog_common::{FILENAME_LEN, ProcessExec, ProcessExit, ProcessFork, kind};
+use flowlog_common::{ARGS_LEN, FILENAME_LEN, ProcessExec, ProcessExit, ProcessFork, kind};
 
-use crate::events;
 use crate::owner::current_tgid;
+use crate::{events, task};
 
 /// `CLONE_THREAD` of `linux/sched.h`: the new task belongs to the process of its maker.
 const CLONE_THREAD: u64 = 0x0001_0000;
+
+/// `CLONE_PARENT`: the new process is a sibling of its maker.
+const CLONE_PARENT: u64 = 0x0000_8000;
 
 /// `events/task/task_newtask/format`: `pid_t pid` at 8, `char comm[16]` at 12, `unsigned long
 /// clone_flags` at 32. Runs in the parent.
@@ -25,11 +29,25 @@ pub(crate) fn process_fork(ctx: TracePointContext) -> u32 {
         events::send(ProcessFork {
             header: events::header(kind::PROCESS_FORK),
             tgid,
-            parent_tgid: current_tgid(),
+            maker_tgid: current_tgid(),
+            ppid: if clone_flags & CLONE_PARENT == 0 { current_tgid() } else { task::parent_tgid() },
+            login_uid: task::login_uid(),
         });
     }
     0
 }
+
+/// An exec event with all the space that its arguments may take.
+#[repr(C)]
+struct ExecWithArgs {
+    exec: ProcessExec,
+    args: [u8; ARGS_LEN],
+}
+
+/// Where the event is put together: it is too large for the stack. Nothing interrupts a program of a
+/// tracepoint on its CPU that would run one of these.
+#[btf_map]
+static EXEC: PerCpuArray<ExecWithArgs, 1> = PerCpuArray::new();
 
 /// `events/sched/sched_process_exec/format`: `__data_loc char[] filename` at 8: the offset in the
 /// lower half, the length with its terminating zero byte in the upper. Runs in the process.
@@ -38,20 +56,27 @@ pub(crate) fn process_exec(ctx: TracePointContext) -> u32 {
     // SAFETY: the offset is the one of the format above.
     let Ok(location) = (unsafe { ctx.read_at::<u32>(8) }) else { return 0 };
     let (offset, len) = ((location & 0xffff) as usize, location >> 16);
-    // SAFETY: all fields are written, the path and what is left of its array included.
+    let Some(event) = EXEC.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the slot of this CPU, which nobody else uses now. All that is sent is written: the path and
+    // what is left of its array, and as much of the arguments as was copied.
     unsafe {
-        events::send_in_place(|event: *mut ProcessExec| {
-            (*event).header = events::header(kind::PROCESS_EXEC);
-            (*event).tgid = current_tgid();
-            (*event).filename_len = len.saturating_sub(1);
-            (*event).filename = [0; FILENAME_LEN];
-            // A failed read leaves an empty path: not known.
-            bpf_probe_read_kernel_str(
-                (&raw mut (*event).filename).cast(),
-                FILENAME_LEN as u32,
-                ctx.as_ptr().add(offset),
-            );
-        });
+        let exec = &raw mut (*event).exec;
+        (*exec).header = events::header(kind::PROCESS_EXEC);
+        (*exec).tgid = current_tgid();
+        (*exec).filename_len = len.saturating_sub(1);
+        (*exec).login_uid = task::login_uid();
+        (*exec).filename = [0; FILENAME_LEN];
+        // A failed read leaves an empty path: not known.
+        bpf_probe_read_kernel_str(
+            (&raw mut (*exec).filename).cast(),
+            FILENAME_LEN as u32,
+            ctx.as_ptr().add(offset),
+        );
+        let args_len = task::copy_args((&raw mut (*event).args).cast());
+        // More than this cannot be given to `execve`.
+        (*exec).args_len = args_len as u32;
+        let sent_args = if args_len < ARGS_LEN as u64 { args_len as usize } else { ARGS_LEN };
+        events::send_bytes(event.cast(), size_of::<ProcessExec>() + sent_args);
     }
     0
 }

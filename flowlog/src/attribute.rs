@@ -1,16 +1,18 @@
 //! Joins a flow with the local sockets at its ends. Pure: tables, times and offsets are arguments.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use flowlog_common::{
     EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, TcpClose, TcpOpen,
 };
 
+use crate::cmdline;
 use crate::ebpf::Event;
 use crate::endpoints::{Endpoint, EndpointTable, FoundEndpoint, Port, Wanted};
 use crate::flow::{Flow, L4, Protocol, Tuple};
 use crate::lives::{Life, Limits};
-use crate::processes::ProcessTable;
+use crate::processes::{Exec, Fork, ProcessTable};
 use crate::seed::{Older, Role};
 use crate::sockets::{Ends, Found, Holder, Origin, Socket, SocketTable, Span, TcpStats, mapped};
 use crate::timeouts::Timeouts;
@@ -24,6 +26,8 @@ pub struct Tables {
     pub endpoints: EndpointTable,
     /// Which program a process ran; in `CLOCK_MONOTONIC`, as events are.
     pub processes: ProcessTable,
+    /// What is recorded of arguments.
+    cmdline: cmdline::Mode,
     /// Until when events of processes are of no use, since others are missing between them; in
     /// `CLOCK_MONOTONIC`.
     blind_until_ns: u64,
@@ -31,11 +35,12 @@ pub struct Tables {
 
 impl Tables {
     /// Nothing is known yet. The limits are those of each of the two tables of sockets.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: Limits, cmdline: cmdline::Mode) -> Self {
         Self {
             sockets: SocketTable::new(limits),
             endpoints: EndpointTable::new(limits),
             processes: ProcessTable::default(),
+            cmdline,
             blind_until_ns: 0,
         }
     }
@@ -82,7 +87,7 @@ impl Tables {
             }
             Event::SocketRelease(release) => {
                 let SocketRelease { header, socket_cookie, closer } = *release;
-                let process = self.processes.closing(closer.tgid, closer.time_ns).cloned();
+                let process = self.processes.acting(closer.tgid, closer.time_ns).cloned();
                 let closer = Holder { process, ..self.holder(closer, origin) };
                 if let Some(life) = self.sockets.0.get_mut(socket_cookie) {
                     // A task of the kernel closes for somebody else.
@@ -95,14 +100,30 @@ impl Tables {
                 self.endpoints.0.close(socket_cookie, realtime(header.time_ns));
             }
             Event::ProcessFork(ProcessFork { header, .. })
-            | Event::ProcessExec(ProcessExec { header, .. })
+            | Event::ProcessExec(ProcessExec { header, .. }, _)
             | Event::ProcessExit(ProcessExit { header, .. })
                 if header.time_ns <= self.blind_until_ns => {}
             Event::ProcessFork(fork) => {
-                self.processes.fork(fork.tgid, fork.parent_tgid, fork.header.time_ns);
+                let ProcessFork { header, tgid, maker_tgid, ppid, login_uid } = *fork;
+                let fork = Fork {
+                    tgid,
+                    maker_tgid,
+                    ppid: (ppid != 0).then_some(ppid),
+                    login_uid: known_uid(login_uid),
+                    start_ns: realtime(header.time_ns),
+                };
+                self.processes.fork(fork, header.time_ns);
             }
-            Event::ProcessExec(exec) => {
-                self.processes.exec(exec.tgid, executed_path(exec).as_deref(), exec.header.time_ns);
+            Event::ProcessExec(exec, args) => {
+                let ProcessExec { header, tgid, login_uid, args_len, .. } = *exec;
+                let is_cut = usize::try_from(args_len).is_ok_and(|args_len| args_len > args.len());
+                let exec = Exec {
+                    tgid,
+                    exe: executed_path(exec).map(Arc::from),
+                    cmdline: cmdline::text(args, is_cut, self.cmdline).map(Arc::from),
+                    login_uid: known_uid(login_uid),
+                };
+                self.processes.exec(exec, header.time_ns);
             }
             Event::ProcessExit(exit) => self.processes.exit(exit.tgid, exit.header.time_ns),
         }
@@ -149,14 +170,14 @@ impl Tables {
 
     /// Forgets what ended long before `now_ns` (`CLOCK_REALTIME`).
     pub fn expire(&mut self, now_ns: u64) {
-        let Self { sockets, endpoints, processes: _, blind_until_ns: _ } = self;
+        let Self { sockets, endpoints, processes: _, cmdline: _, blind_until_ns: _ } = self;
         sockets.0.expire(now_ns);
         endpoints.0.expire(now_ns);
     }
 
     /// How many sockets were forgotten early, because there were too many.
     pub fn evicted(&self) -> u64 {
-        let Self { sockets, endpoints, processes: _, blind_until_ns: _ } = self;
+        let Self { sockets, endpoints, processes: _, cmdline: _, blind_until_ns: _ } = self;
         sockets.0.evicted() + endpoints.0.evicted()
     }
 
@@ -170,10 +191,15 @@ impl Tables {
     /// Events were lost between `since_ns` (`CLOCK_MONOTONIC`) and now, and all others are taken in: which
     /// sockets are still open is not known.
     pub fn sockets_are_unknown(&mut self, since_ns: u64, realtime_offset_ns: u64) {
-        let Self { sockets, endpoints, processes: _, blind_until_ns: _ } = self;
+        let Self { sockets, endpoints, processes: _, cmdline: _, blind_until_ns: _ } = self;
         sockets.0.lost_events(since_ns.saturating_add(realtime_offset_ns));
         endpoints.0.lost_events(since_ns.saturating_add(realtime_offset_ns));
     }
+}
+
+/// All ones are a uid that is not set, or not known.
+fn known_uid(uid: u32) -> Option<u32> {
+    (uid != u32::MAX).then_some(uid)
 }
 
 /// The path of an exec event; `None` where it could not be read or did not fit.
@@ -484,12 +510,15 @@ mod tests {
         let mut filename = [0; FILENAME_LEN];
         filename[..path.len()].copy_from_slice(path.as_bytes());
         let header = EventHeader { kind: 0, pad: 0, time_ns };
-        Event::ProcessExec(ProcessExec {
+        let exec = ProcessExec {
             header,
             tgid: TGID,
             filename_len: u32::try_from(path.len()).unwrap(),
+            login_uid: u32::MAX,
+            args_len: 0,
             filename,
-        })
+        };
+        Event::ProcessExec(exec, Box::default())
     }
 
     fn exe(tables: &Tables, time_ns: u64) -> Option<String> {
@@ -501,7 +530,7 @@ mod tests {
     /// is read then may tell of a program that another one has replaced since.
     #[test]
     fn between_lost_events_no_program_is_known() {
-        let mut tables = Tables::new(Limits::default());
+        let mut tables = Tables::new(Limits::default(), cmdline::Mode::Full);
         let apply = |tables: &mut Tables, event| tables.apply(&event, 0, |_| Origin::default());
         apply(&mut tables, exec("/bin/first", 100));
         tables.processes_are_unknown(200, 500);

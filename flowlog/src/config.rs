@@ -22,6 +22,7 @@ pub use settings::{Attribution, Hold, Process, Retention, Rotate, Settings, Wal}
 pub use sources::ConfigError;
 pub use values::{Address, Expected, Interval, Percent, ReceiveBuffer, RingBuffer, Size};
 
+use crate::cmdline;
 use crate::ctnetlink::Delivery;
 use crate::lives::Limits;
 use crate::namespace::Namespace;
@@ -65,23 +66,11 @@ pub struct Config {
     /// Which files are deleted.
     pub retention: RetentionLimits,
     /// What is recorded of the arguments of programs.
-    pub cmdline: Cmdline,
+    pub cmdline: cmdline::Mode,
     /// Size of the buffer for events of sockets and processes.
     pub ring_buffer_bytes: u32,
     /// How many sockets are remembered, and how long.
     pub sockets: Limits,
-}
-
-/// What is recorded of the arguments of programs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Cmdline {
-    /// All, but values of options that look like secrets.
-    #[default]
-    Masked,
-    /// All.
-    Full,
-    /// Nothing.
-    Off,
 }
 
 impl Config {

@@ -129,14 +129,14 @@ impl Daemon {
             sockets,
             retention,
             metrics: metrics_address,
-            cmdline: _,
+            cmdline,
         } = config;
         let watch = Watch { delivery, receive_buffer_bytes, active_interval };
         let metrics = Metrics::default();
         if let Some(address) = metrics_address {
             scrape::serve(address, metrics.exposition())?;
         }
-        let mut local = Local::start(ebpf, ring_buffer_bytes, sockets);
+        let mut local = Local::start(ebpf, ring_buffer_bytes, sockets, cmdline);
 
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll instance")?;
         let mut watched = Vec::new();

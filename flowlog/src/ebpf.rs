@@ -3,6 +3,8 @@
 //! It owns the programs, which are detached when it is dropped. It does not know what events mean:
 //! [`Ebpf::read`] hands them on in the order of the ring buffer.
 
+mod kernel_types;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -14,8 +16,8 @@ use aya::programs::{
     TracePoint,
 };
 use flowlog_common::{
-    EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, SocketState, TcpClose,
-    TcpOpen, kind,
+    EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, SocketState, TaskLayout,
+    TcpClose, TcpOpen, kind,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -25,6 +27,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fl
 
 /// Where [`attach_tracepoints`] mounts tracefs; the first place where aya looks for it.
 const TRACEFS: &str = "/sys/kernel/tracing";
+
+/// The kernel's types in the format BTF.
+pub const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 
 /// `BPF_NOEXIST` of `linux/bpf.h`: do not write over a value.
 const BPF_NOEXIST: u64 = 1;
@@ -83,7 +88,7 @@ pub enum EbpfError {
 }
 
 /// What the programs tell, in the order in which it happened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Event {
     /// A TCP socket has its tuple.
     TcpOpen(TcpOpen),
@@ -95,8 +100,8 @@ pub enum Event {
     SocketRelease(SocketRelease),
     /// A new process.
     ProcessFork(ProcessFork),
-    /// A process runs another program.
-    ProcessExec(ProcessExec),
+    /// A process runs another program, with as much of its arguments as was sent.
+    ProcessExec(ProcessExec, Box<[u8]>),
     /// A process is gone.
     ProcessExit(ProcessExit),
 }
@@ -114,12 +119,12 @@ pub struct Ebpf {
 
 impl Ebpf {
     /// Loads all programs and attaches them at the root of cgroup v2 and to the tracepoints. The size of
-    /// the ring buffer is a power of two of whole pages.
+    /// the ring buffer is a power of two of whole pages; `tasks` is of [`task_layout`].
     ///
     /// # Errors
     ///
     /// Where the kernel refuses any of it: a part of the events would name wrong processes.
-    pub fn load(ring_buffer_bytes: u32) -> Result<Self, EbpfError> {
+    pub fn load(ring_buffer_bytes: u32, tasks: &TaskLayout) -> Result<Self, EbpfError> {
         if OBJECT.is_empty() {
             return Err(EbpfError::NotBuilt);
         }
@@ -129,7 +134,10 @@ impl Ebpf {
             source,
         })?;
 
-        let mut object = aya::EbpfLoader::new().map_max_entries("EVENTS", ring_buffer_bytes).load(OBJECT)?;
+        let mut object = aya::EbpfLoader::new()
+            .map_max_entries("EVENTS", ring_buffer_bytes)
+            .override_global("TASK_LAYOUT", tasks, true)
+            .load(OBJECT)?;
         // Processes first: a socket event then finds the program of its owner.
         attach_tracepoints(&mut object)?;
         for (name, program) in object.programs_mut() {
@@ -224,10 +232,24 @@ fn parse(bytes: &[u8]) -> Option<Event> {
         kind::ENDPOINT_OPEN => read(bytes).map(Event::EndpointOpen),
         kind::SOCKET_RELEASE => read(bytes).map(Event::SocketRelease),
         kind::PROCESS_FORK => read(bytes).map(Event::ProcessFork),
-        kind::PROCESS_EXEC => read(bytes).map(Event::ProcessExec),
+        kind::PROCESS_EXEC => {
+            let args = bytes.get(size_of::<ProcessExec>()..)?;
+            read(bytes).map(|exec| Event::ProcessExec(exec, args.into()))
+        }
         kind::PROCESS_EXIT => read(bytes).map(Event::ProcessExit),
         _ => None,
     }
+}
+
+/// Where the fields of tasks are in the running kernel, from its own description of its types.
+///
+/// # Errors
+///
+/// Where the kernel has no such description, or one without these fields.
+pub fn task_layout() -> io::Result<TaskLayout> {
+    let types = std::fs::read(KERNEL_TYPES)?;
+    let missing = || io::Error::new(io::ErrorKind::InvalidData, "found no fields of tasks there");
+    kernel_types::task_layout(&types).ok_or_else(missing)
 }
 
 /// Where cgroup v2 is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on hybrid hosts.

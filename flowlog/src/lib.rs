@@ -11,7 +11,8 @@
 //! | [`host`] | what identifies this host, boot and run | yes |
 //! | [`duplicates`] | which flows ended before | no |
 //! | [`ebpf`] | the eBPF programs: load, attach, drain their events | BPF |
-//! | [`processes`] | which program a process ran at a time | only `walk_proc` |
+//! | [`cmdline`] | arguments of a program = text without secrets | no |
+//! | [`processes`] | which program a process ran at a time | only `walk` |
 //! | [`lives`] | what had a key for some time | no |
 //! | [`sockets`] | which connected socket had a tuple at a time | no |
 //! | [`endpoints`] | which other socket had a port at a time | no |
@@ -51,6 +52,8 @@ pub mod host;
 pub mod duplicates;
 
 pub mod ebpf;
+
+pub mod cmdline;
 
 pub mod processes;
 

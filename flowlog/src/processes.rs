@@ -1,39 +1,73 @@
 //! Which program a process number stood for at a given time.
 //!
 //! [`ProcessTable`] is a pure data structure: it learns of forks, execs and exits in the order of the
-//! kernel's ring buffer, and of what ran before from [`walk_proc`]. Times are `CLOCK_MONOTONIC`
-//! nanoseconds.
+//! kernel's ring buffer, and of what ran before from [`walk`]. Times are `CLOCK_MONOTONIC` nanoseconds.
 //!
 //! Invariant: [`ProcessTable::at`] never names a program that the process did not run at that time.
 //! What is not known, for example after events were lost, is `None`.
+
+mod walk;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-/// How many ended images are remembered. They matter for sockets that outlive the process which
-/// made them: a listener that a parent left to its children. One takes about 100 bytes.
-const ENDED_IMAGES: usize = 65_536;
+pub use self::walk::walk;
+
+/// How much memory ended images may take. They matter for sockets that outlive the process which made
+/// them: a listener that a parent left to its children. This is enough for about 70 000 of usual size.
+const ENDED_BYTES: usize = 32 << 20;
+
+/// What an image takes without its texts, with all that keeps it.
+const IMAGE_BYTES: usize = 320;
 
 /// A process while it runs one program.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Process {
     /// Thread group id in the initial pid namespace.
     pub tgid: u32,
     /// When the process began, in `CLOCK_REALTIME` nanoseconds: with the number it names one process.
     pub start_ns: Option<u64>,
-    /// The process that made it.
+    /// Its parent when it began; for a process older than the daemon when that started.
     pub ppid: Option<u32>,
-    /// Audit login uid: who logged in.
+    /// Audit login uid, who logged in, when it began or began to run this program.
     pub login_uid: Option<u32>,
     /// Path of the program as it was executed; for a process older than the daemon the target of
     /// `/proc/PID/exe`.
     pub exe: Option<Arc<str>>,
     /// The command line, arguments separated by spaces, with secrets masked as configured.
     pub cmdline: Option<Arc<str>>,
-    /// Program of the process that made it, when it did.
+    /// Program of the parent, at the time of `ppid`.
     pub parent_exe: Option<Arc<str>>,
+}
+
+/// What a fork tells.
+#[derive(Clone, Copy, Debug)]
+pub struct Fork {
+    /// The new process.
+    pub tgid: u32,
+    /// The process that made it, whose program it runs.
+    pub maker_tgid: u32,
+    /// Its parent, usually the same.
+    pub ppid: Option<u32>,
+    /// Audit login uid.
+    pub login_uid: Option<u32>,
+    /// When it began, in `CLOCK_REALTIME` nanoseconds.
+    pub start_ns: u64,
+}
+
+/// What an exec tells.
+#[derive(Clone, Debug, Default)]
+pub struct Exec {
+    /// The process.
+    pub tgid: u32,
+    /// Path of its new program.
+    pub exe: Option<Arc<str>>,
+    /// The arguments.
+    pub cmdline: Option<Arc<str>>,
+    /// Audit login uid.
+    pub login_uid: Option<u32>,
 }
 
 /// A [`Process`] with the time in which it was that.
@@ -51,8 +85,9 @@ struct Image {
 pub struct ProcessTable {
     /// Images of one number are in the order of their times and do not overlap.
     images: HashMap<u32, VecDeque<Image>, foldhash::fast::RandomState>,
-    /// Numbers of ended images, oldest first.
-    ended: VecDeque<u32>,
+    /// Numbers of ended images with what they take, oldest first.
+    ended: VecDeque<(u32, usize)>,
+    ended_bytes: usize,
 }
 
 impl ProcessTable {
@@ -63,9 +98,9 @@ impl ProcessTable {
         (at_ns < image.until_ns).then_some(&image.process)
     }
 
-    /// What closes a descriptor as `tgid` at the time `at_ns`: a process closes what it left open after the
-    /// event of its exit.
-    pub fn closing(&self, tgid: u32, at_ns: u64) -> Option<&Arc<Process>> {
+    /// What does something as `tgid` at the time `at_ns`, also after the event of its exit: other threads go
+    /// on when the first has ended, and may run another program; and what was left open is closed last.
+    pub fn acting(&self, tgid: u32, at_ns: u64) -> Option<&Arc<Process>> {
         let exiting = || {
             let last = self.images.get(&tgid)?.back()?;
             (last.exited && last.until_ns <= at_ns).then_some(&last.process)
@@ -74,36 +109,42 @@ impl ProcessTable {
     }
 
     /// A process of which /proc told before `read_ns`, where no event did.
-    pub fn seed(&mut self, tgid: u32, exe: Option<&str>, read_ns: u64) {
-        if self.images.get(&tgid).is_none_or(|images| images.iter().all(|image| image.until_ns < read_ns)) {
-            let exe = exe.map(Arc::from);
-            self.push(tgid, read_ns, exe);
+    pub fn seed(&mut self, process: Process, read_ns: u64) {
+        let images = self.images.get(&process.tgid);
+        if images.is_none_or(|images| images.iter().all(|image| image.until_ns < read_ns)) {
+            self.push(process, read_ns);
         }
     }
 
-    /// `parent_tgid` made the process `tgid`, which runs the same program.
-    pub fn fork(&mut self, tgid: u32, parent_tgid: u32, at_ns: u64) {
-        let seeded_since = self
-            .images
-            .get(&tgid)
-            .and_then(VecDeque::back)
-            .is_some_and(|image| image.until_ns == u64::MAX && image.from_ns > at_ns);
-        if seeded_since {
+    /// A process begins, with the program of its maker.
+    pub fn fork(&mut self, fork: Fork, at_ns: u64) {
+        let Fork { tgid, maker_tgid, ppid, login_uid, start_ns } = fork;
+        if self.seeded_after(tgid, at_ns) {
             return;
         }
-        let exe = self.at(parent_tgid, at_ns).and_then(|parent| parent.exe.clone());
+        let maker = self.acting(maker_tgid, at_ns);
+        let (exe, cmdline) =
+            maker.map(|maker| (maker.exe.clone(), maker.cmdline.clone())).unwrap_or_default();
+        let parent = ppid.and_then(|ppid| self.acting(ppid, at_ns));
+        let parent_exe = parent.and_then(|parent| parent.exe.clone());
         self.end(tgid, at_ns);
-        self.push(tgid, at_ns, exe);
+        let start_ns = Some(start_ns);
+        self.push(Process { tgid, start_ns, ppid, login_uid, exe, cmdline, parent_exe }, at_ns);
     }
 
-    /// `tgid` runs another program from now on.
-    pub fn exec(&mut self, tgid: u32, exe: Option<&str>, at_ns: u64) {
+    /// A process runs another program from now on.
+    pub fn exec(&mut self, exec: Exec, at_ns: u64) {
+        let Exec { tgid, exe, cmdline, login_uid } = exec;
+        self.forget_seeded_after(tgid, at_ns);
+        let Process { start_ns, ppid, parent_exe, .. } =
+            self.acting(tgid, at_ns).map(|before| (**before).clone()).unwrap_or_default();
         self.end(tgid, at_ns);
-        self.push(tgid, at_ns, exe.map(Arc::from));
+        self.push(Process { tgid, start_ns, ppid, login_uid, exe, cmdline, parent_exe }, at_ns);
     }
 
     /// `tgid` is gone.
     pub fn exit(&mut self, tgid: u32, at_ns: u64) {
+        self.forget_seeded_after(tgid, at_ns);
         self.end(tgid, at_ns);
         if let Some(image) = self.images.get_mut(&tgid).and_then(VecDeque::back_mut) {
             image.exited = image.until_ns == at_ns;
@@ -121,14 +162,32 @@ impl ProcessTable {
         }
     }
 
-    fn push(&mut self, tgid: u32, from_ns: u64, exe: Option<Arc<str>>) {
-        let process = Arc::new(Process { tgid, exe, ..Process::default() });
-        self.images.entry(tgid).or_default().push_back(Image {
-            from_ns,
-            until_ns: u64::MAX,
-            exited: false,
-            process,
-        });
+    /// Whether /proc told of this process, or of another one with its number, after `at_ns`.
+    fn seeded_after(&self, tgid: u32, at_ns: u64) -> bool {
+        let last = self.images.get(&tgid).and_then(VecDeque::back);
+        last.is_some_and(|image| image.until_ns == u64::MAX && image.from_ns > at_ns)
+    }
+
+    /// An event is read after /proc and older than that. What /proc told may be from before the event, or of
+    /// a later process: the events that follow say which.
+    fn forget_seeded_after(&mut self, tgid: u32, at_ns: u64) {
+        if self.seeded_after(tgid, at_ns)
+            && let Some(images) = self.images.get_mut(&tgid)
+        {
+            images.pop_back();
+            if images.is_empty() {
+                self.images.remove(&tgid);
+            }
+        }
+    }
+
+    fn push(&mut self, process: Process, from_ns: u64) {
+        let images = self.images.entry(process.tgid).or_default();
+        if let Some(before) = images.back_mut() {
+            before.exited = false;
+        }
+        let process = Arc::new(process);
+        images.push_back(Image { from_ns, until_ns: u64::MAX, exited: false, process });
     }
 
     fn end(&mut self, tgid: u32, at_ns: u64) {
@@ -137,11 +196,14 @@ impl ProcessTable {
             return;
         }
         image.until_ns = at_ns;
-        self.ended.push_back(tgid);
-        if self.ended.len() > ENDED_IMAGES
-            && let Some(oldest) = self.ended.pop_front()
-            && let Some(images) = self.images.get_mut(&oldest)
+        let bytes = image_bytes(&image.process);
+        self.ended.push_back((tgid, bytes));
+        self.ended_bytes += bytes;
+        while self.ended_bytes > ENDED_BYTES
+            && let Some((oldest, bytes)) = self.ended.pop_front()
         {
+            self.ended_bytes -= bytes;
+            let Some(images) = self.images.get_mut(&oldest) else { continue };
             images.pop_front();
             if images.is_empty() {
                 self.images.remove(&oldest);
@@ -150,115 +212,14 @@ impl ProcessTable {
     }
 }
 
-/// Calls `each` with the number and the program of every process that /proc shows now. Programs of
-/// kernel threads and of processes that end meanwhile are not known.
-///
-/// # Errors
-///
-/// Where /proc cannot be listed.
-pub fn walk_proc(mut each: impl FnMut(u32, Option<&str>)) -> procfs::ProcResult<()> {
-    for process in procfs::process::all_processes()?.flatten() {
-        let Ok(tgid) = u32::try_from(process.pid) else { continue };
-        let exe = process.exe().ok();
-        each(tgid, exe.as_deref().and_then(std::path::Path::to_str));
-    }
-    Ok(())
+/// What an image takes. Forked processes share their texts; that is not counted.
+fn image_bytes(process: &Process) -> usize {
+    let Process { exe, cmdline, parent_exe: _, .. } = process;
+    let texts = [exe, cmdline].into_iter().flatten().map(|text| text.len());
+    IMAGE_BYTES + texts.sum::<usize>()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn exe(table: &ProcessTable, tgid: u32, at_ns: u64) -> Option<&str> {
-        table.at(tgid, at_ns)?.exe.as_deref()
-    }
-
-    #[test]
-    fn exec_and_exit_bound_the_time_of_an_image() {
-        let mut table = ProcessTable::default();
-        table.seed(1, Some("/sbin/init"), 10);
-        table.fork(2, 1, 100);
-        table.exec(2, Some("/bin/sh"), 200);
-        table.exit(2, 300);
-
-        assert_eq!(exe(&table, 2, 99), None);
-        assert_eq!(exe(&table, 2, 100), Some("/sbin/init"));
-        assert_eq!(exe(&table, 2, 199), Some("/sbin/init"));
-        assert_eq!(exe(&table, 2, 200), Some("/bin/sh"));
-        assert_eq!(exe(&table, 2, 300), None);
-    }
-
-    #[test]
-    fn a_process_closes_what_it_left_open_after_its_exit() {
-        let mut table = ProcessTable::default();
-        let closing = |table: &ProcessTable, at_ns| table.closing(7, at_ns).and_then(|one| one.exe.clone());
-        table.exec(7, Some("/bin/old"), 100);
-        assert_eq!(closing(&table, 150).as_deref(), Some("/bin/old"));
-        table.exit(7, 200);
-        assert_eq!(closing(&table, 210).as_deref(), Some("/bin/old"));
-        table.fork(7, 1, 300);
-        assert_eq!(closing(&table, 310), None, "another process");
-        table.exit(7, 320);
-        table.lost_events(330);
-        assert_eq!(closing(&table, 340), None, "the number may be used again");
-    }
-
-    #[test]
-    fn a_number_that_is_used_again_is_another_process() {
-        let mut table = ProcessTable::default();
-        table.exec(7, Some("/bin/old"), 100);
-        table.exit(7, 200);
-        table.fork(7, 1, 300);
-        table.exec(7, Some("/bin/new"), 310);
-
-        assert_eq!(exe(&table, 7, 150), Some("/bin/old"));
-        assert_eq!(exe(&table, 7, 250), None);
-        assert_eq!(exe(&table, 7, 305), None, "forked from a process that is not known");
-        assert_eq!(exe(&table, 7, 400), Some("/bin/new"));
-    }
-
-    #[test]
-    fn events_win_over_the_seed() {
-        let mut table = ProcessTable::default();
-        table.exec(7, Some("/bin/event"), 100);
-        table.seed(7, Some("/bin/seed"), 90);
-        table.seed(7, Some("/bin/seed"), 110);
-        assert_eq!(exe(&table, 7, 120), Some("/bin/event"));
-    }
-
-    #[test]
-    fn events_from_before_the_seed_that_are_read_after_it_take_nothing_away() {
-        let mut table = ProcessTable::default();
-        table.seed(7, Some("/bin/forked"), 110);
-        table.fork(7, 1, 100);
-        assert_eq!(exe(&table, 7, 120), Some("/bin/forked"));
-        table.exec(7, Some("/bin/executed"), 105);
-        assert_eq!(exe(&table, 7, 105), Some("/bin/executed"));
-        assert_eq!(exe(&table, 7, 120), Some("/bin/executed"));
-    }
-
-    #[test]
-    fn nothing_is_known_between_a_loss_and_the_next_seed() {
-        let mut table = ProcessTable::default();
-        table.seed(7, Some("/bin/before"), 10);
-        table.lost_events(100);
-        assert_eq!(exe(&table, 7, 99), Some("/bin/before"));
-        assert_eq!(exe(&table, 7, 100), None);
-        table.seed(7, Some("/bin/after"), 150);
-        assert_eq!(exe(&table, 7, 149), None);
-        assert_eq!(exe(&table, 7, 150), Some("/bin/after"));
-    }
-
-    #[test]
-    fn ended_images_are_bounded() {
-        let mut table = ProcessTable::default();
-        let count = u32::try_from(ENDED_IMAGES).unwrap() + 10;
-        for tgid in 0..count {
-            table.exec(tgid, None, 100);
-            table.exit(tgid, 200);
-        }
-        assert_eq!(table.images.len(), ENDED_IMAGES);
-        assert!(table.at(9, 150).is_none());
-        assert!(table.at(10, 150).is_some());
-    }
-}
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::Cmdline;
 use super::values::{Address, Interval, Percent, ReceiveBuffer, RingBuffer, Size, path};
+use crate::cmdline;
 use crate::ctnetlink::Delivery;
 use crate::wal::WalSync;
 
@@ -109,7 +109,7 @@ section! {
     /// What is recorded of processes.
     Process {
         /// Of their arguments.
-        cmdline: Option<Cmdline>,
+        cmdline: Option<cmdline::Mode>,
     }
 }
 

@@ -60,7 +60,7 @@ fn the_environment_has_all_kinds_of_values() {
     assert_eq!(config.wal_sync, WalSync::Batch);
     assert_eq!(config.table_share_percent, 0);
     assert_eq!(config.active_interval, Some(Duration::from_secs(90 * 60)));
-    assert_eq!(config.cmdline, Cmdline::Full);
+    assert_eq!(config.cmdline, cmdline::Mode::Full);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use bytesize::ByteSize;
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::Cmdline;
+use crate::cmdline;
 use crate::ctnetlink::Delivery;
 use crate::wal::WalSync;
 
@@ -132,7 +132,7 @@ from_text!(WalSync, r#""batch", "off", or a duration with a unit, such as "1s""#
     _ => text.parse().ok().map(|Interval(interval)| Self::Interval(interval)),
 });
 
-from_text!(Cmdline, r#""masked", "full" or "off""#, |text| match text {
+from_text!(cmdline::Mode, r#""masked", "full" or "off""#, |text| match text {
     "masked" => Some(Self::Masked),
     "full" => Some(Self::Full),
     "off" => Some(Self::Off),

@@ -1,4 +1,5 @@
-//! The two clocks: connection tracking speaks of `CLOCK_REALTIME`, eBPF of `CLOCK_MONOTONIC`.
+//! The clocks: connection tracking speaks of `CLOCK_REALTIME`, eBPF of `CLOCK_MONOTONIC`, and /proc of
+//! `CLOCK_BOOTTIME`.
 
 use std::time::Duration;
 
@@ -8,13 +9,18 @@ use nix::time::{ClockId, clock_gettime};
 /// well below what the join by time allows for.
 const MAX_SAMPLE_NS: u64 = 5_000;
 
-/// `CLOCK_REALTIME` less `CLOCK_MONOTONIC`; `None` where this thread had to wait each time between reading
-/// the one and the other.
+/// `CLOCK_REALTIME` less `CLOCK_MONOTONIC`.
 pub(super) fn realtime_offset_ns() -> Option<u64> {
+    realtime_less_ns(ClockId::CLOCK_MONOTONIC)
+}
+
+/// `CLOCK_REALTIME` less another clock; `None` where this thread had to wait each time between reading the
+/// one and the other.
+pub(super) fn realtime_less_ns(clock: ClockId) -> Option<u64> {
     let attempt = || {
-        let before_ns = now_ns(ClockId::CLOCK_MONOTONIC);
+        let before_ns = now_ns(clock);
         let realtime_ns = now_ns(ClockId::CLOCK_REALTIME);
-        let took_ns = now_ns(ClockId::CLOCK_MONOTONIC).saturating_sub(before_ns);
+        let took_ns = now_ns(clock).saturating_sub(before_ns);
         (took_ns, realtime_ns.saturating_sub(before_ns + took_ns / 2))
     };
     let (took_ns, offset_ns) = (0..5).map(|_| attempt()).min()?;

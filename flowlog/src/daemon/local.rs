@@ -3,23 +3,27 @@
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::Result;
+use flowlog_common::TaskLayout;
 use nix::time::ClockId;
 use tracing::{debug, warn};
 
-use super::clock::{micros, now_ns, now_us, realtime_offset_ns};
+use super::clock::{micros, now_ns, now_us, realtime_less_ns, realtime_offset_ns};
 use super::one_line;
 use crate::attribute::Tables;
-use crate::ebpf::{Ebpf, Event, HANDFUL};
+use crate::cmdline::Mode;
+use crate::ebpf::{Ebpf, Event, HANDFUL, KERNEL_TYPES, task_layout};
 use crate::gaps::{Cause, Gap, Pending, Stage};
 use crate::lives::Limits;
 use crate::origins::Origins;
-use crate::processes::walk_proc;
+use crate::processes::walk;
 
 /// What is known of this host, and where it comes from.
 pub(super) struct Local {
     pub(super) ebpf: Option<Ebpf>,
     pub(super) tables: Tables,
     pub(super) origins: Origins,
+    /// What is recorded of arguments.
+    cmdline: Mode,
     /// The events that are taken in now.
     events: Vec<Event>,
     /// `CLOCK_MONOTONIC` until which every loss of events is known.
@@ -43,9 +47,9 @@ struct Blind {
 
 impl Local {
     /// Loads eBPF where that is wanted. Where it cannot be, flows are logged without processes.
-    pub(super) fn start(wanted: bool, ring_buffer_bytes: u32, sockets: Limits) -> Self {
+    pub(super) fn start(wanted: bool, ring_buffer_bytes: u32, sockets: Limits, cmdline: Mode) -> Self {
         let ebpf = if wanted {
-            Ebpf::load(ring_buffer_bytes)
+            Ebpf::load(ring_buffer_bytes, &tasks(cmdline))
                 .inspect_err(|error| {
                     debug!("{error:?}");
                     warn!("flows are logged without processes: {}", one_line(error));
@@ -57,7 +61,8 @@ impl Local {
         };
         Self {
             ebpf,
-            tables: Tables::new(sockets),
+            tables: Tables::new(sockets, cmdline),
+            cmdline,
             origins: Origins::open(),
             events: Vec::new(),
             complete_ns: now_ns(ClockId::CLOCK_MONOTONIC),
@@ -137,18 +142,34 @@ impl Local {
 
     /// Takes in the processes that /proc shows, where no event told of them.
     pub(super) fn seed(&mut self) {
-        let Self { ebpf: Some(_), tables, .. } = self else { return };
+        let Self { ebpf: Some(_), tables, cmdline, .. } = self else { return };
         if !is_initial_pid_namespace() {
             warn!(
-                "flowlog runs in a pid namespace of its own: programs of processes that are older than it are not known"
+                "flowlog runs in a pid namespace of its own: what processes run that are older than it is not known"
             );
             return;
         }
-        let seeded = walk_proc(|tgid, exe| {
-            tables.processes.seed(tgid, exe, now_ns(ClockId::CLOCK_MONOTONIC));
+        let boot_ns = realtime_less_ns(ClockId::CLOCK_BOOTTIME);
+        let seeded = walk(boot_ns, *cmdline, |process| {
+            tables.processes.seed(process, now_ns(ClockId::CLOCK_MONOTONIC));
         });
         if let Err(error) = seeded {
             warn!("cannot read the running processes from /proc: {error}; their programs are not known");
+        }
+    }
+}
+
+/// Where the programs find what they read of tasks. Without the kernel's types that is left out.
+fn tasks(cmdline: Mode) -> TaskLayout {
+    match task_layout() {
+        // Arguments that nobody wants do not leave the kernel.
+        Ok(layout) if cmdline == Mode::Off => TaskLayout { mm: 0, ..layout },
+        Ok(layout) => layout,
+        Err(error) => {
+            warn!(
+                "command lines and login users of new processes are not known: cannot use `{KERNEL_TYPES}`: {error}"
+            );
+            TaskLayout::default()
         }
     }
 }

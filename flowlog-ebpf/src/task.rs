@@ -1,0 +1,77 @@
+//! Fields of the current task that no helper gives. Their places differ from kernel to kernel: user space
+//! finds them in the kernel's type information, and says so before the programs are loaded.
+
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_user};
+use flowlog_common::{ARGS_LEN, TaskLayout};
+
+/// Written by user space before the programs are loaded.
+#[unsafe(no_mangle)]
+static TASK_LAYOUT: TaskLayout =
+    TaskLayout { mm: 0, arg_start: 0, arg_end: 0, real_parent: 0, tgid: 0, loginuid: 0 };
+
+/// The login uid where it is not set: `AUDIT_UID_UNSET` of `linux/audit.h`.
+const UNSET: u32 = u32::MAX;
+
+#[inline(always)]
+fn layout() -> TaskLayout {
+    // SAFETY: a static of this program. Volatile: the compiler knows only the zeros above.
+    unsafe { (&raw const TASK_LAYOUT).read_volatile() }
+}
+
+/// The field at `offset` of the structure at `address`.
+#[inline(always)]
+fn field<T>(address: u64, offset: u32) -> Option<T> {
+    let field = address.wrapping_add(u64::from(offset)) as *const T;
+    // SAFETY: the helper checks the address, and fails where nothing is there.
+    unsafe { bpf_probe_read_kernel(field).ok() }
+}
+
+#[inline(always)]
+fn current() -> u64 {
+    // SAFETY: the helper takes no arguments.
+    unsafe { bpf_get_current_task() }
+}
+
+/// Audit login uid of the current process; [`UNSET`] also where it is not known.
+#[inline(always)]
+pub(crate) fn login_uid() -> u32 {
+    match layout().loginuid {
+        0 => UNSET,
+        offset => field(current(), offset).unwrap_or(UNSET),
+    }
+}
+
+/// Thread group id of the parent of the current process; zero where it is not known.
+#[inline(always)]
+pub(crate) fn parent_tgid() -> u32 {
+    let TaskLayout { real_parent, tgid, .. } = layout();
+    if real_parent == 0 {
+        return 0;
+    }
+    field(current(), real_parent).and_then(|parent: u64| field(parent, tgid)).unwrap_or(0)
+}
+
+/// Copies the arguments of the current process, which has just begun to run its program: as much of them
+/// as there is space for. The result is their full length, zero where they are not known.
+///
+/// The kernel has written them to the new stack, from `arg_start` to `arg_end`: the pages are there, and no
+/// thread can have changed them yet.
+///
+/// # Safety
+///
+/// `to` points to [`ARGS_LEN`] bytes of a map.
+#[inline(always)]
+pub(crate) unsafe fn copy_args(to: *mut u8) -> u64 {
+    let TaskLayout { mm, arg_start, arg_end, .. } = layout();
+    if mm == 0 {
+        return 0;
+    }
+    let Some(mm) = field::<u64>(current(), mm) else { return 0 };
+    let (Some(start), Some(end)) = (field::<u64>(mm, arg_start), field::<u64>(mm, arg_end)) else { return 0 };
+    let len = end.saturating_sub(start);
+    let copied = if len < ARGS_LEN as u64 { len } else { ARGS_LEN as u64 };
+    // SAFETY: the caller vouches for the space; the helper checks the address.
+    let result = unsafe { bpf_probe_read_user(to.cast(), copied as u32, start as *const _) };
+    if result == 0 { len } else { 0 }
+}

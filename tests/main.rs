@@ -40,6 +40,8 @@ mod rotation;
 /// `flowlog schema` describes the columns of the files.
 mod schema;
 
+/// Command lines, parents, starts and login users of processes.
+mod commands;
 /// Cgroups, containers, pods and users.
 mod containers;
 /// Sockets without a connection: UDP, ping, raw.

@@ -1,6 +1,6 @@
 //! Processes that are gone before anybody could ask /proc for them, and numbers that are used again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -13,34 +13,38 @@ use crate::harness::wait::LIMIT;
 use crate::processes::assert_process;
 
 /// How many processes are started, each of which connects and ends at once.
-const PROCESSES: usize = 1000;
+const PROCESSES: usize = 10_000;
 
+/// They are shells, which live for about a millisecond.
 #[test]
-fn a_thousand_short_processes_are_all_named() {
+fn ten_thousand_short_processes_are_all_named() {
     let at: SocketAddr = "127.0.0.1:5000".parse().unwrap();
     let namespace = Namespace::tracked();
     let [output, programs] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let daemon = Daemon::start(output.path(), &[&namespace], &[]);
-    let [server, starter, client] =
-        ["fl-server", "fl-starter", "fl-short"].map(|name| Program::new(programs.path(), name));
+    let [server, starter] = ["fl-server", "fl-starter"].map(|name| Program::new(programs.path(), name));
+    let shell = Program::linked(programs.path(), "fl-short", "/bin/bash");
     let serving = server.serve(&namespace, 0, at);
-    let told = starter.run(&namespace, &format!("start-many {PROCESSES} {} connect {at}", client.exe()));
+    let told = starter.run(&namespace, &format!("start-shells {PROCESSES} {} {at}", shell.exe()));
     conntrack::flush_closed(&namespace);
     daemon.stop();
 
+    let pids: HashMap<i64, i64> = told.numbered("pid-of-").collect();
+    assert_eq!(pids.len(), PROCESSES);
     let dataset = Dataset::read(output.path());
     let rows = dataset.rows_to(5000);
     assert_eq!(rows.len(), PROCESSES);
-    let mut pids = HashMap::new();
+    let mut seen = HashSet::new();
     for row in rows {
-        let port = row.int("src_port").unwrap();
-        let pid = i32::try_from(row.int("src_pid").unwrap()).unwrap();
-        // A port may come again within the test.
-        let of_port = told.numbers(&format!("pid-of-{port}"));
-        assert!(of_port.contains(&pid.into()), "{of_port:?}: {row:?}");
-        assert_process(row, "src", "socket", &client, pid, 0);
+        let (args, number) = row.text("src_cmdline").and_then(|cmdline| cmdline.rsplit_once(' ')).unwrap();
+        assert_eq!(args, format!("{} -c exec 3<>/dev/tcp/127.0.0.1/5000 short", shell.exe()));
+        let number: i64 = number.parse().unwrap();
+        assert!(seen.insert(number), "each process has its own row");
+        let pid = i32::try_from(pids[&number]).unwrap();
+        assert_process(row, "src", "socket", &shell, pid, 0);
         assert_process(row, "dst", "closer", &server, serving.pid(), 0);
-        assert_eq!(pids.insert(pid, port), None, "each process has its own row");
+        assert_eq!(row.int("src_ppid"), Some(told.pid.into()), "{row:?}");
+        assert_eq!(row.text("src_parent_exe"), Some(starter.exe()), "{row:?}");
     }
 }
 

@@ -201,7 +201,10 @@ fn mask_text(text: &str) -> Cow<'_, str> {
 fn separator_len(following: &str, name: &str) -> Option<usize> {
     let after_quotes = following.trim_start_matches(['"', '\'', '\\', ']']);
     let after_space = after_quotes.trim_start();
+    // `"--password", "value"`: a list in a document or a program.
+    let is_in_list = after_quotes.len() < following.len() && after_space.starts_with(',');
     let value = match after_space.strip_prefix([':', '=']) {
+        None if is_in_list => after_space.trim_start_matches(',').trim_start(),
         Some(_) if after_space.starts_with("://") => return None,
         Some(after) => after.trim_start_matches(['=', '>']).trim_start(),
         None if after_space.len() == after_quotes.len() => return None,

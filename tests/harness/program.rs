@@ -24,6 +24,9 @@ const ROLE: &str = "FLOWLOG_TEST_ROLE";
 /// The user and group that it takes before it opens a socket.
 const USER: &str = "FLOWLOG_TEST_USER";
 
+/// The arguments of a program: its main function is one of the tests.
+const ARGS: [&str; 3] = ["--exact", "harness::program::play_a_role", "--nocapture"];
+
 /// A program in a directory.
 #[derive(Clone)]
 pub(crate) struct Program {
@@ -45,8 +48,14 @@ impl Program {
     /// A program with this name; at most 15 bytes of it are its `comm`.
     #[track_caller]
     pub(crate) fn new(directory: &Path, name: &str) -> Self {
+        Self::linked(directory, name, env::current_exe().unwrap())
+    }
+
+    /// Another program with this name.
+    #[track_caller]
+    pub(crate) fn linked(directory: &Path, name: &str, target: impl AsRef<Path>) -> Self {
         let exe = directory.join(name);
-        symlink(env::current_exe().unwrap(), &exe).unwrap();
+        symlink(target, &exe).unwrap();
         Self { exe }
     }
 
@@ -103,18 +112,28 @@ impl Program {
         Running { process }
     }
 
+    /// Starts a command of it.
+    #[track_caller]
+    pub(crate) fn start_command(namespace: &Namespace, command: Command) -> Running {
+        Running { process: namespace.inside(|| Process::spawn(command)) }
+    }
+
+    /// Its command line in any role.
+    pub(crate) fn cmdline(&self) -> String {
+        [self.exe(), &ARGS.join(" ")].join(" ")
+    }
+
     /// The command that starts it in a role.
     pub(crate) fn command(&self, user: u32, role: &str) -> Command {
         let mut command = Command::new(&self.exe);
         command.env(ROLE, role).env(USER, user.to_string());
-        command.args(["--exact", "harness::program::play_a_role", "--nocapture"]);
+        command.args(ARGS);
         command
     }
 
     #[track_caller]
     fn start_as(&self, user: u32, namespace: &Namespace, role: &str) -> Running {
-        let command = self.command(user, role);
-        Running { process: namespace.inside(|| Process::spawn(command)) }
+        Self::start_command(namespace, self.command(user, role))
     }
 }
 
@@ -157,6 +176,12 @@ impl Told {
     pub(crate) fn numbers(&self, word: &str) -> Vec<i64> {
         let lines = self.text.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
         lines.map(|number| number.parse().unwrap()).collect()
+    }
+
+    /// The numbers that it told with words that are this one and a number.
+    pub(crate) fn numbered(&self, word: &str) -> impl Iterator<Item = (i64, i64)> {
+        let lines = self.text.lines().filter_map(move |line| line.strip_prefix(word)?.split_once(' '));
+        lines.map(|(first, second)| (first.parse().unwrap(), second.parse().unwrap()))
     }
 
     /// The only number that it told with this word.

@@ -6,6 +6,8 @@
 
 /// Sockets without a connection.
 mod datagram;
+/// Other programs in the same process.
+mod execute;
 /// Sockets that go from one process to another.
 mod handover;
 /// Connections.
@@ -32,6 +34,11 @@ pub(crate) fn play(words: &[&str]) {
         ["start-many", times, exe, ref role @ ..] => {
             tcp::start_many(times.parse().unwrap(), exe, &role.join(" "));
         }
+        ["start-shells", times, shell, to] => {
+            tcp::start_shells(times.parse().unwrap(), shell, to.parse().unwrap());
+        }
+        ["execute", how, exe, ref role @ ..] => execute::execute(how, exe, &role.join(" ")),
+        ["execute-in-vain", to] => execute::in_vain(to.parse().unwrap()),
         ["serve-with-workers", kind, workers, exe, ref role @ ..] => {
             handover::serve_with_workers(kind, workers.parse().unwrap(), exe, &role.join(" "));
         }

@@ -84,6 +84,7 @@ fn headers_documents_and_variables_are_looked_into() {
         &["curl", "-d", r#"{"user":"me","password": "s \" s","a":1}"#],
         r#"curl -d {"user":"me","password": "***","a":1}"#,
     );
+    check(&["python3", "-c", "run(['a', '--token', 's'], b)"], "python3 -c run(['a', '--token', '***'], b)");
     check(&["env", "PGPASSWORD=s s", "psql", "-h", "a"], "env PGPASSWORD=*** psql -h a");
     check(&["x", "Server=a;Uid=b;Pwd=s s;"], "x Server=a;Uid=b;Pwd=***");
 }

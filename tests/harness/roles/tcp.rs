@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
-use std::process::{self, Stdio};
+use std::process::{self, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -91,6 +91,25 @@ pub(super) fn start_many(times: usize, exe: &str, role: &str) {
     thread::scope(|scope| {
         for _ in 0..AT_A_TIME {
             scope.spawn(|| (0..times / AT_A_TIME).for_each(|_| run()));
+        }
+    });
+}
+
+/// Runs a shell again and again, a few at a time, that connects and ends. Tells the process id of each by a
+/// number that is its last argument.
+pub(super) fn start_shells(times: usize, shell: &str, to: SocketAddr) {
+    const AT_A_TIME: usize = 4;
+    let script = format!("exec 3<>/dev/tcp/{}/{}", to.ip(), to.port());
+    let run = |number: usize| {
+        let mut child =
+            Command::new(shell).args(["-c", &script, "short", &number.to_string()]).spawn().unwrap();
+        let pid = child.id();
+        assert!(child.wait().unwrap().success());
+        tell(&format!("pid-of-{number} {pid}"));
+    };
+    thread::scope(|scope| {
+        for first in 0..AT_A_TIME {
+            scope.spawn(move || (first..times).step_by(AT_A_TIME).for_each(run));
         }
     });
 }

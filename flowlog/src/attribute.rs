@@ -499,6 +499,9 @@ fn is_known(attribution: &Attribution<'_>) -> bool {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use flowlog_common::{EventHeader, FILENAME_LEN};
 

@@ -47,6 +47,8 @@ pub struct Life<T> {
 struct Entry<K, T> {
     key: K,
     life: Life<T>,
+    /// Its end was not seen: it has ended at the latest when something else began.
+    is_end_inferred: bool,
     /// Number of another life with the same key.
     next: Option<u64>,
 }
@@ -88,14 +90,17 @@ impl<K: Copy + Eq + Hash, T> Lives<K, T> {
             };
             self.evicted += u64::from(self.remove_if_closed_at(number, closed_ns));
         }
-        if let Some((former_key, mut former)) = self.remove(cookie) {
+        if let Some(Entry { key: former_key, life: mut former, mut is_end_inferred, .. }) =
+            self.remove(cookie)
+        {
+            is_end_inferred |= former.closed_ns.is_none();
             let closed_ns = *former.closed_ns.get_or_insert(life.opened_ns);
             self.former_lives += 1;
             let number = FORMER_LIFE | self.former_lives;
-            self.insert(number, former_key, former);
+            self.insert(number, former_key, former, is_end_inferred);
             self.closed.push_back((closed_ns, number));
         }
-        self.insert(cookie, key, life);
+        self.insert(cookie, key, life, false);
     }
 
     /// Whether the socket has this key now.
@@ -107,10 +112,14 @@ impl<K: Copy + Eq + Hash, T> Lives<K, T> {
     pub fn close_with_key(&mut self, key: &K, at_ns: u64, wanted: impl Fn(&T) -> bool) {
         let mut next = self.by_key.get(key).copied();
         while let Some(number) = next {
-            let Some(Entry { life, next: following, .. }) = self.entries.get_mut(&number) else { return };
+            let Some(Entry { life, is_end_inferred, next: following, .. }) = self.entries.get_mut(&number)
+            else {
+                return;
+            };
             next = *following;
             if life.closed_ns.is_none() && wanted(&life.value) {
                 life.closed_ns = Some(at_ns);
+                *is_end_inferred = true;
                 self.closed.push_back((at_ns, number));
             }
         }
@@ -144,10 +153,14 @@ impl<K: Copy + Eq + Hash, T> Lives<K, T> {
 
     /// Events were lost since `since_ns`: a socket that was open then may have closed, and its key may
     /// belong to another that was not seen. So its life counts for what happened before, no more for
-    /// what comes.
+    /// what comes. The same holds where its end was only inferred since.
     pub fn lost_events(&mut self, since_ns: u64) {
-        for (&number, Entry { life, .. }) in &mut self.entries {
-            if life.closed_ns.is_none() {
+        for (&number, Entry { life, is_end_inferred, .. }) in &mut self.entries {
+            let may_have_ended = match life.closed_ns {
+                Some(closed_ns) => *is_end_inferred && closed_ns > since_ns,
+                None => true,
+            };
+            if may_have_ended {
                 let closed_ns = life.opened_ns.max(since_ns);
                 life.closed_ns = Some(closed_ns);
                 self.closed.push_back((closed_ns, number));
@@ -170,9 +183,9 @@ impl<K: Copy + Eq + Hash, T> Lives<K, T> {
         self.evicted
     }
 
-    fn insert(&mut self, number: u64, key: K, life: Life<T>) {
+    fn insert(&mut self, number: u64, key: K, life: Life<T>, is_end_inferred: bool) {
         let next = self.by_key.insert(key, number);
-        self.entries.insert(number, Entry { key, life, next });
+        self.entries.insert(number, Entry { key, life, is_end_inferred, next });
     }
 
     /// The socket may have begun another life since this close was noted.
@@ -181,15 +194,16 @@ impl<K: Copy + Eq + Hash, T> Lives<K, T> {
         is_that && self.remove(number).is_some()
     }
 
-    fn remove(&mut self, number: u64) -> Option<(K, Life<T>)> {
-        let Entry { key, life, next } = self.entries.remove(&number)?;
+    fn remove(&mut self, number: u64) -> Option<Entry<K, T>> {
+        let removed = self.entries.remove(&number)?;
+        let Entry { key, next, .. } = removed;
         let first = self.by_key.get_mut(&key)?;
         if *first == number {
             match next {
                 Some(next) => *first = next,
                 None => drop(self.by_key.remove(&key)),
             }
-            return Some((key, life));
+            return Some(removed);
         }
         let mut at = *first;
         while let Some(entry) = self.entries.get_mut(&at) {
@@ -201,7 +215,7 @@ impl<K: Copy + Eq + Hash, T> Lives<K, T> {
                 }
             }
         }
-        Some((key, life))
+        Some(removed)
     }
 }
 
@@ -283,5 +297,21 @@ mod tests {
         lives.lost_events(200);
         assert_eq!(lives.get_mut(1).unwrap().closed_ns, Some(200));
         assert_eq!(lives.get_mut(2).unwrap().closed_ns, Some(300));
+    }
+
+    /// Between the end that was lost and the begin of the next, the key may have been of nobody.
+    #[test]
+    fn after_a_loss_an_end_that_was_not_seen_is_as_early_as_can_be() {
+        let mut lives = remember(10);
+        for cookie in 1..=4 {
+            lives.open(cookie, 7, life(cookie * 100));
+        }
+        lives.close_with_key(&7, 500, |opened_ns| *opened_ns <= 200);
+        lives.close(3, 500);
+        lives.open(4, 8, life(500));
+        lives.lost_events(350);
+        let mut ends: Vec<_> = lives.with_key(&7).map(|(_, life)| (life.value, life.closed_ns)).collect();
+        ends.sort_unstable();
+        assert_eq!(ends, [(100, Some(350)), (200, Some(350)), (300, Some(500)), (400, Some(400))]);
     }
 }

@@ -220,6 +220,8 @@ impl Host {
         if self.running.contains_key(&child) {
             return;
         }
+        // The number may have been free since now: no process ends, is forgotten and made in no time.
+        self.now_ns += US;
         let start_ns = Some(OFFSET_NS + self.now_ns);
         let parent_exe = process.exe.clone();
         self.running

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// So few that most are used again.
-const NUMBERS: u32 = 5;
+const NUMBERS: u32 = 3;
 
 /// What happens next on the host. Numbers are of processes, where there are none nothing happens.
 #[derive(Clone, Copy, Debug)]
@@ -43,10 +43,10 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (number(), number(), any::<bool>())
             .prop_map(|(maker, child, is_sibling)| Step::Fork { maker, child, is_sibling }),
         3 => number().prop_map(Step::Exec),
-        1 => number().prop_map(Step::ExitOfLeader),
+        2 => number().prop_map(Step::ExitOfLeader),
         3 => number().prop_map(Step::Exit),
         6 => number().prop_map(Step::Act),
-        1 => Just(Step::Seed),
+        3 => Just(Step::Seed),
         3 => Just(Step::Drain),
         1 => Just(Step::Lose),
         6 => Just(Step::Tick),
@@ -220,7 +220,7 @@ fn run(steps: &[Step]) -> Host {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(5000))]
 
     #[test]
     fn no_process_is_named_for_another(steps in proptest::collection::vec(step(), 0..120)) {

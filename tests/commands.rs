@@ -4,7 +4,7 @@ use std::env;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::process;
+use std::process::{self, Command};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -207,6 +207,30 @@ fn long_command_lines_are_cut_and_say_so() {
         let row = rows.iter().find(|row| row.int("src_pid") == Some(pid.into())).unwrap();
         assert_eq!(row.text("src_cmdline"), Some(expected.as_str()));
     }
+}
+
+/// A kernel that does not describe its types.
+#[test]
+fn what_the_kernel_does_not_describe_is_null() {
+    let namespace = Namespace::tracked();
+    let [output, programs] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let run = run_command(output.path(), &[&namespace]);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", r#"mount -t tmpfs none /sys/kernel/btf && exec "$0" "$@""#]);
+    command.arg(run.get_program()).args(run.get_args()).env_remove("FLOWLOG_LOG");
+    let daemon = Daemon::spawn(command);
+    let [server, client] = ["fl-server", "fl-client"].map(|name| Program::new(programs.path(), name));
+    let _serving = server.serve(&namespace, 0, at());
+    client.connect(&namespace, 0, at());
+    conntrack::flush_closed(&namespace);
+    let log = daemon.stop();
+
+    assert!(log.contains("command lines and login users of new processes are not known"), "{log}");
+    let dataset = Dataset::read(output.path());
+    let row = dataset.row_to(5000);
+    assert_eq!(row.text("src_exe"), Some(client.exe()), "{row:?}");
+    assert_eq!(row.int("src_ppid"), Some(process::id().into()), "{row:?}");
+    assert_eq!((row.text("src_cmdline"), row.int("src_login_uid")), (None, None), "{row:?}");
 }
 
 /// The ways in which a process comes to its program, with the number of the process that began it.

@@ -16,11 +16,11 @@ use hashbrown::HashMap;
 pub use self::walk::walk;
 
 /// How much memory ended images may take. They matter for sockets that outlive the process which made
-/// them: a listener that a parent left to its children. This is enough for about 70 000 of usual size.
-const ENDED_BYTES: usize = 32 << 20;
+/// them: a listener that a parent left to its children. This is enough for about 60 000 of usual size.
+const ENDED_BYTES: usize = 24 << 20;
 
-/// What an image takes without its texts, with all that keeps it.
-const IMAGE_BYTES: usize = 320;
+/// What an image takes without its texts, with all that keeps it: measured.
+const IMAGE_BYTES: usize = 336;
 
 /// A process while it runs one program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

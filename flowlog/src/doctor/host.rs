@@ -6,7 +6,7 @@ use std::path::Path;
 use caps::{CapSet, Capability};
 
 use super::{Finding, Level};
-use crate::ebpf::cgroup2_root;
+use crate::ebpf::{KERNEL_TYPES, cgroup2_root};
 
 /// What `run` needs, and for what. `CAP_SYS_ADMIN` contains the two for eBPF.
 const CAPABILITIES: [(Capability, &str); 4] = [
@@ -15,9 +15,6 @@ const CAPABILITIES: [(Capability, &str); 4] = [
     (Capability::CAP_PERFMON, "to attach eBPF programs to tracepoints"),
     (Capability::CAP_SYS_ADMIN, "to enter other network namespaces"),
 ];
-
-/// Type information of the running kernel.
-const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Free space below which the output directory is reported.
 const LOW_SPACE_BYTES: u64 = 1 << 30;
@@ -83,12 +80,12 @@ fn cgroup2() -> Finding {
 }
 
 fn btf() -> Finding {
-    match fs::metadata(KERNEL_BTF) {
-        Ok(_) => Finding::ok("BTF", KERNEL_BTF),
+    match fs::metadata(KERNEL_TYPES) {
+        Ok(_) => Finding::ok("BTF", KERNEL_TYPES),
         Err(error) => Finding::bad(
             "BTF",
             Level::Warning,
-            format!("{KERNEL_BTF}: {error}; flows are logged without processes"),
+            format!("{KERNEL_TYPES}: {error}; new processes have no command line and no login user"),
             "use a kernel with CONFIG_DEBUG_INFO_BTF",
         ),
     }

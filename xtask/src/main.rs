@@ -1,11 +1,15 @@
-//! `cargo xtask`: sets the machine up, builds, tests and shows flowlog.
+//! `cargo xtask`: sets the machine up, builds, tests, measures and shows flowlog.
 
 #![forbid(unsafe_code)]
 
+mod background;
+mod bench;
 mod build;
 mod debian;
 mod demo;
 mod ebpf_toolchain;
+mod interrupt;
+mod namespace;
 mod python;
 mod setup;
 mod sh;
@@ -24,6 +28,7 @@ usage: cargo xtask COMMAND
   build [--release]  build flowlog with its eBPF programs
   demo               record real traffic in throw-away network namespaces, print the flows (needs root)
   test               formatting, lints, documentation, all tests (needs root)
+  bench NAME         measure in throw-away network namespaces (needs root); without a name: what there is
 ";
 
 fn main() -> ExitCode {
@@ -39,6 +44,7 @@ fn main() -> ExitCode {
         ["build", "--release"] => success(build::run(build::Profile::Release)),
         ["demo"] => success(demo::run()),
         ["test"] => test::run(),
+        ["bench", arguments @ ..] => bench::run(arguments),
         _ => {
             eprint!("xtask: unknown command `{}`\n\n{USAGE}", arguments.join(" "));
             Ok(ExitCode::from(2))

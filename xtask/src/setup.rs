@@ -14,7 +14,7 @@ use crate::{debian, python, sh};
 /// The Debian packages with a compiler that is recent enough, and with the sources of `core`.
 const DEBIAN_COMPILER: [&str; 2] = ["rustc-web", "rust-web-src"];
 
-/// Programs that the tests and the demo call, and the Debian packages they come from.
+/// Programs that the tests, the demo and the measurements call, and the Debian packages they come from.
 const TRAFFIC_TOOLS: [(&str, &str); 6] = [
     ("nft", "nftables"),
     ("conntrack", "conntrack"),
@@ -67,15 +67,21 @@ pub(crate) fn for_lints() -> Result<()> {
 
 /// What makes, watches and reads real traffic: network tools and the Python readers.
 pub(crate) fn for_traffic() -> Result<()> {
+    for_network()?;
+    python::setup()
+}
+
+/// What makes and watches networks.
+pub(crate) fn for_network() -> Result<()> {
     let missing = || TRAFFIC_TOOLS.iter().filter(|(program, _)| sh::find(program).is_none());
     let packages: Vec<&str> = missing().map(|(_, package)| *package).collect();
     if !packages.is_empty() {
-        debian::install(&packages, "the tests and the demo")?;
+        debian::install(&packages, "the tests, the demo and the measurements")?;
     }
     if let Some((program, package)) = missing().next() {
         bail!("`{program}` is not on PATH after installing `{package}`; add the directory to PATH");
     }
-    python::setup()
+    Ok(())
 }
 
 /// Prefers rustup, which changes the least; its server is not reachable from everywhere.

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::ebpf_toolchain::EbpfToolchain;
-use crate::{python, setup, sh, workspace};
+use crate::{build, python, setup, sh, workspace};
 
 /// The user side. The eBPF programs are for another target and are linted on their own.
 const USER_SIDE: [&str; 2] = ["--workspace", "--exclude=flowlog-ebpf"];
@@ -53,7 +53,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     step("end-to-end tests", || {
         let mut test = sh::cargo("test");
         test.arg("--package=flowlog-tests")
-            .env("FLOWLOG_BIN", workspace::flowlog())
+            .env("FLOWLOG_BIN", workspace::flowlog(build::Profile::Dev))
             .env("FLOWLOG_READERS_PYTHON", python::interpreter());
         sums.run(&mut test)
     })?;

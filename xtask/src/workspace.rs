@@ -4,6 +4,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use crate::build::Profile;
+
 /// The root of the workspace. Cargo tells it to what it runs; with a target directory that two clones
 /// share, the path at the build may be that of the other one.
 pub(crate) fn root() -> &'static Path {
@@ -22,9 +24,12 @@ pub(crate) fn target_dir() -> PathBuf {
         .unwrap_or_else(|| root().join("target"))
 }
 
-/// Where cargo puts the `flowlog` of the dev profile.
-pub(crate) fn flowlog() -> PathBuf {
-    target_dir().join("debug/flowlog")
+/// Where cargo puts the `flowlog` of a profile.
+pub(crate) fn flowlog(profile: Profile) -> PathBuf {
+    target_dir().join(match profile {
+        Profile::Dev => "debug/flowlog",
+        Profile::Release => "release/flowlog",
+    })
 }
 
 /// True for root: namespaces, conntrack and eBPF are for root only.

@@ -5,8 +5,6 @@
 //! addresses of the NAT in the middle. Whatever happens, the namespaces and processes are gone
 //! afterwards; the recorded files stay.
 
-mod background;
-mod interrupt;
 mod network;
 mod report;
 mod traffic;
@@ -18,9 +16,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use self::background::Background;
-use self::interrupt::Interrupt;
-use self::network::{Namespace, Network};
+use self::network::Network;
+use crate::background::Background;
+use crate::interrupt::Interrupt;
+use crate::namespace::Namespace;
 use crate::{build, setup, workspace};
 
 /// How long a daemon may take to load its programs and subscribe.
@@ -57,7 +56,7 @@ pub(crate) fn run() -> Result<()> {
 /// Records the traffic, below `directory`. Returns the names of the observers.
 fn record(directory: &Path, interrupt: &Interrupt) -> Result<Vec<&'static str>> {
     println!("== network: client - router with NAT - server");
-    let network = Network::new(process::id())?;
+    let network = Network::new()?;
     let observed = [&network.client, &network.router, &network.server];
 
     println!("== daemons");
@@ -69,13 +68,13 @@ fn record(directory: &Path, interrupt: &Interrupt) -> Result<Vec<&'static str>> 
         interrupt.wait_for("a daemon to be ready", READY_LIMIT, || daemon.has_said("ready"))?;
     }
     for namespace in observed {
-        namespace.shorten_conntrack_timeouts()?;
+        network::shorten_conntrack_timeouts(namespace)?;
     }
 
     println!("== traffic");
     traffic::make(&network, directory, interrupt)?;
     for namespace in observed {
-        namespace.empty_conntrack(interrupt)?;
+        network::empty_conntrack(namespace, interrupt)?;
     }
 
     println!("== stopping the daemons");
@@ -92,7 +91,7 @@ fn record(directory: &Path, interrupt: &Interrupt) -> Result<Vec<&'static str>> 
 fn start_daemon(directory: &Path, namespace: &Namespace) -> Result<Background> {
     let output = directory.join(namespace.role);
     fs::create_dir_all(&output).with_context(|| format!("cannot make `{}`", output.display()))?;
-    let mut command = Command::new(workspace::flowlog());
+    let mut command = Command::new(workspace::flowlog(build::Profile::Dev));
     command.arg("run").arg("--output").arg(&output).args(["--netns", &namespace.name]);
     command.args(["--fix", "--rotate-interval", "1h"]);
     Background::start(command, &directory.join(format!("{}.log", namespace.role)))

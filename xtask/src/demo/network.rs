@@ -9,12 +9,12 @@
 //! route to the client), and its port 8080 is the server's port 80. All settings are made inside of
 //! the namespaces: the host's own network is left alone.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::interrupt::Interrupt;
+use crate::interrupt::Interrupt;
+use crate::namespace::Namespace;
 use crate::sh;
 
 /// The router as the client reaches it.
@@ -64,30 +64,28 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Makes the network. `id` sets its names apart from those of other runs.
+    /// Makes the network.
     ///
     /// # Errors
     ///
     /// When the kernel or one of the tools refuses any part of it.
-    pub(super) fn new(id: u32) -> Result<Self> {
-        let client = Namespace::new("client", id)?;
-        let router = Namespace::new("router", id)?;
-        let server = Namespace::new("server", id)?;
+    pub(super) fn new() -> Result<Self> {
+        let client = Namespace::new("demo", "client")?;
+        let router = Namespace::new("demo", "router")?;
+        let server = Namespace::new("demo", "server")?;
 
         for host in [&client, &server] {
             // Both ends are made where they belong, so that they never appear in the host's network.
             let peer = ["peer", "name", "uplink", "netns", &host.name];
             router.ip(["link", "add", "name", host.role, "type", "veth"].into_iter().chain(peer))?;
-            host.ip(["link", "set", "lo", "up"])?;
             host.ip(["link", "set", "uplink", "up"])?;
             router.ip(["link", "set", host.role, "up"])?;
         }
-        router.ip(["link", "set", "lo", "up"])?;
 
-        client.address("10.77.1.2/24", "fd77::2/64", "uplink")?;
-        router.address("10.77.1.1/24", "fd77::1/64", "client")?;
-        router.address("198.51.100.1/24", "2001:db8::1/64", "server")?;
-        server.address("198.51.100.2/24", "2001:db8::2/64", "uplink")?;
+        address(&client, "10.77.1.2/24", "fd77::2/64", "uplink")?;
+        address(&router, "10.77.1.1/24", "fd77::1/64", "client")?;
+        address(&router, "198.51.100.1/24", "2001:db8::1/64", "server")?;
+        address(&server, "198.51.100.2/24", "2001:db8::2/64", "uplink")?;
         client.ip(["route", "add", "default", "via", ROUTER.0])?;
         client.ip(["route", "add", "default", "via", ROUTER.1])?;
 
@@ -98,83 +96,40 @@ impl Network {
     }
 }
 
-/// A network namespace with a name. Dropping it removes it.
-pub(super) struct Namespace {
-    /// What it is in the demo.
-    pub(super) role: &'static str,
-    /// Its name in `/run/netns`.
-    pub(super) name: String,
+/// Makes conntrack forget what has ended after a second, rather than after minutes.
+///
+/// # Errors
+///
+/// When a timeout cannot be set: the namespace does not track connections.
+pub(super) fn shorten_conntrack_timeouts(namespace: &Namespace) -> Result<()> {
+    for timeout in TIMEOUTS {
+        namespace.sysctl(&format!("netfilter/nf_conntrack_{timeout}"), "1")?;
+    }
+    Ok(())
 }
 
-impl Namespace {
-    fn new(role: &'static str, id: u32) -> Result<Self> {
-        let name = format!("flowlog-demo-{id}-{role}");
-        sh::output(Command::new("ip").args(["netns", "add", &name]))?;
-        Ok(Self { role, name })
-    }
-
-    /// A call of `program` inside of the namespace. It keeps the process number it is started with.
-    pub(super) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name, program]);
-        command
-    }
-
-    /// Makes conntrack forget what has ended after a second, rather than after minutes.
-    ///
-    /// # Errors
-    ///
-    /// When a timeout cannot be set: the namespace does not track connections.
-    pub(super) fn shorten_conntrack_timeouts(&self) -> Result<()> {
-        for timeout in TIMEOUTS {
-            self.sysctl(&format!("netfilter/nf_conntrack_{timeout}"), "1")?;
+/// Waits until conntrack has let all connections of the namespace go, and removes what is left.
+///
+/// # Errors
+///
+/// When conntrack cannot be asked, or a signal came.
+pub(super) fn empty_conntrack(namespace: &Namespace, interrupt: &Interrupt) -> Result<()> {
+    let start = Instant::now();
+    interrupt.wait_for("conntrack to be empty", EMPTY_LIMIT * 2, || {
+        // Listing removes what has expired: the kernel's own collector may take a minute.
+        for family in ["ipv4", "ipv6"] {
+            sh::output(namespace.command("conntrack").args(["-L", "-f", family]))?;
         }
-        Ok(())
-    }
-
-    /// Waits until conntrack has let all connections of the namespace go, and removes what is left.
-    ///
-    /// # Errors
-    ///
-    /// When conntrack cannot be asked, or a signal came.
-    pub(super) fn empty_conntrack(&self, interrupt: &Interrupt) -> Result<()> {
-        let start = Instant::now();
-        interrupt.wait_for("conntrack to be empty", EMPTY_LIMIT * 2, || {
-            // Listing removes what has expired: the kernel's own collector may take a minute.
-            for family in ["ipv4", "ipv6"] {
-                sh::output(self.command("conntrack").args(["-L", "-f", family]))?;
-            }
-            if start.elapsed() > EMPTY_LIMIT {
-                sh::output(self.command("conntrack").arg("-F"))?;
-            }
-            let count = sh::output(self.command("conntrack").arg("-C"))?;
-            Ok(count.trim().parse::<u64>().context("conntrack -C printed no number")? == 0)
-        })
-    }
-
-    fn ip<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<()> {
-        sh::output(Command::new("ip").args(["-n", &self.name]).args(arguments))?;
-        Ok(())
-    }
-
-    /// Without duplicate detection, which takes seconds and has nobody to ask here.
-    fn address(&self, ipv4: &str, ipv6: &str, device: &str) -> Result<()> {
-        self.ip(["address", "add", ipv4, "dev", device])?;
-        self.ip(["address", "add", ipv6, "dev", device, "nodad"])
-    }
-
-    /// Writes a file below `/proc/sys/net`, which shows the namespace of who opens it.
-    fn sysctl(&self, name: &str, value: &str) -> Result<()> {
-        let file = format!("/proc/sys/net/{name}");
-        sh::output(self.command("sh").args(["-c", "echo \"$2\" > \"$1\"", "sh", &file, value]))?;
-        Ok(())
-    }
+        if start.elapsed() > EMPTY_LIMIT {
+            sh::output(namespace.command("conntrack").arg("-F"))?;
+        }
+        let count = sh::output(namespace.command("conntrack").arg("-C"))?;
+        Ok(count.trim().parse::<u64>().context("conntrack -C printed no number")? == 0)
+    })
 }
 
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        if let Err(error) = sh::output(Command::new("ip").args(["netns", "delete", &self.name])) {
-            eprintln!("demo: {error:#}");
-        }
-    }
+/// Without duplicate detection, which takes seconds and has nobody to ask here.
+fn address(namespace: &Namespace, ipv4: &str, ipv6: &str, device: &str) -> Result<()> {
+    namespace.ip(["address", "add", ipv4, "dev", device])?;
+    namespace.ip(["address", "add", ipv6, "dev", device, "nodad"])
 }

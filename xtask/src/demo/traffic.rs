@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::background::Background;
-use super::interrupt::Interrupt;
 use super::network::{Network, ROUTER, SERVER};
+use crate::background::Background;
+use crate::interrupt::Interrupt;
 use crate::sh;
 
 /// A server that answers every question with an error, and a client that asks it.

@@ -1,4 +1,4 @@
-//! A program that runs beside the demo, and never outlives it.
+//! A program that runs beside a command of xtask, and never outlives it.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::sh;
 
 /// A running program whose output goes to a file. Dropping it kills it.
-pub(super) struct Background {
+pub(crate) struct Background {
     child: Child,
     log: PathBuf,
 }
@@ -21,18 +21,23 @@ impl Background {
     /// # Errors
     ///
     /// When the file cannot be made or the program not started.
-    pub(super) fn start(mut command: Command, log: &Path) -> Result<Self> {
+    pub(crate) fn start(mut command: Command, log: &Path) -> Result<Self> {
         let output = File::create(log).with_context(|| format!("cannot make `{}`", log.display()))?;
         let errors = output.try_clone().with_context(|| format!("cannot use `{}`", log.display()))?;
         let child = command
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
-            // Ctrl-C is for the demo only, which then ends its programs in order.
+            // Ctrl-C is for xtask only, which then ends its programs in order.
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot run `{}`", command.get_program().display()))?;
         Ok(Self { child, log: log.to_owned() })
+    }
+
+    /// Its process number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Whether the program has written `word`.
@@ -40,11 +45,11 @@ impl Background {
     /// # Errors
     ///
     /// When the program has ended, with all it said.
-    pub(super) fn has_said(&mut self, word: &str) -> Result<bool> {
+    pub(crate) fn has_said(&mut self, word: &str) -> Result<bool> {
         let status = self.child.try_wait().context("cannot wait for a program")?;
         let said = self.said();
         if let Some(status) = status {
-            bail!("a program of the demo ended with {status}:\n{said}");
+            bail!("a program that xtask started ended with {status}:\n{said}");
         }
         Ok(said.contains(word))
     }
@@ -54,9 +59,9 @@ impl Background {
     /// # Errors
     ///
     /// When the program has ended before.
-    pub(super) fn terminate(&mut self) -> Result<()> {
+    pub(crate) fn terminate(&mut self) -> Result<()> {
         let status = self.child.try_wait().context("cannot wait for a program")?;
-        ensure!(status.is_none(), "a program of the demo ended too early:\n{}", self.said());
+        ensure!(status.is_none(), "a program that xtask started ended too early:\n{}", self.said());
         // The standard library sends SIGKILL only. The number is still ours: nobody waited for it.
         sh::output(Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &self.child.id().to_string()]))?;
         Ok(())
@@ -67,11 +72,11 @@ impl Background {
     /// # Errors
     ///
     /// When it failed, with all it said.
-    pub(super) fn has_succeeded(&mut self) -> Result<bool> {
+    pub(crate) fn has_succeeded(&mut self) -> Result<bool> {
         match self.child.try_wait().context("cannot wait for a program")? {
             None => Ok(false),
             Some(status) if status.success() => Ok(true),
-            Some(status) => bail!("a program of the demo ended with {status}:\n{}", self.said()),
+            Some(status) => bail!("a program that xtask started ended with {status}:\n{}", self.said()),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Signals that end the demo, and waiting that they cut short.
+//! Signals that end a command, and waiting that they cut short.
 //!
 //! A signal sets a flag only. The code that sees it returns an error, so that everything that was
 //! started is cleaned up on the way out.
@@ -14,8 +14,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 /// How often a condition is looked at: an unnoticeable delay that costs next to nothing.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Whether a signal asked the demo to end.
-pub(super) struct Interrupt(Arc<AtomicBool>);
+/// Whether a signal asked to end.
+pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     /// From now on SIGINT, SIGTERM and SIGHUP no longer end the process by themselves.
@@ -23,7 +23,7 @@ impl Interrupt {
     /// # Errors
     ///
     /// When the kernel refuses the handlers.
-    pub(super) fn catch() -> Result<Self> {
+    pub(crate) fn catch() -> Result<Self> {
         let flag = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             signal_hook::flag::register(signal, Arc::clone(&flag))
@@ -33,7 +33,7 @@ impl Interrupt {
     }
 
     /// True once a signal came.
-    pub(super) fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
@@ -42,7 +42,7 @@ impl Interrupt {
     /// # Errors
     ///
     /// When it fails, does not hold within `limit`, or a signal came.
-    pub(super) fn wait_for(
+    pub(crate) fn wait_for(
         &self,
         what: &str,
         limit: Duration,

@@ -1,0 +1,215 @@
+//! What the eBPF programs cost: time of each per connection, and the rate of connections with and without.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::Options;
+use super::figures::{Cell, Report, Samples, Section};
+use super::loopback::{self, Took};
+use super::programs::{self, Counting, Runs};
+use crate::background::Background;
+use crate::interrupt::Interrupt;
+use crate::namespace::Namespace;
+use crate::workspace;
+
+/// How long a daemon may take to load its programs and subscribe, and to publish and exit.
+const DAEMON_LIMIT: Duration = Duration::from_secs(30);
+
+/// Programs that run for every process of the host, and not for a socket.
+const OF_PROCESSES: &str = "process_";
+
+/// A process costs the machine about as much as twenty connections.
+const CONNECTIONS_PER_PROCESS: u32 = 20;
+
+/// Measures the daemon `binary`.
+///
+/// # Errors
+///
+/// When a daemon or the traffic fails, and when a signal came.
+pub(super) fn measure(binary: &Path, options: &Options, interrupt: &Interrupt) -> Result<Report> {
+    let mut sections = costs(binary, options.count, interrupt)?;
+    sections.push(rates(binary, options, interrupt)?);
+    Ok(Report { name: "ebpf", sections })
+}
+
+/// Lets the kernel count the time of the programs, which itself takes time.
+fn costs(binary: &Path, count: u32, interrupt: &Interrupt) -> Result<Vec<Section>> {
+    let watched = Watched::start(binary, &[], interrupt)?;
+    let _counting = Counting::start()?;
+    let process_count = count.div_ceil(CONNECTIONS_PER_PROCESS);
+    // Once before: the first connections fill caches.
+    watched.namespace.inside(|| loopback::tcp(count.div_ceil(10)))?;
+    println!("== programs: {count} connections");
+    let mut tcp = watched.runs_during(|| loopback::tcp(count).map(drop))?;
+    println!("== programs: {count} datagrams and answers");
+    let mut udp = watched.runs_during(|| loopback::udp(count).map(drop))?;
+    println!("== programs: {process_count} processes");
+    let mut process = watched.runs_during(|| loopback::processes(process_count))?;
+    watched.stop(interrupt)?;
+
+    let of_processes = |name: &String| name.starts_with(OF_PROCESSES);
+    tcp.retain(|name, _| !of_processes(name));
+    udp.retain(|name, _| !of_processes(name));
+    process.retain(|name, _| of_processes(name));
+    Ok(vec![
+        cost("tcp", "TCP, per connection: a side is half of it", tcp, count),
+        cost("udp", "UDP, per socket that sends a datagram and gets an answer", udp, count),
+        cost("process", "Processes, per fork, exec and exit", process, process_count),
+    ])
+}
+
+fn cost(key: &'static str, title: &str, runs: BTreeMap<String, Runs>, count: u32) -> Section {
+    let row = |(name, runs): (String, Runs)| {
+        let (times, ns) = (wide(runs.count), runs.time.as_secs_f64() * 1e9);
+        let count = f64::from(count);
+        vec![
+            Cell::Text(name),
+            Cell::Figure(times / count, 2),
+            Cell::Figure(ns / times.max(1.0), 0),
+            Cell::Figure(ns / count, 0),
+        ]
+    };
+    let mut by_time: Vec<(String, Runs)> = runs.into_iter().filter(|(_, runs)| runs.count > 0).collect();
+    by_time.sort_by_key(|(_, runs)| std::cmp::Reverse(runs.time));
+    let mut sum = Runs::default();
+    for (_, runs) in &by_time {
+        sum += *runs;
+    }
+    let rows = by_time.into_iter().chain([("sum".to_owned(), sum)]).map(row).collect();
+    Section { title: title.to_owned(), key, columns: &["program", "runs", "ns_per_run", "ns"], rows }
+}
+
+/// A count as a figure: exact far beyond what can be counted here.
+fn wide(count: u64) -> f64 {
+    u32::try_from(count).map_or(f64::INFINITY, f64::from)
+}
+
+/// Makes connections with and without the programs, in turns and in other respects the same.
+fn rates(binary: &Path, options: &Options, interrupt: &Interrupt) -> Result<Section> {
+    let mut rate = Compared::default();
+    let mut cpu = Compared::default();
+    for round in 1..=options.rounds {
+        println!("== rate: round {round} of {}", options.rounds);
+        let one = |arguments: &[&str]| -> Result<Took> {
+            let watched = Watched::start(binary, arguments, interrupt)?;
+            watched.namespace.inside(|| loopback::tcp(options.count.div_ceil(10)))?;
+            let took = watched.namespace.inside(|| loopback::tcp(options.count))?;
+            watched.stop(interrupt)?;
+            Ok(took)
+        };
+        // Whatever drifts meets both alike.
+        let (with, without) = if round % 2 == 0 {
+            let with = one(&[])?;
+            (with, one(&["--no-ebpf"])?)
+        } else {
+            let without = one(&["--no-ebpf"])?;
+            (one(&[])?, without)
+        };
+        let count = f64::from(options.count);
+        rate.add([with, without].map(|took| count / took.elapsed.as_secs_f64()));
+        cpu.add([with, without].map(|took| took.cpu.as_secs_f64() * 1e6 / count));
+    }
+    let rows = vec![rate.row("connections per s", 0), cpu.row("CPU us per connection, both sides", 2)];
+    Ok(Section {
+        title: format!("TCP with and without the programs: {} rounds, medians and quartiles", options.rounds),
+        key: "rate",
+        columns: &[
+            "figure",
+            "with",
+            "without",
+            "difference_percent",
+            "lower_quartile_percent",
+            "upper_quartile_percent",
+        ],
+        rows,
+    })
+}
+
+/// One figure, with and without the programs.
+#[derive(Default)]
+struct Compared {
+    with: Samples,
+    without: Samples,
+    /// Of each round on its own: what runs beside it disturbs both alike.
+    difference_percent: Samples,
+}
+
+impl Compared {
+    fn add(&mut self, [with, without]: [f64; 2]) {
+        self.with.push(with);
+        self.without.push(without);
+        self.difference_percent.push((with / without - 1.0) * 100.0);
+    }
+
+    fn row(&self, name: &str, decimals: usize) -> Vec<Cell> {
+        let median = |samples: &Samples| samples.quartiles().map_or(f64::NAN, |[_, median, _]| median);
+        let [low, middle, high] = self.difference_percent.quartiles().unwrap_or([f64::NAN; 3]);
+        let medians = [&self.with, &self.without].map(|samples| Cell::Figure(median(samples), decimals));
+        let percent = [middle, low, high].map(|percent| Cell::Figure(percent, 1));
+        [Cell::Text(name.to_owned())].into_iter().chain(medians).chain(percent).collect()
+    }
+}
+
+/// A namespace, and a daemon that watches it.
+struct Watched {
+    // In the order in which they go.
+    daemon: Background,
+    namespace: Namespace,
+    _output: Output,
+}
+
+impl Watched {
+    fn start(binary: &Path, arguments: &[&str], interrupt: &Interrupt) -> Result<Self> {
+        let namespace = Namespace::new("bench", "loopback")?;
+        let output = Output::new()?;
+        let mut command = Command::new(binary);
+        command.arg("run").arg("--output").arg(output.0.join("data")).args(["--netns", &namespace.name]);
+        command.args(["--fix", "--rotate-interval", "1h"]).args(arguments);
+        let daemon = Background::start(command, &output.0.join("log"))?;
+        let mut watched = Self { daemon, namespace, _output: output };
+        interrupt.wait_for("the daemon to be ready", DAEMON_LIMIT, || watched.daemon.has_said("ready"))?;
+        Ok(watched)
+    }
+
+    /// What its programs do while `work` makes traffic.
+    fn runs_during(&self, work: impl FnOnce() -> Result<()> + Send) -> Result<BTreeMap<String, Runs>> {
+        let before = programs::runs(self.daemon.pid())?;
+        self.namespace.inside(work)?;
+        let mut runs = programs::runs(self.daemon.pid())?;
+        for (name, runs) in &mut runs {
+            let before = before.get(name).copied().unwrap_or_default();
+            runs.count -= before.count;
+            runs.time -= before.time;
+        }
+        Ok(runs)
+    }
+
+    fn stop(mut self, interrupt: &Interrupt) -> Result<()> {
+        self.daemon.terminate()?;
+        interrupt.wait_for("the daemon to exit", DAEMON_LIMIT, || self.daemon.has_succeeded())
+    }
+}
+
+/// A directory for what a daemon writes, which nobody reads. Dropping it removes it.
+struct Output(PathBuf);
+
+impl Output {
+    fn new() -> Result<Self> {
+        let directory = workspace::target_dir().join("bench").join(process::id().to_string());
+        fs::create_dir_all(&directory).with_context(|| format!("cannot make `{}`", directory.display()))?;
+        Ok(Self(directory))
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("bench: cannot remove `{}`: {error}", self.0.display());
+        }
+    }
+}

@@ -36,6 +36,8 @@ pub mod kind {
     pub const ENDPOINT_OPEN: u32 = 6;
     /// A [`SocketRelease`](crate::SocketRelease).
     pub const SOCKET_RELEASE: u32 = 7;
+    /// A [`TcpConnect`](crate::TcpConnect).
+    pub const TCP_CONNECT: u32 = 8;
 }
 
 /// Bits of [`SocketState::flags`].
@@ -76,8 +78,9 @@ pub struct SocketState {
     pub flags: u32,
     /// The port or echo id that user space was told, where [`flags::ANNOUNCED`] is set.
     pub announced_id: u32,
-    /// The source address that user space was told of a socket that is bound to none.
-    pub announced_addr: [u8; 16],
+    /// The source address that user space was told of a socket that is bound to none, as words in network
+    /// order.
+    pub announced_addr: [u32; 4],
 }
 
 /// Who owns a socket, taken in the process's own context.
@@ -106,6 +109,19 @@ impl Owner {
         Self { time_ns: 0, tgid: 0, uid: 0, cgroup_id: 0, netns_cookie: 0, comm: [0; COMM_LEN] };
 }
 
+/// A process connects a TCP socket. A [`TcpOpen`] follows, unless the kernel finds no way to the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
+#[repr(C)]
+pub struct TcpConnect {
+    /// The kind is [`kind::TCP_CONNECT`].
+    pub header: EventHeader,
+    /// Cookie of the socket (`SO_COOKIE`), unique until the next boot.
+    pub socket_cookie: u64,
+    /// The process that connects it: the owner.
+    pub owner: Owner,
+}
+
 /// A TCP socket has its tuple: it sends the first SYN, or has finished the handshake as a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
@@ -113,9 +129,9 @@ impl Owner {
 pub struct TcpOpen {
     /// The kind is [`kind::TCP_OPEN`].
     pub header: EventHeader,
-    /// Cookie of the socket (`SO_COOKIE`), unique until the next boot.
+    /// Cookie of the socket, as in [`TcpConnect`].
     pub socket_cookie: u64,
-    /// The owner; for a server's socket the one of the listener, from which it is inherited.
+    /// The owner of the listener, from which a server's socket inherits it; not known of one that connects.
     pub owner: Owner,
     /// Local address as 16 bytes in network order; IPv4 as v4-mapped (`::ffff:0:0/96`).
     pub local_addr: [u8; 16],
@@ -278,6 +294,7 @@ unsafe impl aya::Pod for TaskLayout {}
 const _: () = {
     assert!(size_of::<EventHeader>() == 16);
     assert!(size_of::<Owner>() == 48);
+    assert!(size_of::<TcpConnect>() == 16 + 8 + 48);
     assert!(size_of::<TcpOpen>() == 16 + 8 + 48 + 32 + 8);
     assert!(size_of::<SocketState>() == 48 + 8 + 16);
     assert!(size_of::<TcpClose>() == 16 + 8 + 16 + 16);

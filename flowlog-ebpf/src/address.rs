@@ -1,4 +1,7 @@
-//! Addresses as the ABI has them: 16 bytes in network order, IPv4 as v4-mapped (`::ffff:a.b.c.d`).
+//! Addresses as four words in network order, IPv4 as v4-mapped (`::ffff:a.b.c.d`).
+//!
+//! The ABI has them as bytes. Here they are words until they are written: the compiler moves bytes one by
+//! one.
 
 use core::ptr;
 
@@ -6,13 +9,16 @@ use aya_ebpf::bindings::bpf_sock;
 
 pub(crate) const AF_INET: u32 = 2;
 
+/// Where an address stands for none.
+pub(crate) const NO_ADDRESS: [u32; 4] = [0; 4];
+
 /// The words of a v4-mapped address before the IPv4 address itself.
 const V4_MAPPED: [u32; 3] = [0, 0, 0xffff_u32.to_be()];
 
 /// An IPv4 address in network order.
 #[inline(always)]
-pub(crate) fn v4_mapped(addr: u32) -> [u8; 16] {
-    bytes([V4_MAPPED[0], V4_MAPPED[1], V4_MAPPED[2], addr])
+pub(crate) fn v4_mapped(addr: u32) -> [u32; 4] {
+    [V4_MAPPED[0], V4_MAPPED[1], V4_MAPPED[2], addr]
 }
 
 #[inline(always)]
@@ -20,11 +26,15 @@ pub(crate) fn is_v4_mapped(words: [u32; 4]) -> bool {
     words[0] == V4_MAPPED[0] && words[1] == V4_MAPPED[1] && words[2] == V4_MAPPED[2]
 }
 
-/// The bytes of words in network order.
+/// Writes an address where the ABI has one.
+///
+/// # Safety
+///
+/// `to` may be written and is aligned for words: in an event every address is.
 #[inline(always)]
-pub(crate) fn bytes(words: [u32; 4]) -> [u8; 16] {
-    // SAFETY: any 16 bytes are a valid array of bytes.
-    unsafe { core::mem::transmute(words) }
+pub(crate) unsafe fn write(to: *mut [u8; 16], words: [u32; 4]) {
+    // SAFETY: as for this function.
+    unsafe { to.cast::<[u32; 4]>().write(words) };
 }
 
 /// Local and remote address of a socket.
@@ -33,7 +43,7 @@ pub(crate) fn bytes(words: [u32; 4]) -> [u8; 16] {
 ///
 /// `sk` is a full socket of the context of the running program that was compared with null.
 #[inline(always)]
-pub(crate) unsafe fn of_socket(sk: *const bpf_sock) -> ([u8; 16], [u8; 16]) {
+pub(crate) unsafe fn of_socket(sk: *const bpf_sock) -> ([u32; 4], [u32; 4]) {
     // SAFETY: fields of the UAPI structure that the caller vouches for. All are read before it is known
     // which are of use: the compiler would join the last loads of two branches into one with a variable
     // offset, which the verifier refuses.
@@ -46,10 +56,10 @@ pub(crate) unsafe fn of_socket(sk: *const bpf_sock) -> ([u8; 16], [u8; 16]) {
             remote_ip6(sk),
         )
     };
-    if family == AF_INET { (v4_mapped(local4), v4_mapped(remote4)) } else { (bytes(local6), bytes(remote6)) }
+    if family == AF_INET { (v4_mapped(local4), v4_mapped(remote4)) } else { (local6, remote6) }
 }
 
-/// Local address of an IPv6 socket in words.
+/// Local address of an IPv6 socket.
 ///
 /// # Safety
 ///

@@ -12,14 +12,14 @@ use aya_ebpf::macros::{cgroup_skb, cgroup_sock_addr};
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext};
 use flowlog_common::{EndpointOpen, SocketState, flags, kind};
 
-use crate::address::{bytes, local_ip6, of_socket, v4_mapped};
-use crate::{events, owner};
+use crate::address::{self, NO_ADDRESS, local_ip6, of_socket, v4_mapped};
+use crate::owner::IPPROTO_TCP;
+use crate::{events, owner, words};
 
 /// What a program of these hooks returns to let the packet or message go on.
 const ALLOW: i32 = 1;
 
 const IPPROTO_ICMP: u32 = 1;
-const IPPROTO_TCP: u32 = 6;
 const IPPROTO_ICMPV6: u32 = 58;
 /// `SOCK_RAW` of `linux/net.h`.
 const SOCK_RAW: u32 = 3;
@@ -27,11 +27,11 @@ const SOCK_RAW: u32 = 3;
 /// An echo request: its type of ICMP and of ICMPv6.
 const ECHO_REQUEST: [u8; 2] = [8, 128];
 
+/// No echo id. An `Option` here leaves a register without a value, which the verifier refuses.
+const NO_ID: u32 = u32::MAX;
+
 /// How many source addresses are told of a socket: one that alternates between many would fill the ring.
 const MAX_ADDRESSES: u32 = 16;
-
-/// Where an address stands for none.
-const NO_ADDRESS: [u8; 16] = [0; 16];
 
 /// Tells of a socket that is bound to an IPv4 address and port.
 #[inline(always)]
@@ -46,11 +46,11 @@ pub(crate) fn bound4(ctx: &SockContext, state: &mut SocketState) {
 pub(crate) fn bound6(ctx: &SockContext, state: &mut SocketState) {
     // SAFETY: `src_ip6` may be read in this hook, of which the context is the socket.
     let local = unsafe { local_ip6(ctx.sock) };
-    bound(ctx, state, bytes(local));
+    bound(ctx, state, local);
 }
 
 #[inline(always)]
-fn bound(ctx: &SockContext, state: &mut SocketState, local_addr: [u8; 16]) {
+fn bound(ctx: &SockContext, state: &mut SocketState, local_addr: [u32; 4]) {
     // SAFETY: fields that may be read in this hook, of which the context is the socket.
     let (protocol, port) = unsafe { ((*ctx.sock).protocol, (*ctx.sock).src_port) };
     if protocol == IPPROTO_TCP {
@@ -58,19 +58,22 @@ fn bound(ctx: &SockContext, state: &mut SocketState, local_addr: [u8; 16]) {
     }
     state.flags |= flags::ANNOUNCED;
     state.announced_id = port;
-    events::send(EndpointOpen {
-        header: events::header(kind::ENDPOINT_OPEN),
-        socket_cookie: cookie(ctx),
-        owner: state.owner,
-        local_addr,
-        remote_addr: NO_ADDRESS,
-        packet_addr: NO_ADDRESS,
-        local_port: port as u16,
-        remote_port: 0,
-        protocol: protocol as u8,
-        used: 0,
-        pad: 0,
-    });
+    // SAFETY: all fields are written.
+    unsafe {
+        events::send(|event: *mut EndpointOpen| {
+            (*event).header = events::header(kind::ENDPOINT_OPEN);
+            (*event).socket_cookie = cookie(ctx);
+            words::copy(&raw mut (*event).owner, &raw const state.owner);
+            address::write(&raw mut (*event).local_addr, local_addr);
+            words::clear(&raw mut (*event).remote_addr);
+            words::clear(&raw mut (*event).packet_addr);
+            (*event).local_port = port as u16;
+            (*event).remote_port = 0;
+            (*event).protocol = protocol as u8;
+            (*event).used = 0;
+            (*event).pad = 0;
+        });
+    }
 }
 
 /// `BPF_CGROUP_UDP4_SENDMSG`: a message to an address that was given with it.
@@ -117,7 +120,7 @@ fn message(ctx: &SockAddrContext) -> i32 {
     }
     if let Some(state) = state {
         // SAFETY: as above; the kernel gives a full socket here.
-        unsafe { announce(ctx, sk, state, None, NO_ADDRESS) };
+        unsafe { announce(ctx, sk, state, NO_ID, NO_ADDRESS) };
     }
     ALLOW
 }
@@ -125,6 +128,9 @@ fn message(ctx: &SockAddrContext) -> i32 {
 /// `BPF_CGROUP_INET_EGRESS`: every packet of every socket. TCP is told by `sock_ops`.
 #[cgroup_skb(egress)]
 pub(crate) fn datagram_egress(ctx: SkBuffContext) -> i32 {
+    if carries_tcp(&ctx) {
+        return ALLOW;
+    }
     // SAFETY: the field of `struct __sk_buff`, which the context points to.
     let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
     if sk.is_null() {
@@ -147,11 +153,11 @@ pub(crate) fn datagram_egress(ctx: SkBuffContext) -> i32 {
     // SAFETY: as above.
     let echo_id = if is_echo && unsafe { (*sk).type_ } == SOCK_RAW {
         match echo_id(&ctx, protocol) {
-            Some(id) => Some(id),
+            Some(id) => id,
             None => return ALLOW,
         }
     } else {
-        None
+        NO_ID
     };
     // SAFETY: as above.
     let packet_addr = if unsafe { is_bound_to_none(sk) } && state.flags < MAX_ADDRESSES * flags::ADDRESSES {
@@ -161,12 +167,32 @@ pub(crate) fn datagram_egress(ctx: SkBuffContext) -> i32 {
     };
     let is_news = state.flags & flags::USED == 0
         || packet_addr != state.announced_addr
-        || echo_id.is_some_and(|id| id != state.announced_id);
+        || (echo_id != NO_ID && echo_id != state.announced_id);
     if is_news {
         // SAFETY: as above.
         unsafe { announce(&ctx, sk, state, echo_id, packet_addr) };
     }
     ALLOW
+}
+
+/// Whether a packet is one of TCP, where its header tells at once: most are, and this costs less than to
+/// ask the socket.
+#[inline(always)]
+fn carries_tcp(ctx: &SkBuffContext) -> bool {
+    /// Up to the protocol of IPv4, which is behind the one of IPv6.
+    const NEEDED_BYTES: usize = 10;
+    // SAFETY: the fields of `struct __sk_buff`, which the kernel turns into pointers.
+    let (start, end) = unsafe { ((*ctx.skb.skb).data as usize, (*ctx.skb.skb).data_end as usize) };
+    if start + NEEDED_BYTES > end {
+        return false;
+    }
+    let packet = start as *const u8;
+    // SAFETY: bytes before the end. All are read before it is known which are of use, as in
+    // `address::of_socket`.
+    let (version_and_length, v6_protocol, v4_protocol) =
+        unsafe { (packet.read_volatile(), packet.add(6).read_volatile(), packet.add(9).read_volatile()) };
+    let protocol = if version_and_length >> 4 == 4 { v4_protocol } else { v6_protocol };
+    u32::from(protocol) == IPPROTO_TCP
 }
 
 /// Whether the socket has no local address of its own: that of its packets is chosen for each.
@@ -177,12 +203,12 @@ pub(crate) fn datagram_egress(ctx: SkBuffContext) -> i32 {
 #[inline(always)]
 unsafe fn is_bound_to_none(sk: *const bpf_sock) -> bool {
     // SAFETY: as for this function.
-    unsafe { (*sk).src_ip4 == 0 && local_ip6(sk) == [0; 4] }
+    unsafe { (*sk).src_ip4 == 0 && local_ip6(sk) == NO_ADDRESS }
 }
 
 /// The source address of a packet.
 #[inline(always)]
-fn source(ctx: &SkBuffContext) -> Option<[u8; 16]> {
+fn source(ctx: &SkBuffContext) -> Option<[u32; 4]> {
     let version: u8 = ctx.load(0).ok()?;
     if version >> 4 == 4 { ctx.load::<u32>(12).ok().map(v4_mapped) } else { ctx.load(8).ok() }
 }
@@ -212,8 +238,8 @@ unsafe fn announce(
     ctx: &impl EbpfContext,
     sk: *const bpf_sock,
     state: &mut SocketState,
-    id: Option<u32>,
-    packet_addr: [u8; 16],
+    id: u32,
+    packet_addr: [u32; 4],
 ) {
     // SAFETY: as for this function.
     let (local_addr, remote_addr) = unsafe { of_socket(sk) };
@@ -221,26 +247,33 @@ unsafe fn announce(
     let (protocol, socket_type, port, remote_port) =
         unsafe { ((*sk).protocol, (*sk).type_, (*sk).src_port, u16::from_be((*sk).dst_port)) };
     // What a raw socket has for a port is its protocol.
-    let local_port = id.unwrap_or(if socket_type == SOCK_RAW { 0 } else { port });
+    let local_port = match id {
+        NO_ID if socket_type == SOCK_RAW => 0,
+        NO_ID => port,
+        id => id,
+    };
     if packet_addr != state.announced_addr {
         state.flags += flags::ADDRESSES;
         state.announced_addr = packet_addr;
     }
     state.flags |= flags::ANNOUNCED | flags::USED;
     state.announced_id = local_port;
-    events::send(EndpointOpen {
-        header: events::header(kind::ENDPOINT_OPEN),
-        socket_cookie: cookie(ctx),
-        owner: state.owner,
-        local_addr,
-        remote_addr,
-        packet_addr,
-        local_port: local_port as u16,
-        remote_port,
-        protocol: protocol as u8,
-        used: 1,
-        pad: 0,
-    });
+    // SAFETY: all fields are written.
+    unsafe {
+        events::send(|event: *mut EndpointOpen| {
+            (*event).header = events::header(kind::ENDPOINT_OPEN);
+            (*event).socket_cookie = cookie(ctx);
+            words::copy(&raw mut (*event).owner, &raw const state.owner);
+            address::write(&raw mut (*event).local_addr, local_addr);
+            address::write(&raw mut (*event).remote_addr, remote_addr);
+            address::write(&raw mut (*event).packet_addr, packet_addr);
+            (*event).local_port = local_port as u16;
+            (*event).remote_port = remote_port;
+            (*event).protocol = protocol as u8;
+            (*event).used = 1;
+            (*event).pad = 0;
+        });
+    }
 }
 
 #[inline(always)]

@@ -30,13 +30,19 @@ pub(crate) fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// Sends `event`, or counts it as lost. The reader polls: waking it up for each event would cost
+/// Sends an event, or counts it as lost. The reader polls: waking it up for each event would cost
 /// more than all the rest of a program.
+///
+/// The event is filled where it stays: one that is made on the stack first is copied byte by byte.
+///
+/// # Safety
+///
+/// `fill` initialises all of the event, including its padding.
 #[inline(always)]
-pub(crate) fn send<T: 'static>(event: T) {
+pub(crate) unsafe fn send<T: 'static>(fill: impl FnOnce(*mut T)) {
     match EVENTS.reserve_untyped::<T>(0) {
         Some(mut slot) => {
-            slot.write(event);
+            fill(slot.as_mut_ptr());
             slot.submit(u64::from(BPF_RB_NO_WAKEUP));
         }
         None => count_lost(),

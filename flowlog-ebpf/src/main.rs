@@ -31,6 +31,7 @@ mod owner;
 mod process;
 mod task;
 mod tcp;
+mod words;
 
 /// A licence that is compatible with the GPL, which several helpers ask for.
 #[unsafe(link_section = "license")]

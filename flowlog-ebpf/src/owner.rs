@@ -3,6 +3,9 @@
 //! The owner is the process that created the socket, and from then on the one that connects or binds
 //! it, since descriptors are passed on. Accepted sockets inherit the owner of their listener: the map
 //! has the flag `BPF_F_CLONE`.
+//!
+//! To make the state of a socket costs more than all else that is done for a connection, so a TCP socket
+//! has none until it is bound or listens. One that connects needs none: its owner is told at once.
 
 use core::ffi::c_void;
 use core::ptr;
@@ -12,17 +15,20 @@ use aya_ebpf::bindings::{
     BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_storage_get,
+    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_netns_cookie, bpf_get_socket_cookie,
+    bpf_sk_storage_get,
 };
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use aya_ebpf::macros::{btf_map, cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
-use flowlog_common::{COMM_LEN, Owner, SocketRelease, SocketState, flags, kind};
+use flowlog_common::{COMM_LEN, Owner, SocketRelease, SocketState, TcpConnect, flags, kind};
 
-use crate::{datagram, events};
+use crate::{datagram, events, words};
 
 /// What a program of these hooks returns to let the operation go on.
 const ALLOW: i32 = 1;
+
+pub(crate) const IPPROTO_TCP: u32 = 6;
 
 /// Flags of sockets whose release is told.
 const TOLD_AT_RELEASE: u32 = flags::ACCEPTED | flags::ANNOUNCED | flags::SEEDED;
@@ -86,6 +92,18 @@ pub(crate) unsafe fn state_of(sk: *mut c_void) -> Option<&'static mut SocketStat
     unsafe { SOCKETS.get(sk, 0).map(|state| &mut *state) }
 }
 
+/// Makes the state of a socket that listens, where it has none because it was not bound: accepted sockets
+/// have a state then, too, so that their release is told. Whose it is cannot be known here.
+///
+/// # Safety
+///
+/// As for [`state_of`].
+#[inline(always)]
+pub(crate) unsafe fn listen(sk: *mut c_void) {
+    // SAFETY: as for `state_of`. The kernel makes it all zero: no owner.
+    unsafe { SOCKETS.get(sk, BPF_SK_STORAGE_GET_F_CREATE) };
+}
+
 /// Makes the current process the owner of `sk`. User space is told again of what it may know.
 ///
 /// # Safety
@@ -95,22 +113,30 @@ pub(crate) unsafe fn state_of(sk: *mut c_void) -> Option<&'static mut SocketStat
 pub(crate) unsafe fn own(ctx: &impl EbpfContext, sk: *mut c_void) -> Option<&'static mut SocketState> {
     // SAFETY: as for `state_of`.
     let state = unsafe { SOCKETS.get(sk, BPF_SK_STORAGE_GET_F_CREATE).map(|state| &mut *state)? };
-    *state = SocketState { owner: current(ctx), flags: 0, announced_id: 0, announced_addr: [0; 16] };
+    // SAFETY: the state may be written, see `state_of`.
+    unsafe {
+        words::clear(ptr::from_mut(state));
+        write_current(ctx, &raw mut state.owner, events::now_ns());
+    }
     Some(state)
 }
 
-/// The current process as the owner of a socket of the context.
+/// Writes the current process as the owner of a socket of the context, now.
+///
+/// # Safety
+///
+/// `owner` may be written.
 #[inline(always)]
-fn current(ctx: &impl EbpfContext) -> Owner {
-    Owner {
-        time_ns: events::now_ns(),
-        tgid: current_tgid(),
-        uid: bpf_get_current_uid_gid() as u32,
-        // SAFETY: the helper takes no arguments.
-        cgroup_id: unsafe { bpf_get_current_cgroup_id() },
-        // SAFETY: the context is the one of the running program.
-        netns_cookie: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
-        comm: bpf_get_current_comm().unwrap_or([0; COMM_LEN]),
+unsafe fn write_current(ctx: &impl EbpfContext, owner: *mut Owner, time_ns: u64) {
+    // SAFETY: as for this function; the context is the one of the running program. Where there is no
+    // name the helper writes zero bytes.
+    unsafe {
+        (*owner).time_ns = time_ns;
+        (*owner).tgid = current_tgid();
+        (*owner).uid = bpf_get_current_uid_gid() as u32;
+        (*owner).cgroup_id = bpf_get_current_cgroup_id();
+        (*owner).netns_cookie = bpf_get_netns_cookie(ctx.as_ptr());
+        bpf_get_current_comm((&raw mut (*owner).comm).cast(), COMM_LEN as u32);
     }
 }
 
@@ -123,8 +149,11 @@ pub(crate) fn current_tgid() -> u32 {
 /// `BPF_CGROUP_INET_SOCK_CREATE`: `socket(2)`, not for the kernel's own sockets.
 #[cgroup_sock(sock_create)]
 pub(crate) fn owner_create(ctx: SockContext) -> i32 {
-    // SAFETY: in this hook the context itself is the socket.
-    unsafe { own(&ctx, ctx.as_ptr()) };
+    // SAFETY: a field that may be read in this hook, of which the context is the socket.
+    if unsafe { (*ctx.sock).protocol } != IPPROTO_TCP {
+        // SAFETY: as above.
+        unsafe { own(&ctx, ctx.as_ptr()) };
+    }
     ALLOW
 }
 
@@ -163,8 +192,17 @@ pub(crate) fn owner_connect6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn connect(ctx: &SockAddrContext) -> i32 {
     // SAFETY: `sk` is a field of `struct bpf_sock_addr`, which the context points to.
-    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
-    if !sk.is_null() {
+    let (protocol, sk) = unsafe { ((*ctx.sock_addr).protocol, (*ctx.sock_addr).__bindgen_anon_1.sk) };
+    if protocol == IPPROTO_TCP {
+        // SAFETY: all fields are written.
+        unsafe {
+            events::send(|event: *mut TcpConnect| {
+                (*event).header = events::header(kind::TCP_CONNECT);
+                (*event).socket_cookie = bpf_get_socket_cookie(ctx.as_ptr());
+                write_current(ctx, &raw mut (*event).owner, (*event).header.time_ns);
+            });
+        }
+    } else if !sk.is_null() {
         // SAFETY: it is the socket of this context.
         unsafe { own(ctx, sk.cast()) };
     }
@@ -178,12 +216,14 @@ pub(crate) fn owner_release(ctx: SockContext) -> i32 {
     // SAFETY: in this hook the context itself is the socket.
     let state = unsafe { state_of(ctx.as_ptr()) };
     if state.is_some_and(|state| state.flags & TOLD_AT_RELEASE != 0) {
-        events::send(SocketRelease {
-            header: events::header(kind::SOCKET_RELEASE),
-            // SAFETY: the context is the one of the running program.
-            socket_cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
-            closer: current(&ctx),
-        });
+        // SAFETY: all fields are written; the context is the one of the running program.
+        unsafe {
+            events::send(|event: *mut SocketRelease| {
+                (*event).header = events::header(kind::SOCKET_RELEASE);
+                (*event).socket_cookie = bpf_get_socket_cookie(ctx.as_ptr());
+                write_current(&ctx, &raw mut (*event).closer, (*event).header.time_ns);
+            });
+        }
     }
     ALLOW
 }

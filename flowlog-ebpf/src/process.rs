@@ -9,7 +9,7 @@ use aya_ebpf::programs::TracePointContext;
 use flowlog_common::{ARGS_LEN, FILENAME_LEN, ProcessExec, ProcessExit, ProcessFork, kind};
 
 use crate::owner::current_tgid;
-use crate::{events, task};
+use crate::{events, task, words};
 
 /// `CLONE_THREAD` of `linux/sched.h`: the new task belongs to the process of its maker.
 const CLONE_THREAD: u64 = 0x0001_0000;
@@ -26,13 +26,17 @@ pub(crate) fn process_fork(ctx: TracePointContext) -> u32 {
     if let (Ok(tgid), Ok(clone_flags)) = (pid, clone_flags)
         && clone_flags & CLONE_THREAD == 0
     {
-        events::send(ProcessFork {
-            header: events::header(kind::PROCESS_FORK),
-            tgid,
-            maker_tgid: current_tgid(),
-            ppid: if clone_flags & CLONE_PARENT == 0 { current_tgid() } else { task::parent_tgid() },
-            login_uid: task::login_uid(),
-        });
+        // SAFETY: all fields are written.
+        unsafe {
+            events::send(|event: *mut ProcessFork| {
+                (*event).header = events::header(kind::PROCESS_FORK);
+                (*event).tgid = tgid;
+                (*event).maker_tgid = current_tgid();
+                (*event).ppid =
+                    if clone_flags & CLONE_PARENT == 0 { current_tgid() } else { task::parent_tgid() };
+                (*event).login_uid = task::login_uid();
+            });
+        }
     }
     0
 }
@@ -65,7 +69,7 @@ pub(crate) fn process_exec(ctx: TracePointContext) -> u32 {
         (*exec).tgid = current_tgid();
         (*exec).filename_len = len.saturating_sub(1);
         (*exec).login_uid = task::login_uid();
-        (*exec).filename = [0; FILENAME_LEN];
+        words::clear(&raw mut (*exec).filename);
         // A failed read leaves an empty path: not known.
         bpf_probe_read_kernel_str(
             (&raw mut (*exec).filename).cast(),
@@ -88,7 +92,14 @@ pub(crate) fn process_exit(_ctx: TracePointContext) -> u32 {
     let pid_tgid = bpf_get_current_pid_tgid();
     let (tgid, pid) = ((pid_tgid >> 32) as u32, pid_tgid as u32);
     if tgid == pid {
-        events::send(ProcessExit { header: events::header(kind::PROCESS_EXIT), tgid, pad: 0 });
+        // SAFETY: all fields are written.
+        unsafe {
+            events::send(|event: *mut ProcessExit| {
+                (*event).header = events::header(kind::PROCESS_EXIT);
+                (*event).tgid = tgid;
+                (*event).pad = 0;
+            });
+        }
     }
     0
 }

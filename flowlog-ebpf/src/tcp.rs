@@ -4,20 +4,21 @@
 //! returns at once. The current task is not the owner here: callbacks of a server run wherever its
 //! packets are received.
 
+use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock_ops,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, bpf_sock_ops,
 };
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use flowlog_common::{Owner, TcpClose, TcpOpen, flags, kind};
 
-use crate::address::{AF_INET, bytes, is_v4_mapped, v4_mapped};
-use crate::{events, owner};
+use crate::address::{self, AF_INET, is_v4_mapped, v4_mapped};
+use crate::{events, owner, words};
 
 /// The result that leaves the kernel's own choices (timeouts, windows) as they are.
 const OK: u32 = 1;
@@ -26,62 +27,91 @@ const OK: u32 = 1;
 #[sock_ops]
 pub(crate) fn tcp_events(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
-        BPF_SOCK_OPS_TCP_CONNECT_CB => open(&ctx, 0),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => open(&ctx, 1),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => open(&ctx, None, 0),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => close(&ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listens(&ctx),
         _ => {}
     }
     OK
 }
 
 #[inline(always)]
-fn open(ctx: &SockOpsContext, passive: u32) {
+fn listens(ctx: &SockOpsContext) {
+    let sk = socket(ctx);
+    if !sk.is_null() {
+        // SAFETY: it is the socket of this context and was compared with null.
+        unsafe { owner::listen(sk) };
+    }
+}
+
+#[inline(always)]
+fn accepted(ctx: &SockOpsContext) {
+    let sk = socket(ctx);
+    // SAFETY: it is the socket of this context and was compared with null.
+    let state = if sk.is_null() { None } else { unsafe { owner::state_of(sk) } };
+    if let Some(state) = state {
+        state.flags |= flags::ACCEPTED;
+        open(ctx, Some(&state.owner), 1);
+    } else {
+        open(ctx, None, 1);
+    }
+}
+
+/// Tells of a socket that has its tuple.
+#[inline(always)]
+fn open(ctx: &SockOpsContext, owner: Option<&Owner>, passive: u32) {
     // Programs of others may have asked for other callbacks.
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
     // Without the flag there is no close: user space then ends the life of the socket when its tuple is
     // used again.
     let _ = ctx.set_cb_flags(flags as i32);
 
-    // SAFETY: the field of the UAPI structure that the context points to.
-    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
-    let mut owner = Owner::UNKNOWN;
-    if !sk.is_null() {
-        // SAFETY: it is the socket of this context and was compared with null.
-        if let Some(state) = unsafe { owner::state_of(sk.cast()) } {
-            owner = state.owner;
-            if passive != 0 {
-                state.flags |= flags::ACCEPTED;
-            }
-        }
-    }
     let (local_addr, remote_addr) = addresses(ctx);
-    events::send(TcpOpen {
-        header: events::header(kind::TCP_OPEN),
-        socket_cookie: cookie(ctx),
-        owner,
-        local_addr,
-        remote_addr,
-        // `local_port` is in host order, `remote_port` in network order in the upper half.
-        local_port: ctx.local_port() as u16,
-        remote_port: u32::from_be(ctx.remote_port()) as u16,
-        passive,
-    });
+    // SAFETY: all fields are written.
+    unsafe {
+        events::send(|event: *mut TcpOpen| {
+            (*event).header = events::header(kind::TCP_OPEN);
+            (*event).socket_cookie = cookie(ctx);
+            match owner {
+                Some(owner) => words::copy(&raw mut (*event).owner, owner),
+                // All zero: not known.
+                None => words::clear(&raw mut (*event).owner),
+            }
+            address::write(&raw mut (*event).local_addr, local_addr);
+            address::write(&raw mut (*event).remote_addr, remote_addr);
+            // `local_port` is in host order, `remote_port` in network order in the upper half.
+            (*event).local_port = ctx.local_port() as u16;
+            (*event).remote_port = u32::from_be(ctx.remote_port()) as u16;
+            (*event).passive = passive;
+        });
+    }
 }
 
 #[inline(always)]
 fn close(ctx: &SockOpsContext) {
     // SAFETY: fields of the UAPI structure that the context points to.
     let ops = unsafe { &*ctx.ops };
-    events::send(TcpClose {
-        header: events::header(kind::TCP_CLOSE),
-        socket_cookie: cookie(ctx),
-        bytes_acked: ops.bytes_acked,
-        bytes_received: ops.bytes_received,
-        srtt_eighth_us: ops.srtt_us,
-        rtt_min_us: ops.rtt_min,
-        total_retrans: ops.total_retrans,
-        old_state: ctx.arg(0),
-    });
+    // SAFETY: all fields are written.
+    unsafe {
+        events::send(|event: *mut TcpClose| {
+            (*event).header = events::header(kind::TCP_CLOSE);
+            (*event).socket_cookie = cookie(ctx);
+            (*event).bytes_acked = ops.bytes_acked;
+            (*event).bytes_received = ops.bytes_received;
+            (*event).srtt_eighth_us = ops.srtt_us;
+            (*event).rtt_min_us = ops.rtt_min;
+            (*event).total_retrans = ops.total_retrans;
+            (*event).old_state = ctx.arg(0);
+        });
+    }
+}
+
+/// May be null.
+#[inline(always)]
+fn socket(ctx: &SockOpsContext) -> *mut c_void {
+    // SAFETY: the field of the UAPI structure that the context points to.
+    unsafe { (*ctx.ops).__bindgen_anon_2.sk }.cast()
 }
 
 #[inline(always)]
@@ -92,14 +122,14 @@ fn cookie(ctx: &SockOpsContext) -> u64 {
 
 /// Local and remote address, IPv4 as v4-mapped.
 #[inline(always)]
-fn addresses(ctx: &SockOpsContext) -> ([u8; 16], [u8; 16]) {
+fn addresses(ctx: &SockOpsContext) -> ([u32; 4], [u32; 4]) {
     let remote = remote_ip6(ctx.ops);
     // An IPv6 socket that speaks IPv4 has its local IPv6 address only after this callback.
     let is_v4 = ctx.family() == AF_INET || is_v4_mapped(remote);
     if is_v4 {
         (v4_mapped(ctx.local_ip4()), v4_mapped(ctx.remote_ip4()))
     } else {
-        (bytes(local_ip6(ctx.ops)), bytes(remote))
+        (local_ip6(ctx.ops), remote)
     }
 }
 

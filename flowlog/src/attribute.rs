@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flowlog_common::{
-    EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, TcpClose, TcpOpen,
+    EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, TcpClose, TcpConnect, TcpOpen,
 };
 
 use crate::cmdline;
@@ -14,8 +14,12 @@ use crate::flow::{Flow, L4, Protocol, Tuple};
 use crate::lives::{Life, Limits};
 use crate::processes::{Exec, Fork, ProcessTable};
 use crate::seed::{Older, Role};
-use crate::sockets::{Ends, Found, Holder, Origin, Socket, SocketTable, Span, TcpStats, mapped};
+use crate::sockets::{Connecting, Ends, Found, Holder, Origin, Socket, SocketTable, Span, TcpStats, mapped};
 use crate::timeouts::Timeouts;
+
+/// How long a socket may take from the call of `connect` to its tuple, where events are missing. It takes
+/// a few microseconds; to fail, to hand the socket over and to try again takes longer than this.
+const MAX_CONNECT_NS: u64 = 30_000;
 
 /// What is known of the sockets and processes of this host.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub struct Tables {
     pub processes: ProcessTable,
     /// What is recorded of arguments.
     cmdline: cmdline::Mode,
+    /// Owners of TCP sockets that have no tuple yet.
+    connecting: Connecting,
     /// Until when events of processes are of no use, since others are missing between them; in
     /// `CLOCK_MONOTONIC`.
     blind_until_ns: u64,
@@ -41,6 +47,7 @@ impl Tables {
             endpoints: EndpointTable::new(limits),
             processes: ProcessTable::default(),
             cmdline,
+            connecting: Connecting::default(),
             blind_until_ns: 0,
         }
     }
@@ -50,8 +57,17 @@ impl Tables {
     pub fn apply(&mut self, event: &Event, realtime_offset_ns: u64, origin: impl FnOnce(&Owner) -> Origin) {
         let realtime = |monotonic_ns: u64| monotonic_ns.saturating_add(realtime_offset_ns);
         match event {
+            Event::TcpConnect(TcpConnect { header: _, socket_cookie, owner }) => {
+                self.connecting.insert(*socket_cookie, *owner);
+            }
             Event::TcpOpen(open) => {
-                let TcpOpen { header, socket_cookie: cookie, owner, .. } = *open;
+                let TcpOpen { header, socket_cookie: cookie, .. } = *open;
+                // After a loss, a later attempt may be what is missing: of somebody who was handed the socket.
+                let is_its_own = |connecting: &Owner| {
+                    connecting.time_ns > self.blind_until_ns
+                        || header.time_ns.saturating_sub(connecting.time_ns) <= MAX_CONNECT_NS
+                };
+                let owner = self.connecting.remove(cookie).filter(is_its_own).unwrap_or(open.owner);
                 let ends = Ends {
                     local_addr: open.local_addr,
                     remote_addr: open.remote_addr,
@@ -90,6 +106,10 @@ impl Tables {
                 let process = self.processes.acting(closer.tgid, closer.time_ns).cloned();
                 let closer = Holder { process, ..self.holder(closer, origin) };
                 if let Some(life) = self.sockets.0.get_mut(socket_cookie) {
+                    if life.value.holder.owner.time_ns == 0 {
+                        // Nobody was seen to make its listener: only now it is known where it is.
+                        life.value.holder.owner.netns_cookie = closer.owner.netns_cookie;
+                    }
                     // A task of the kernel closes for somebody else.
                     life.value.closer = closer.process.is_some().then_some(closer);
                     if life.value.holder.is_seeded {
@@ -170,14 +190,14 @@ impl Tables {
 
     /// Forgets what ended long before `now_ns` (`CLOCK_REALTIME`).
     pub fn expire(&mut self, now_ns: u64) {
-        let Self { sockets, endpoints, processes: _, cmdline: _, blind_until_ns: _ } = self;
+        let Self { sockets, endpoints, processes: _, cmdline: _, connecting: _, blind_until_ns: _ } = self;
         sockets.0.expire(now_ns);
         endpoints.0.expire(now_ns);
     }
 
     /// How many sockets were forgotten early, because there were too many.
     pub fn evicted(&self) -> u64 {
-        let Self { sockets, endpoints, processes: _, cmdline: _, blind_until_ns: _ } = self;
+        let Self { sockets, endpoints, processes: _, cmdline: _, connecting: _, blind_until_ns: _ } = self;
         sockets.0.evicted() + endpoints.0.evicted()
     }
 
@@ -191,7 +211,7 @@ impl Tables {
     /// Events were lost between `since_ns` (`CLOCK_MONOTONIC`) and now, and all others are taken in: which
     /// sockets are still open is not known.
     pub fn sockets_are_unknown(&mut self, since_ns: u64, realtime_offset_ns: u64) {
-        let Self { sockets, endpoints, processes: _, cmdline: _, blind_until_ns: _ } = self;
+        let Self { sockets, endpoints, processes: _, cmdline: _, connecting: _, blind_until_ns: _ } = self;
         sockets.0.lost_events(since_ns.saturating_add(realtime_offset_ns));
         endpoints.0.lost_events(since_ns.saturating_add(realtime_offset_ns));
     }
@@ -543,5 +563,39 @@ mod tests {
         assert_eq!(exe(&tables, 450), None);
         apply(&mut tables, exec("/bin/third", 600));
         assert_eq!(exe(&tables, 650).as_deref(), Some("/bin/third"));
+    }
+
+    /// A process fails to connect and hands the socket to another one, whose attempt is among what was lost.
+    #[test]
+    fn between_lost_events_a_connection_is_not_of_who_tried_before() {
+        let header = |time_ns| EventHeader { kind: 0, pad: 0, time_ns };
+        let owner_of = |connect_ns: u64, open_ns: u64, lost_until_ns: Option<u64>| {
+            let mut tables = Tables::new(Limits::default());
+            let owner = Owner { tgid: TGID, time_ns: connect_ns, ..Owner::UNKNOWN };
+            if let Some(until_ns) = lost_until_ns {
+                tables.processes_are_unknown(connect_ns, until_ns);
+            }
+            for event in [
+                Event::TcpConnect(TcpConnect { header: header(connect_ns), socket_cookie: 1, owner }),
+                Event::TcpOpen(TcpOpen {
+                    header: header(open_ns),
+                    socket_cookie: 1,
+                    owner: Owner::UNKNOWN,
+                    local_addr: [1; 16],
+                    remote_addr: [2; 16],
+                    local_port: 1,
+                    remote_port: 2,
+                    passive: 0,
+                }),
+            ] {
+                tables.apply(&event, 0, |_| Origin::default());
+            }
+            tables.sockets.0.get_mut(1).unwrap().value.holder.owner.tgid
+        };
+        assert_eq!(owner_of(1_000_000, 1_005_000, None), TGID);
+        assert_eq!(owner_of(1_000_000, 9_000_000, None), TGID, "it may wait for a processor");
+        assert_eq!(owner_of(1_000_000, 1_005_000, Some(9_500_000)), TGID);
+        assert_eq!(owner_of(1_000_000, 9_000_000, Some(9_500_000)), 0, "there may have been another one");
+        assert_eq!(owner_of(10_000_000, 19_000_000, Some(9_500_000)), TGID, "after the loss");
     }
 }

@@ -17,7 +17,7 @@ use aya::programs::{
 };
 use flowlog_common::{
     EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, SocketState, TaskLayout,
-    TcpClose, TcpOpen, kind,
+    TcpClose, TcpConnect, TcpOpen, kind,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -90,6 +90,8 @@ pub enum EbpfError {
 /// What the programs tell, in the order in which it happened.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// A process connects a TCP socket.
+    TcpConnect(TcpConnect),
     /// A TCP socket has its tuple.
     TcpOpen(TcpOpen),
     /// A TCP socket went to the state CLOSE.
@@ -210,7 +212,7 @@ impl Ebpf {
     ///
     /// Where the kernel refuses it.
     pub fn adopt(&mut self, socket: &impl AsRawFd, owner: Owner, flags: u32) -> Result<bool, EbpfError> {
-        let state = SocketState { owner, flags, announced_id: 0, announced_addr: [0; 16] };
+        let state = SocketState { owner, flags, announced_id: 0, announced_addr: [0; 4] };
         match self.sockets.insert(socket, state, BPF_NOEXIST) {
             Ok(()) => Ok(true),
             Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => {
@@ -227,6 +229,7 @@ fn parse(bytes: &[u8]) -> Option<Event> {
         bytemuck::try_pod_read_unaligned(bytes.get(..size_of::<T>())?).ok()
     }
     match read::<u32>(bytes)? {
+        kind::TCP_CONNECT => read(bytes).map(Event::TcpConnect),
         kind::TCP_OPEN => read(bytes).map(Event::TcpOpen),
         kind::TCP_CLOSE => read(bytes).map(Event::TcpClose),
         kind::ENDPOINT_OPEN => read(bytes).map(Event::EndpointOpen),

@@ -34,9 +34,9 @@ pub struct Size(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceiveBuffer(pub usize);
 
-/// Size of the ring buffer of the eBPF programs. A TCP connection with both ends on this host takes 448 bytes
-/// of it, a process 352. So the default holds 18 720 connections, which is three quarters of a second of the
-/// highest rate that one core makes (25 000 a second on loopback), and 374 000 a second while it is read
+/// Size of the ring buffer of the eBPF programs. A TCP connection with both ends on this host takes 528 bytes
+/// of it, a process 352. So the default holds 15 880 connections, which is more than half a second of the
+/// highest rate that one core makes (25 000 a second on loopback), and 317 000 a second while it is read
 /// every 50 ms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingBuffer(pub u32);

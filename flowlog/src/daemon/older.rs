@@ -1,19 +1,22 @@
 //! Takes in the sockets that are older than the programs.
 
+use std::os::fd::OwnedFd;
+
 use anyhow::Result;
 use nix::time::ClockId;
 use tracing::{debug, warn};
 
 use super::clock::{now_ns, realtime_offset_ns};
 use super::local::{Local, is_initial_pid_namespace};
-use super::one_line;
-use crate::seed::{Missed, walk};
+use crate::seed::{Missed, Older, Role, walk};
 
 impl Local {
     /// Finds the sockets that are older than the programs, writes their owners into them and takes them
     /// into the tables. The processes are there already.
     pub(super) fn seed_sockets(&mut self) -> Result<()> {
-        let Self { ebpf: Some(ebpf), tables, origins, .. } = self else { return Ok(()) };
+        if self.ebpf.is_none() {
+            return Ok(());
+        }
         // The numbers in /proc would be of other processes.
         if !is_initial_pid_namespace() {
             return Ok(());
@@ -25,17 +28,13 @@ impl Local {
         let mut found = Vec::new();
         let mut refused = None;
         let monotonic_ns = || now_ns(ClockId::CLOCK_MONOTONIC);
-        let walked = walk(monotonic_ns, |socket, older| {
-            match ebpf.adopt(socket, older.owner, older.role.flags()) {
-                Ok(true) => {
-                    tables.seed(&older, realtime_offset_ns, |owner| origins.resolve(owner));
-                    found.push(older);
-                }
+        let walked =
+            walk(monotonic_ns, |socket, older| match self.adopt(socket, &older, realtime_offset_ns) {
+                Ok(true) => found.push(older),
                 // The programs tell of it.
                 Ok(false) => {}
                 Err(error) => refused = Some(error),
-            }
-        });
+            });
         match walked {
             Ok(Missed { processes, sockets }) => debug!(
                 "found {} sockets that are older than flowlog; {processes} processes and {sockets} sockets could not be looked at",
@@ -46,7 +45,7 @@ impl Local {
             }
         }
         if let Some(error) = refused {
-            warn!("some sockets that are older than flowlog have no process: {}", one_line(&error));
+            warn!("some sockets that are older than flowlog have no process: {error:#}");
         }
         self.drain()?;
         let Self { tables, origins, .. } = self;
@@ -54,5 +53,22 @@ impl Local {
             tables.seed(older, realtime_offset_ns, |owner| origins.resolve(owner));
         }
         Ok(())
+    }
+
+    /// Writes the owner into a socket and takes it into the tables. Says `false` where the programs know its
+    /// owner.
+    fn adopt(&mut self, socket: &OwnedFd, older: &Older, realtime_offset_ns: u64) -> Result<bool> {
+        let Some(ebpf) = &mut self.ebpf else { return Ok(false) };
+        if !ebpf.adopt(socket, older.owner, older.role.flags())? {
+            return Ok(false);
+        }
+        // One that connected since the programs run has no state to tell it from an older one, but its event
+        // came before. Its release can only come after: `socket` keeps it open.
+        if matches!(older.role, Role::Connection(_)) {
+            self.drain()?;
+        }
+        let Self { tables, origins, .. } = self;
+        tables.seed(older, realtime_offset_ns, |owner| origins.resolve(owner));
+        Ok(true)
     }
 }

@@ -19,6 +19,9 @@ select
     reply_bytes as received,
     end_reason as end,
     concat_ws(' ', src_pid, src_exe) as source_process,
+    coalesce(src_attribution, '') as src_attribution,
+    coalesce(left(src_container_id, 12), '') as src_container,
     concat_ws(' ', dst_pid, dst_exe) as destination_process,
+    coalesce(dst_attribution, '') as dst_attribution,
 from flows
 order by start_time

@@ -5,6 +5,7 @@
 //! addresses of the NAT in the middle. Whatever happens, the namespaces and processes are gone
 //! afterwards; the recorded files stay.
 
+mod container;
 mod network;
 mod report;
 mod traffic;

@@ -1,4 +1,5 @@
-//! The traffic of the demo: HTTP, DNS and ping, over IPv4 and IPv6, straight and through NAT.
+//! The traffic of the demo: HTTP, DNS and ping, over IPv4 and IPv6, straight and through NAT; from a
+//! container, from a process that is gone at once, and to a server with workers.
 
 use std::fs;
 use std::path::Path;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::container::Container;
 use super::network::{Network, ROUTER, SERVER};
 use crate::background::Background;
 use crate::interrupt::Interrupt;
@@ -15,8 +17,31 @@ use crate::sh;
 /// A server that answers every question with an error, and a client that asks it.
 const DNS: &str = include_str!("dns.py");
 
+/// A server with workers.
+const WORKERS: &str = include_str!("workers.py");
+
+/// Where it listens.
+const WORKERS_PORT: &str = "81";
+
+/// A client of it that lives for a few milliseconds: only bash itself runs.
+const BRIEF: &str = "exec 3<>\"/dev/tcp/$0/$1\" && echo >&3 && read -r <&3";
+
 /// What is fetched: enough for several packets.
 const FILE_BYTES: usize = 100_000;
+
+/// Arguments of every curl; the URL follows.
+const CURL: [&str; 10] = [
+    "--silent",
+    "--show-error",
+    "--fail",
+    "--globoff",
+    "--noproxy",
+    "*",
+    "--max-time",
+    "5",
+    "--output",
+    "/dev/null",
+];
 
 /// How long the servers may take to listen.
 const LISTEN_LIMIT: Duration = Duration::from_secs(10);
@@ -39,13 +64,16 @@ pub(super) fn make(network: &Network, directory: &Path, interrupt: &Interrupt) -
     http.args(["-m", "http.server", "80", "--bind", "::", "--directory"]).arg(&served);
     let mut dns = server.command("python3");
     dns.args(["-c", DNS, "serve", "::"]);
+    let mut workers = server.command("python3");
+    workers.args(["-c", WORKERS, "::", WORKERS_PORT]);
     let _servers = [
         Background::start(http, &directory.join("http-server.log"))?,
         Background::start(dns, &directory.join("dns-server.log"))?,
+        Background::start(workers, &directory.join("workers.log"))?,
     ];
     interrupt.wait_for("the servers to listen", LISTEN_LIMIT, || {
         let sockets = sh::output(server.command("ss").args(["-Hltun"]))?;
-        Ok([":80 ", ":53 "].iter().all(|port| sockets.contains(port)))
+        Ok([":80 ", ":53 ", ":81 "].iter().all(|port| sockets.contains(port)))
     })?;
 
     let urls = [
@@ -56,8 +84,18 @@ pub(super) fn make(network: &Network, directory: &Path, interrupt: &Interrupt) -
     ];
     for url in &urls {
         let mut curl = client.command("curl");
-        curl.args(["--silent", "--show-error", "--fail", "--globoff", "--noproxy", "*", "--max-time", "5"]);
-        exchange(curl.args(["--output", "/dev/null", url]), &format!("curl {url}"), interrupt)?;
+        exchange(curl.args(CURL).arg(url), &format!("curl {url}"), interrupt)?;
+    }
+    let container = Container::new()?;
+    if let Some(url) = urls.first() {
+        let mut curl = client.command("curl");
+        let mut curl = container.contain(curl.args(CURL).arg(url));
+        exchange(&mut curl, &format!("curl {url}, in a container"), interrupt)?;
+    }
+    for _ in 0..2 {
+        let mut bash = client.command("bash");
+        bash.args(["-c", BRIEF, SERVER.0, WORKERS_PORT]);
+        exchange(&mut bash, &format!("a question of bash to {}:{WORKERS_PORT}", SERVER.0), interrupt)?;
     }
     for address in [SERVER.0, SERVER.1] {
         let mut ask = client.command("python3");

@@ -41,6 +41,10 @@ fn embed_programs() -> Result<()> {
     let endian = variable("CARGO_CFG_TARGET_ENDIAN")?;
     let mut cargo = Command::new(variable("CARGO")?);
     cargo.arg("build");
+    if env::var_os("CARGO_FEATURE_EBPF_LOG").is_some() {
+        // Its debug information has a union `MaybeUninit<u8>`: the kernel refuses BTF with such a name.
+        cargo.args(["--features=log", "--config=profile.release.package.aya-log-ebpf.debug=false"]);
+    }
     EbpfToolchain::find()?.complete(&mut cargo, &variable("CARGO_CFG_TARGET_ARCH")?, &endian, &target_dir)?;
     let status = cargo.status().context("cannot run cargo")?;
     ensure!(status.success(), "cargo ended with {status}, its output is below");

@@ -45,7 +45,10 @@ pub(crate) unsafe fn send<T: 'static>(fill: impl FnOnce(*mut T)) {
             fill(slot.as_mut_ptr());
             slot.submit(u64::from(BPF_RB_NO_WAKEUP));
         }
-        None => count_lost(),
+        None => {
+            debug!("an event of {} bytes does not fit into the ring buffer", size_of::<T>());
+            count_lost();
+        }
     }
 }
 

@@ -13,6 +13,7 @@
 //! - [`process`]: fork, exec and exit
 //! - [`task`]: what of a process no context tells: arguments, parent, login user
 //! - [`events`]: the ring buffer and the count of what did not fit
+//! - [`log`]: lines for those who work on the programs
 //!
 //! Each program does a constant amount of work and lets the operation that it watches go on.
 
@@ -23,6 +24,9 @@
     clippy::cast_possible_wrap,
     reason = "the kernel packs two numbers into one and has flags of either sign; a checked conversion would be code that never runs"
 )]
+
+#[macro_use]
+mod log;
 
 mod address;
 mod datagram;

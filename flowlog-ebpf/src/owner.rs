@@ -101,7 +101,9 @@ pub(crate) unsafe fn state_of(sk: *mut c_void) -> Option<&'static mut SocketStat
 #[inline(always)]
 pub(crate) unsafe fn listen(sk: *mut c_void) {
     // SAFETY: as for `state_of`. The kernel makes it all zero: no owner.
-    unsafe { SOCKETS.get(sk, BPF_SK_STORAGE_GET_F_CREATE) };
+    if unsafe { SOCKETS.get(sk, BPF_SK_STORAGE_GET_F_CREATE) }.is_none() {
+        debug!("no storage for a socket that listens");
+    }
 }
 
 /// Makes the current process the owner of `sk`. User space is told again of what it may know.
@@ -112,7 +114,12 @@ pub(crate) unsafe fn listen(sk: *mut c_void) {
 #[inline(always)]
 pub(crate) unsafe fn own(ctx: &impl EbpfContext, sk: *mut c_void) -> Option<&'static mut SocketState> {
     // SAFETY: as for `state_of`.
-    let state = unsafe { SOCKETS.get(sk, BPF_SK_STORAGE_GET_F_CREATE).map(|state| &mut *state)? };
+    let Some(state) = (unsafe { SOCKETS.get(sk, BPF_SK_STORAGE_GET_F_CREATE) }) else {
+        debug!("no storage for a socket of process {}", current_tgid());
+        return None;
+    };
+    // SAFETY: as for `state_of`.
+    let state = unsafe { &mut *state };
     // SAFETY: the state may be written, see `state_of`.
     unsafe {
         words::clear(ptr::from_mut(state));

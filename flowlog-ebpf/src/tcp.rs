@@ -54,6 +54,7 @@ fn accepted(ctx: &SockOpsContext) {
         state.flags |= flags::ACCEPTED;
         open(ctx, Some(&state.owner), 1);
     } else {
+        debug!("socket {} was accepted by one without storage", cookie(ctx));
         open(ctx, None, 1);
     }
 }

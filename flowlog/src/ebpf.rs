@@ -117,6 +117,8 @@ pub struct Ebpf {
     lost_before: u64,
     capacity: usize,
     sockets: SkStorage<MapData, SocketState>,
+    #[cfg(feature = "ebpf-log")]
+    log: aya_log::EbpfLogger<&'static dyn log::Log>,
 }
 
 impl Ebpf {
@@ -149,13 +151,27 @@ impl Ebpf {
             })?;
         }
 
+        #[cfg(feature = "ebpf-log")]
+        let log = aya_log::EbpfLogger::init(&mut object).map_err(|error| EbpfError::Io {
+            what: "cannot read the log of the eBPF programs".to_owned(),
+            source: io::Error::other(error),
+        })?;
         let mut map = |name| object.take_map(name).ok_or(EbpfError::Map { map: name, source: None });
         let broken = |map| move |source| EbpfError::Map { map, source: Some(source) };
         let events = RingBuf::try_from(map("EVENTS")?).map_err(broken("EVENTS"))?;
         let lost = PerCpuArray::try_from(map("LOST")?).map_err(broken("LOST"))?;
         let sockets = SkStorage::try_from(map("SOCKETS")?).map_err(broken("SOCKETS"))?;
         let capacity = usize::try_from(ring_buffer_bytes).unwrap_or(usize::MAX) / MIN_EVENT_BYTES;
-        Ok(Self { _object: object, events, lost, lost_before: 0, capacity, sockets })
+        Ok(Self {
+            _object: object,
+            events,
+            lost,
+            lost_before: 0,
+            capacity,
+            sockets,
+            #[cfg(feature = "ebpf-log")]
+            log,
+        })
     }
 
     /// How many events the ring buffer holds at most.
@@ -178,6 +194,8 @@ impl Ebpf {
             // What cannot be parsed would be a fault of the build: both sides are of one commit.
             events.extend(parse(&item));
         }
+        #[cfg(feature = "ebpf-log")]
+        self.log.flush();
         // A loss is counted before anything that comes after it is sent.
         self.newly_lost()
     }

@@ -68,6 +68,9 @@ impl EbpfToolchain {
     ) -> Result<()> {
         command
             .args(["--package=flowlog-ebpf", "--release", "-Zbuild-std=core"])
+            // Debug information, from which the linker makes the BTF. Not a flag for the compiler: a caller
+            // may want a package to have none.
+            .arg("--config=profile.release.debug=2")
             .arg(format!("--target={}", target(endian)?))
             .arg("--target-dir")
             .arg(target_dir)
@@ -204,9 +207,9 @@ pub(crate) fn target(endian: &str) -> Result<&'static str> {
 }
 
 /// Flags for the compiler, separated as `CARGO_ENCODED_RUSTFLAGS` wants them: which registers hold
-/// the arguments (for aya-ebpf), and debug information, from which the linker makes the BTF.
+/// the arguments (for aya-ebpf), and that the linker makes BTF.
 fn rustflags(arch: &str) -> String {
-    [format!("--cfg=bpf_target_arch=\"{arch}\"").as_str(), "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f")
+    [format!("--cfg=bpf_target_arch=\"{arch}\"").as_str(), "-Clink-arg=--btf"].join("\x1f")
 }
 
 /// PATH with `first` before all others, since rustc looks for its linker there.

@@ -36,7 +36,10 @@ pub(crate) fn run() -> Result<ExitCode> {
         let mut clippy = sh::cargo("clippy");
         sh::run(clippy.args(USER_SIDE).args(["--all-targets", "--", "--deny=warnings"]))
     })?;
-    step("lints of the eBPF programs", lint_programs)?;
+    step("lints of the eBPF programs", || {
+        lint_programs(&[])?;
+        lint_programs(&["--features=log"])
+    })?;
     step("documentation", || {
         let mut doc = sh::cargo("doc");
         doc.args(USER_SIDE).args(["--no-deps", "--document-private-items"]);
@@ -62,7 +65,7 @@ pub(crate) fn run() -> Result<ExitCode> {
 }
 
 /// Clippy of the compiler that builds the programs, for the target they are built for.
-fn lint_programs() -> Result<()> {
+fn lint_programs(features: &[&str]) -> Result<()> {
     let toolchain = EbpfToolchain::find()?;
     // Not `cargo clippy`: that would be the clippy of the compiler of the user side.
     let mut clippy = Command::new(toolchain.sysroot.join("bin/cargo-clippy"));
@@ -70,7 +73,7 @@ fn lint_programs() -> Result<()> {
     let endian = if cfg!(target_endian = "little") { "little" } else { "big" };
     let target_dir = workspace::target_dir().join("ebpf");
     toolchain.complete(&mut clippy, env::consts::ARCH, endian, &target_dir)?;
-    sh::run(clippy.args(["--", "--deny=warnings"]))
+    sh::run(clippy.args(features).args(["--", "--deny=warnings"]))
 }
 
 fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {

@@ -1,0 +1,77 @@
+//! Joins of single events and flows.
+
+use flowlog_common::{EventHeader, FILENAME_LEN};
+
+use super::*;
+
+const TGID: u32 = 7;
+
+fn exec(path: &str, time_ns: u64) -> Event {
+    let mut filename = [0; FILENAME_LEN];
+    filename[..path.len()].copy_from_slice(path.as_bytes());
+    let header = EventHeader { kind: 0, pad: 0, time_ns };
+    let exec = ProcessExec {
+        header,
+        tgid: TGID,
+        filename_len: u32::try_from(path.len()).unwrap(),
+        login_uid: u32::MAX,
+        args_len: 0,
+        filename,
+    };
+    Event::ProcessExec(exec, Box::default())
+}
+
+fn exe(tables: &Tables, time_ns: u64) -> Option<String> {
+    let holder = tables.holder(Owner { tgid: TGID, time_ns, ..Owner::UNKNOWN }, |_| Origin::default());
+    holder.process?.exe.as_deref().map(str::to_owned)
+}
+
+/// The ring buffer is full of old events when new ones are lost, and takes more while it is read. What
+/// is read then may tell of a program that another one has replaced since.
+#[test]
+fn between_lost_events_no_program_is_known() {
+    let mut tables = Tables::new(Limits::default(), cmdline::Mode::Full);
+    let apply = |tables: &mut Tables, event| tables.apply(&event, 0, |_| Origin::default());
+    apply(&mut tables, exec("/bin/first", 100));
+    tables.processes_are_unknown(200, 500);
+    apply(&mut tables, exec("/bin/second", 300));
+    assert_eq!(exe(&tables, 150).as_deref(), Some("/bin/first"));
+    assert_eq!(exe(&tables, 350), None, "the number may be of another process since");
+    assert_eq!(exe(&tables, 450), None);
+    apply(&mut tables, exec("/bin/third", 600));
+    assert_eq!(exe(&tables, 650).as_deref(), Some("/bin/third"));
+}
+
+/// A process fails to connect and hands the socket to another one, whose attempt is among what was lost.
+#[test]
+fn between_lost_events_a_connection_is_not_of_who_tried_before() {
+    let header = |time_ns| EventHeader { kind: 0, pad: 0, time_ns };
+    let owner_of = |connect_ns: u64, open_ns: u64, lost_until_ns: Option<u64>| {
+        let mut tables = Tables::new(Limits::default(), cmdline::Mode::Off);
+        let owner = Owner { tgid: TGID, time_ns: connect_ns, ..Owner::UNKNOWN };
+        if let Some(until_ns) = lost_until_ns {
+            tables.processes_are_unknown(connect_ns, until_ns);
+        }
+        for event in [
+            Event::TcpConnect(TcpConnect { header: header(connect_ns), socket_cookie: 1, owner }),
+            Event::TcpOpen(TcpOpen {
+                header: header(open_ns),
+                socket_cookie: 1,
+                owner: Owner::UNKNOWN,
+                local_addr: [1; 16],
+                remote_addr: [2; 16],
+                local_port: 1,
+                remote_port: 2,
+                passive: 0,
+            }),
+        ] {
+            tables.apply(&event, 0, |_| Origin::default());
+        }
+        tables.sockets.0.get_mut(1).unwrap().value.holder.owner.tgid
+    };
+    assert_eq!(owner_of(1_000_000, 1_005_000, None), TGID);
+    assert_eq!(owner_of(1_000_000, 9_000_000, None), TGID, "it may wait for a processor");
+    assert_eq!(owner_of(1_000_000, 1_005_000, Some(9_500_000)), TGID);
+    assert_eq!(owner_of(1_000_000, 9_000_000, Some(9_500_000)), 0, "there may have been another one");
+    assert_eq!(owner_of(10_000_000, 19_000_000, Some(9_500_000)), TGID, "after the loss");
+}

@@ -171,8 +171,22 @@ impl Status {
     pub const SRC_NAT: Self = Self(1 << 4);
     /// `IPS_DST_NAT`: destination NAT in the original direction.
     pub const DST_NAT: Self = Self(1 << 5);
+    /// `IPS_SEQ_ADJUST`: TCP needs its sequence numbers adjusted.
+    pub const SEQ_ADJUST: Self = Self(1 << 6);
+    /// `IPS_SRC_NAT_DONE`
+    pub const SRC_NAT_DONE: Self = Self(1 << 7);
+    /// `IPS_DST_NAT_DONE`
+    pub const DST_NAT_DONE: Self = Self(1 << 8);
     /// `IPS_DYING`: removed from the table.
     pub const DYING: Self = Self(1 << 9);
+    /// `IPS_FIXED_TIMEOUT`: packets do not renew the timeout.
+    pub const FIXED_TIMEOUT: Self = Self(1 << 10);
+    /// `IPS_TEMPLATE`
+    pub const TEMPLATE: Self = Self(1 << 11);
+    /// `IPS_NAT_CLASH` (was `IPS_UNTRACKED`)
+    pub const NAT_CLASH: Self = Self(1 << 12);
+    /// `IPS_HELPER`: a rule gave it its helper.
+    pub const HELPER: Self = Self(1 << 13);
     /// `IPS_OFFLOAD`: handled by a flow table; its counters may lag.
     pub const OFFLOAD: Self = Self(1 << 14);
     /// `IPS_HW_OFFLOAD`: handled by hardware.
@@ -181,6 +195,29 @@ impl Status {
     /// Whether all bits of `other` are set.
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// Names of the bits that are set, as in the kernel's specification of the family.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        const NAMES: [(Status, &str); 16] = [
+            (Status::EXPECTED, "expected"),
+            (Status::SEEN_REPLY, "seen-reply"),
+            (Status::ASSURED, "assured"),
+            (Status::CONFIRMED, "confirmed"),
+            (Status::SRC_NAT, "src-nat"),
+            (Status::DST_NAT, "dst-nat"),
+            (Status::SEQ_ADJUST, "seq-adj"),
+            (Status::SRC_NAT_DONE, "src-nat-done"),
+            (Status::DST_NAT_DONE, "dst-nat-done"),
+            (Status::DYING, "dying"),
+            (Status::FIXED_TIMEOUT, "fixed-timeout"),
+            (Status::TEMPLATE, "template"),
+            (Status::NAT_CLASH, "nat-clash"),
+            (Status::HELPER, "helper"),
+            (Status::OFFLOAD, "offload"),
+            (Status::HW_OFFLOAD, "hw-offload"),
+        ];
+        NAMES.into_iter().filter(move |(bit, _)| self.contains(*bit)).map(|(_, name)| name)
     }
 }
 

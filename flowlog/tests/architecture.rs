@@ -11,6 +11,7 @@ const WITHOUT_IO: &[&str] = &[
     "ctnetlink/nla.rs",
     "ctnetlink/decode.rs",
     "ctnetlink/encode.rs",
+    "ctnetlink/sets/",
     "duplicates.rs",
     "cmdline.rs",
     "cmdline/",

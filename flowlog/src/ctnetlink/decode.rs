@@ -10,6 +10,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::nla::{Attribute, Attributes, padding};
+use super::sets::{Entry, Expectation, Set};
 use super::uapi::*;
 use crate::flow::{Counters, DccpState, Flow, L4, ProtoState, Protocol, SctpState, Status, TcpState, Tuple};
 
@@ -34,7 +35,7 @@ impl<'a> Iterator for Messages<'a> {
         if bytes.is_empty() {
             return None;
         }
-        let &[l0, l1, l2, l3, t0, t1, f0, f1, s0, s1, s2, s3, _, _, _, _, ref after_header @ ..] = bytes
+        let &[l0, l1, l2, l3, t0, t1, f0, f1, s0, s1, s2, s3, p0, p1, p2, p3, ref after_header @ ..] = bytes
         else {
             return Some(Err(DecodeError::MessageHeader { found: bytes.len() }));
         };
@@ -51,6 +52,7 @@ impl<'a> Iterator for Messages<'a> {
             message_type: u16::from_ne_bytes([t0, t1]),
             flags: u16::from_ne_bytes([f0, f1]),
             sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+            port_id: u32::from_ne_bytes([p0, p1, p2, p3]),
             payload,
         }))
     }
@@ -65,11 +67,13 @@ pub struct Message<'a> {
     pub flags: u16,
     /// `nlmsg_seq`: the one of the request that is answered.
     pub sequence: u32,
+    /// `nlmsg_pid`: the socket whose request caused it; zero where the kernel did by itself.
+    pub port_id: u32,
     /// What follows the header, for [`flow`].
     pub payload: &'a [u8],
 }
 
-/// What a message says about a tracked connection.
+/// What a message says about a tracked connection, or about an expectation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// It was made.
@@ -78,19 +82,29 @@ pub enum Event {
     Update,
     /// It is gone.
     Destroy,
-    /// The message is not about a tracked connection.
+    /// The message is about something else.
     Other,
 }
 
 impl Message<'_> {
     /// Which event this is. Only the flags tell NEW from UPDATE (`ctnetlink_conntrack_event`).
     pub fn event(&self) -> Event {
+        self.event_of(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_DELETE)
+    }
+
+    /// Which event of an expectation this is; [`Event::Other`] where it is not about one.
+    pub fn expectation_event(&self) -> Event {
+        self.event_of(NFNL_SUBSYS_CTNETLINK_EXP, IPCTNL_MSG_EXP_NEW, IPCTNL_MSG_EXP_DELETE)
+    }
+
+    fn event_of(&self, subsystem: u8, new: u8, delete: u8) -> Event {
         const CREATED: u16 = NLM_F_CREATE | NLM_F_EXCL;
-        let [subsystem, operation] = self.message_type.to_be_bytes();
-        match (subsystem, operation) {
-            (NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW) if self.flags & CREATED == CREATED => Event::New,
-            (NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW) => Event::Update,
-            (NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE) => Event::Destroy,
+        let [found, operation] = self.message_type.to_be_bytes();
+        match operation {
+            _ if found != subsystem => Event::Other,
+            _ if operation == new && self.flags & CREATED == CREATED => Event::New,
+            _ if operation == new => Event::Update,
+            _ if operation == delete => Event::Destroy,
             _ => Event::Other,
         }
     }
@@ -111,13 +125,7 @@ pub struct Decoded {
 /// attribute.
 pub fn flow(payload: &[u8]) -> Result<Decoded, DecodeError> {
     const MESSAGE: &str = "the conntrack message";
-    let Some((_nfgenmsg, attributes)) = payload.split_at_checked(NFGENMSG_LEN) else {
-        return Err(DecodeError::Size {
-            attribute: "struct nfgenmsg",
-            expected: NFGENMSG_LEN,
-            found: payload.len(),
-        });
-    };
+    let (_, attributes) = nfgenmsg(payload)?;
 
     let unknown = &mut 0;
     let (mut orig, mut reply) = (None, None);
@@ -170,6 +178,35 @@ pub fn flow(payload: &[u8]) -> Result<Decoded, DecodeError> {
         },
         unknown_attributes: *unknown,
     })
+}
+
+/// Decodes all of a message about a tracked connection. Everything in it is optional.
+pub fn entry(payload: &[u8]) -> Result<Entry, DecodeError> {
+    let (_, attributes) = nfgenmsg(payload)?;
+    Entry::decode_all(Attributes::new(attributes, "the conntrack message"))
+}
+
+/// Decodes all of a message about an expectation.
+pub fn expectation(payload: &[u8]) -> Result<Expectation, DecodeError> {
+    let (_, attributes) = nfgenmsg(payload)?;
+    Expectation::decode_all(Attributes::new(attributes, "the expectation message"))
+}
+
+/// Decodes an answer with statistics, such as [`CpuStatistics`](super::sets::CpuStatistics): the
+/// resource id, which is the number of the CPU, and the numbers.
+pub(super) fn statistics<T: Set>(payload: &[u8]) -> Result<(u16, T), DecodeError> {
+    let ([_, _, id @ ..], attributes) = nfgenmsg(payload)?;
+    Ok((u16::from_be_bytes(id), T::decode_all(Attributes::new(attributes, "the statistics"))?))
+}
+
+/// Splits `struct nfgenmsg` from the attributes.
+fn nfgenmsg(payload: &[u8]) -> Result<([u8; NFGENMSG_LEN], &[u8]), DecodeError> {
+    let (header, attributes) = payload.split_first_chunk().ok_or(DecodeError::Size {
+        attribute: "struct nfgenmsg",
+        expected: NFGENMSG_LEN,
+        found: payload.len(),
+    })?;
+    Ok((*header, attributes))
 }
 
 /// `enum ctattr_tuple`

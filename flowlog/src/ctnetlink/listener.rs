@@ -1,4 +1,4 @@
-//! Receives the events of destroyed entries.
+//! Receives events of entries and expectations.
 //!
 //! It moves datagrams and says what was lost on the way; it does not look into them. Loss is an
 //! outcome, not an error: the socket is as good after it as before.
@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
 use nix::sys::socket::{MsgFlags, MultiHeaders, NetlinkAddr, getsockopt, recvmmsg, setsockopt};
 
-use super::uapi::NFNLGRP_CONNTRACK_DESTROY;
+use super::uapi::*;
 use super::{Error, open_socket};
 
 /// Datagrams of one system call. Enough that the call itself no longer counts beside the microsecond
@@ -32,7 +32,37 @@ const DATAGRAM_BYTES: usize = 4096;
 /// The largest receive buffer that the kernel takes (`__sock_set_rcvbuf` doubles it in an `int`).
 const MAX_RECEIVE_BUFFER_BYTES: usize = 1 << 30;
 
-/// A non-blocking socket that receives the messages of entries that were destroyed.
+/// What can be listened to: `enum nfnetlink_groups`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Entries that are made.
+    New,
+    /// Entries that change.
+    Update,
+    /// Entries that end.
+    Destroy,
+    /// Expectations that are made.
+    ExpectationNew,
+    /// Expectations that change.
+    ExpectationUpdate,
+    /// Expectations that end.
+    ExpectationDestroy,
+}
+
+impl Group {
+    fn number(self) -> u32 {
+        match self {
+            Self::New => NFNLGRP_CONNTRACK_NEW,
+            Self::Update => NFNLGRP_CONNTRACK_UPDATE,
+            Self::Destroy => NFNLGRP_CONNTRACK_DESTROY,
+            Self::ExpectationNew => NFNLGRP_CONNTRACK_EXP_NEW,
+            Self::ExpectationUpdate => NFNLGRP_CONNTRACK_EXP_UPDATE,
+            Self::ExpectationDestroy => NFNLGRP_CONNTRACK_EXP_DESTROY,
+        }
+    }
+}
+
+/// A non-blocking socket that receives the messages of events.
 ///
 /// The socket must be read as fast as entries end; its receive buffer is what bridges a pause.
 #[derive(Debug)]
@@ -124,21 +154,35 @@ impl<'b> Datagrams<'b> {
 }
 
 impl Listener {
-    /// Subscribes in the network namespace of the calling thread.
+    /// Subscribes to the entries that end, in the network namespace of the calling thread.
     ///
     /// The subscription succeeds also where the kernel has no ctnetlink (yet):
     /// [`Requests::count`](super::Requests::count) tells. Without `CAP_NET_ADMIN` the receive buffer
     /// is bounded by `net.core.rmem_max`; a warning says so.
     pub fn open(receive_buffer_bytes: usize, delivery: Delivery) -> Result<Self, Error> {
+        Self::subscribe(&[Group::Destroy], Some(receive_buffer_bytes), delivery)
+    }
+
+    /// Subscribes to these groups, in the network namespace of the calling thread; without a size, the
+    /// receive buffer has the one of the host (`net.core.rmem_default`). See [`Listener::open`].
+    pub fn subscribe(
+        groups: &[Group],
+        receive_buffer_bytes: Option<usize>,
+        delivery: Delivery,
+    ) -> Result<Self, Error> {
         const SUBSCRIBE: &str = "subscribe to conntrack events";
         let socket = open_socket()?;
-        set_receive_buffer(&socket, receive_buffer_bytes)?;
+        if let Some(bytes) = receive_buffer_bytes {
+            set_receive_buffer(&socket, bytes)?;
+        }
         if delivery == Delivery::Reliable {
             let reliable = socket.set_broadcast_error(true);
             reliable.map_err(|error| Error::io("ask for reliable delivery of conntrack events", error))?;
         }
         socket.set_non_blocking(true).map_err(|error| Error::io(SUBSCRIBE, error))?;
-        socket.add_membership(NFNLGRP_CONNTRACK_DESTROY).map_err(|error| Error::io(SUBSCRIBE, error))?;
+        for group in groups {
+            socket.add_membership(group.number()).map_err(|error| Error::io(SUBSCRIBE, error))?;
+        }
         Ok(Self { socket, delivery, losses: Losses::default() })
     }
 
@@ -200,6 +244,12 @@ impl Listener {
         }
         self.losses.truncated += truncated as u64;
         Ok(Received::Datagrams(Datagrams { bytes, lengths, truncated }))
+    }
+
+    /// The size of the receive buffer, as the kernel reports it: twice what was asked for.
+    pub fn receive_buffer_bytes(&self) -> Result<usize, Error> {
+        getsockopt(&self.socket, RcvBuf)
+            .map_err(|errno| Error::io("read the size of a receive buffer", errno.into()))
     }
 
     /// What was lost so far.

@@ -4,14 +4,79 @@
 //! |---|---|
 //! | [`uapi`] | numbers with the kernel's names |
 //! | [`nla`] | the walk over attributes |
-//! | [`decode`] | bytes to [`Flow`](crate::flow::Flow); no IO |
+//! | [`decode`] | bytes to [`Flow`](crate::flow::Flow), or to a whole [`Entry`]; no IO |
+//! | [`sets`] | all that a message may hold, as values, in both directions; no IO |
 //! | [`encode`] | requests to bytes; no IO |
-//! | [`Listener`] | receives the events of destroyed entries |
-//! | [`Requests`] | makes, finds, counts and removes entries |
+//! | [`Listener`] | receives events of entries and expectations |
+//! | [`Requests`] | lists, finds, makes, changes, removes and counts entries and expectations |
 //!
 //! A socket belongs to the network namespace in which the calling thread is when it opens the socket,
 //! and stays there. To watch another namespace, a thread enters it, opens, and goes back; a
 //! [`Listener`] and a [`Requests`] can be sent to another thread.
+//!
+//! # Examples
+//!
+//! All connections over TCP to port 443, listed with the kernel's filter, and their mark set:
+//!
+//! ```no_run
+//! use flowlog::ctnetlink::sets::{L4Attributes, TupleAttributes};
+//! use flowlog::ctnetlink::{Filter, Requests, uapi};
+//! use flowlog::flow::Tuple;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut requests = Requests::open()?;
+//! let proto = L4Attributes { number: Some(6), dst_port: Some(443), ..L4Attributes::default() };
+//! let to_https = TupleAttributes { proto: Some(proto), ..TupleAttributes::default() };
+//! let filter = Filter { family: Some(uapi::AF_INET), orig: Some(to_https), ..Filter::default() };
+//! let mut tuples = Vec::new();
+//! requests.list(&filter, |entry| {
+//!     if let Some(Ok(tuple)) = entry.ok().and_then(|entry| Some(Tuple::try_from(&entry.orig?))) {
+//!         tuples.push(tuple);
+//!     }
+//! })?;
+//! for tuple in &tuples {
+//!     requests.update_mark(tuple, None, (0x10, 0xf0))?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Setting the labels 0 and 9 of an entry; then everything is removed:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let mut requests = flowlog::ctnetlink::Requests::open()?;
+//! # let flow: flowlog::flow::Flow = todo!();
+//! let mut labels = [0; 16];
+//! labels[0] = 1 << 0;
+//! labels[1] = 1 << 1;
+//! requests.update_labels(&flow.orig, flow.zone, (labels, labels))?;
+//! requests.flush()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Events:
+//!
+//! ```no_run
+//! use flowlog::ctnetlink::{Buffers, Delivery, Group, Listener, Received, decode};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut listener = Listener::subscribe(&[Group::New, Group::Destroy], None, Delivery::BestEffort)?;
+//! let mut buffers = Buffers::default();
+//! match listener.recv(&mut buffers)? {
+//!     Received::Datagrams(datagrams) => {
+//!         for message in datagrams.iter().flat_map(decode::messages) {
+//!             let message = message?;
+//!             println!("{:?}: {:?}", message.event(), decode::entry(message.payload)?);
+//!         }
+//!     }
+//!     Received::WouldBlock => {} // wait until the descriptor is readable
+//!     Received::Overrun => {}    // events were lost
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod decode;
 pub mod encode;
@@ -20,6 +85,7 @@ pub mod nla;
 #[cfg(test)]
 mod properties;
 mod requests;
+pub mod sets;
 pub mod uapi;
 
 use std::io;
@@ -27,8 +93,9 @@ use std::io;
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-pub use listener::{Buffers, Datagrams, Delivery, Listener, Losses, Received};
-pub use requests::Requests;
+pub use listener::{Buffers, Datagrams, Delivery, Group, Listener, Losses, Received};
+pub use requests::{Filter, Listed, Requests};
+pub use sets::{Entry, Expectation};
 
 /// Why connection tracking cannot be asked or listened to.
 #[derive(Debug, thiserror::Error)]

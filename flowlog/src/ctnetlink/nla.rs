@@ -101,7 +101,8 @@ impl<'a> Iterator for Attributes<'a> {
         };
         // The last attribute may come without its padding.
         self.rest = after.get(padding(payload.len())..).unwrap_or_default();
-        Some(Ok(Attribute { kind: u16::from_ne_bytes([t0, t1]) & NLA_TYPE_MASK, payload }))
+        let typed = u16::from_ne_bytes([t0, t1]);
+        Some(Ok(Attribute { kind: typed & NLA_TYPE_MASK, flags: typed & !NLA_TYPE_MASK, payload }))
     }
 }
 
@@ -115,6 +116,8 @@ pub(super) fn padding(len: usize) -> usize {
 pub struct Attribute<'a> {
     /// Type, without the flags `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
     pub kind: u16,
+    /// Those flags. They say nothing that the type does not; what is not known is passed on with them.
+    pub flags: u16,
     /// The value, without header and padding.
     pub payload: &'a [u8],
 }
@@ -201,7 +204,7 @@ mod tests {
     fn reads_want_the_exact_size() {
         for len in 0..20_usize {
             let payload = vec![1; len];
-            let attribute = Attribute { kind: 1, payload: &payload };
+            let attribute = Attribute { kind: 1, flags: 0, payload: &payload };
             let expect = |size| {
                 (len != size).then_some(DecodeError::Size { attribute: "X", expected: size, found: len })
             };
@@ -211,7 +214,7 @@ mod tests {
             assert_eq!(attribute.be64("X").err(), expect(8));
             assert_eq!(attribute.array::<16>("X").err(), expect(16));
         }
-        let attribute = Attribute { kind: 1, payload: &[1, 2] };
+        let attribute = Attribute { kind: 1, flags: 0, payload: &[1, 2] };
         assert_eq!(attribute.be16("X"), Ok(0x0102));
     }
 }

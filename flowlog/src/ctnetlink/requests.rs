@@ -2,16 +2,20 @@
 //!
 //! The kernel works on a request while it is sent; the answers then wait in the socket.
 
+mod entries;
+mod expectations;
+
 use std::io;
 
 use netlink_sys::Socket;
 use nix::errno::Errno;
 
 use super::decode::{self, DecodeError, Decoded, Message, messages};
-use super::nla::Attributes;
 use super::uapi::*;
 use super::{Error, encode, open_socket};
 use crate::flow::{Flow, Tuple};
+
+pub use entries::{Filter, Listed};
 
 /// Room for one datagram of an answer; the kernel sends at most 32 KiB at once (`netlink_dump`).
 const ANSWER_BYTES: usize = 64 * 1024;
@@ -46,25 +50,17 @@ impl Requests {
     /// ctnetlink: [`Error::NoCtnetlink`].
     pub fn count(&mut self) -> Result<u32, Error> {
         const REQUEST: &str = "count conntrack entries";
-        let sequence = self.begin();
-        encode::stats(&mut self.request, sequence, NLM_F_ACK);
-        let mut entries = None;
-        let result = self.exchange(REQUEST, sequence, |message| {
-            entries = stats_entries(message.payload)?;
-            Ok(())
-        });
-        match result {
+        match self.statistics() {
             // nfnetlink_rcv_msg: no such subsystem, and no module to load for it.
             Err(Error::Io { source, .. }) if source.raw_os_error() == Some(Errno::EINVAL as i32) => {
                 Err(Error::NoCtnetlink(source))
             }
             result => {
-                result?;
                 let missing = DecodeError::Missing {
                     attribute: "CTA_STATS_GLOBAL_ENTRIES",
                     parent: "the answer to IPCTNL_MSG_CT_GET_STATS",
                 };
-                entries.ok_or(Error::Answer { request: REQUEST, source: missing })
+                result?.entries.ok_or(Error::Answer { request: REQUEST, source: missing })
             }
         }
     }
@@ -78,10 +74,7 @@ impl Requests {
             found = Some(decode::flow(message.payload)?.flow);
             Ok(())
         });
-        match result {
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-            result => result.map(|()| found),
-        }
+        Ok(absent(result)?.and(found))
     }
 
     /// Calls `each` with all entries. While it runs, entries come and go; one that is not there during
@@ -125,10 +118,7 @@ impl Requests {
     pub fn delete(&mut self, orig: &Tuple, zone: Option<u16>) -> Result<bool, Error> {
         let sequence = self.begin();
         encode::delete(&mut self.request, sequence, NLM_F_ACK, orig, zone);
-        match self.exchange("remove a conntrack entry", sequence, |_| Ok(())) {
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
-            result => result.map(|()| true),
-        }
+        Ok(absent(self.exchange("remove a conntrack entry", sequence, |_| Ok(())))?.is_some())
     }
 
     /// Removes all entries of the network namespace.
@@ -186,14 +176,10 @@ fn error_number(message: &Message<'_>) -> io::Result<()> {
     }
 }
 
-/// `CTA_STATS_GLOBAL_ENTRIES` of an answer to `IPCTNL_MSG_CT_GET_STATS`.
-fn stats_entries(payload: &[u8]) -> Result<Option<u32>, DecodeError> {
-    let attributes = payload.get(NFGENMSG_LEN..).unwrap_or_default();
-    for attribute in Attributes::new(attributes, "IPCTNL_MSG_CT_GET_STATS") {
-        let attribute = attribute?;
-        if attribute.kind == CTA_STATS_GLOBAL_ENTRIES {
-            return attribute.be32("CTA_STATS_GLOBAL_ENTRIES").map(Some);
-        }
+/// The result of a request about one thing: nothing where the kernel does not find it.
+fn absent<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
     }
-    Ok(None)
 }

@@ -48,8 +48,20 @@ pub const NFGENMSG_LEN: usize = 4;
 pub const NFNETLINK_V0: u8 = 0;
 /// `NFNL_SUBSYS_CTNETLINK`: the upper byte of a message's type.
 pub const NFNL_SUBSYS_CTNETLINK: u8 = 1;
+/// `NFNL_SUBSYS_CTNETLINK_EXP`
+pub const NFNL_SUBSYS_CTNETLINK_EXP: u8 = 2;
+/// `NFNLGRP_CONNTRACK_NEW` of `enum nfnetlink_groups`
+pub const NFNLGRP_CONNTRACK_NEW: u32 = 1;
+/// `NFNLGRP_CONNTRACK_UPDATE` of `enum nfnetlink_groups`
+pub const NFNLGRP_CONNTRACK_UPDATE: u32 = 2;
 /// `NFNLGRP_CONNTRACK_DESTROY` of `enum nfnetlink_groups`
 pub const NFNLGRP_CONNTRACK_DESTROY: u32 = 3;
+/// `NFNLGRP_CONNTRACK_EXP_NEW` of `enum nfnetlink_groups`
+pub const NFNLGRP_CONNTRACK_EXP_NEW: u32 = 4;
+/// `NFNLGRP_CONNTRACK_EXP_UPDATE` of `enum nfnetlink_groups`
+pub const NFNLGRP_CONNTRACK_EXP_UPDATE: u32 = 5;
+/// `NFNLGRP_CONNTRACK_EXP_DESTROY` of `enum nfnetlink_groups`
+pub const NFNLGRP_CONNTRACK_EXP_DESTROY: u32 = 6;
 
 // enum cntl_msg_types, linux/netfilter/nfnetlink_conntrack.h: the lower byte of a message's type
 
@@ -59,8 +71,27 @@ pub const IPCTNL_MSG_CT_NEW: u8 = 0;
 pub const IPCTNL_MSG_CT_GET: u8 = 1;
 /// `IPCTNL_MSG_CT_DELETE`
 pub const IPCTNL_MSG_CT_DELETE: u8 = 2;
+/// `IPCTNL_MSG_CT_GET_CTRZERO`: a dump that sets the counters to zero.
+pub const IPCTNL_MSG_CT_GET_CTRZERO: u8 = 3;
+/// `IPCTNL_MSG_CT_GET_STATS_CPU`
+pub const IPCTNL_MSG_CT_GET_STATS_CPU: u8 = 4;
 /// `IPCTNL_MSG_CT_GET_STATS`: the number of entries.
 pub const IPCTNL_MSG_CT_GET_STATS: u8 = 5;
+/// `IPCTNL_MSG_CT_GET_DYING`: entries whose DESTROY could not be delivered yet.
+pub const IPCTNL_MSG_CT_GET_DYING: u8 = 6;
+/// `IPCTNL_MSG_CT_GET_UNCONFIRMED`: nothing since Linux 6.1.
+pub const IPCTNL_MSG_CT_GET_UNCONFIRMED: u8 = 7;
+
+// enum ctnl_exp_msg_types
+
+/// `IPCTNL_MSG_EXP_NEW`
+pub const IPCTNL_MSG_EXP_NEW: u8 = 0;
+/// `IPCTNL_MSG_EXP_GET`
+pub const IPCTNL_MSG_EXP_GET: u8 = 1;
+/// `IPCTNL_MSG_EXP_DELETE`
+pub const IPCTNL_MSG_EXP_DELETE: u8 = 2;
+/// `IPCTNL_MSG_EXP_GET_STATS_CPU`
+pub const IPCTNL_MSG_EXP_GET_STATS_CPU: u8 = 3;
 
 /// Declares the attribute types of one kernel enum, in its order. Their documentation is their name.
 macro_rules! attributes {
@@ -166,6 +197,112 @@ attributes! { "enum ctattr_tstamp";
     CTA_TIMESTAMP_PAD = 3,
 }
 
+attributes! { "enum ctattr_nat";
+    CTA_NAT_V4_MINIP = 1,
+    CTA_NAT_V4_MAXIP = 2,
+    CTA_NAT_PROTO = 3,
+    CTA_NAT_V6_MINIP = 4,
+    CTA_NAT_V6_MAXIP = 5,
+}
+
+attributes! { "enum ctattr_protonat";
+    CTA_PROTONAT_PORT_MIN = 1,
+    CTA_PROTONAT_PORT_MAX = 2,
+}
+
+attributes! { "enum ctattr_seqadj";
+    CTA_SEQADJ_CORRECTION_POS = 1,
+    CTA_SEQADJ_OFFSET_BEFORE = 2,
+    CTA_SEQADJ_OFFSET_AFTER = 3,
+}
+
+attributes! { "enum ctattr_synproxy";
+    CTA_SYNPROXY_ISN = 1,
+    CTA_SYNPROXY_ITS = 2,
+    CTA_SYNPROXY_TSOFF = 3,
+}
+
+attributes! { "enum ctattr_expect";
+    CTA_EXPECT_MASTER = 1,
+    CTA_EXPECT_TUPLE = 2,
+    CTA_EXPECT_MASK = 3,
+    CTA_EXPECT_TIMEOUT = 4,
+    CTA_EXPECT_ID = 5,
+    CTA_EXPECT_HELP_NAME = 6,
+    CTA_EXPECT_ZONE = 7,
+    CTA_EXPECT_FLAGS = 8,
+    CTA_EXPECT_CLASS = 9,
+    CTA_EXPECT_NAT = 10,
+    CTA_EXPECT_FN = 11,
+}
+
+attributes! { "enum ctattr_expect_nat";
+    CTA_EXPECT_NAT_DIR = 1,
+    CTA_EXPECT_NAT_TUPLE = 2,
+}
+
+attributes! { "enum ctattr_help";
+    CTA_HELP_NAME = 1,
+    CTA_HELP_INFO = 2,
+}
+
+attributes! { "enum ctattr_secctx";
+    CTA_SECCTX_NAME = 1,
+}
+
+attributes! { "enum ctattr_stats_cpu";
+    CTA_STATS_SEARCHED = 1,
+    CTA_STATS_FOUND = 2,
+    CTA_STATS_NEW = 3,
+    CTA_STATS_INVALID = 4,
+    CTA_STATS_IGNORE = 5,
+    CTA_STATS_DELETE = 6,
+    CTA_STATS_DELETE_LIST = 7,
+    CTA_STATS_INSERT = 8,
+    CTA_STATS_INSERT_FAILED = 9,
+    CTA_STATS_DROP = 10,
+    CTA_STATS_EARLY_DROP = 11,
+    CTA_STATS_ERROR = 12,
+    CTA_STATS_SEARCH_RESTART = 13,
+    CTA_STATS_CLASH_RESOLVE = 14,
+    CTA_STATS_CHAIN_TOOLONG = 15,
+}
+
 attributes! { "enum ctattr_stats_global";
     CTA_STATS_GLOBAL_ENTRIES = 1,
+    CTA_STATS_GLOBAL_MAX_ENTRIES = 2,
+}
+
+attributes! { "enum ctattr_expect_stats";
+    CTA_STATS_EXP_NEW = 1,
+    CTA_STATS_EXP_CREATE = 2,
+    CTA_STATS_EXP_DELETE = 3,
+}
+
+attributes! { "enum ctattr_filter";
+    CTA_FILTER_ORIG_FLAGS = 1,
+    CTA_FILTER_REPLY_FLAGS = 2,
+}
+
+/// Declares bits with the kernel's names.
+macro_rules! bits {
+    ($kernel_enum:literal; $($constant:ident = $bit:literal,)*) => {
+        $(#[doc = concat!("`", stringify!($constant), "` of `", $kernel_enum, "`")]
+        pub const $constant: u32 = 1 << $bit;)*
+    };
+}
+
+bits! { "the flags of CTA_FILTER_ORIG_FLAGS, net/netfilter/nf_internals.h";
+    CTA_FILTER_F_CTA_IP_SRC = 0,
+    CTA_FILTER_F_CTA_IP_DST = 1,
+    CTA_FILTER_F_CTA_TUPLE_ZONE = 2,
+    CTA_FILTER_F_CTA_PROTO_NUM = 3,
+    CTA_FILTER_F_CTA_PROTO_SRC_PORT = 4,
+    CTA_FILTER_F_CTA_PROTO_DST_PORT = 5,
+    CTA_FILTER_F_CTA_PROTO_ICMP_TYPE = 6,
+    CTA_FILTER_F_CTA_PROTO_ICMP_CODE = 7,
+    CTA_FILTER_F_CTA_PROTO_ICMP_ID = 8,
+    CTA_FILTER_F_CTA_PROTO_ICMPV6_TYPE = 9,
+    CTA_FILTER_F_CTA_PROTO_ICMPV6_CODE = 10,
+    CTA_FILTER_F_CTA_PROTO_ICMPV6_ID = 11,
 }

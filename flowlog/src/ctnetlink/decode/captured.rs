@@ -328,3 +328,20 @@ fn every_prefix_of_a_message_is_an_error_or_a_flow() {
         assert!((1..payload.len() / 8).contains(&flows), "{name}: {flows} flows");
     }
 }
+
+/// Everything in them has a place, and goes out again as it came in.
+#[test]
+fn whole_entries_go_through() {
+    for (name, flow) in expected() {
+        for message in messages(&read(name)) {
+            let payload = message.unwrap().payload;
+            let entry = entry(payload).unwrap();
+            assert!(entry.unknown.is_empty(), "{name}: {entry:?}");
+            assert_eq!(Flow::try_from(&entry).as_ref(), Ok(&flow), "{name}");
+            let mut again = payload[..NFGENMSG_LEN].to_vec();
+            entry.encode_all(&mut again);
+            assert_eq!(super::entry(&again), Ok(entry), "{name}");
+            assert_eq!(again.len(), payload.len(), "{name}");
+        }
+    }
+}

@@ -319,7 +319,8 @@ fn header(len: u32, message_type: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn messages_of_a_datagram() {
-    let message = |message_type, payload| Message { message_type, flags: 0x0201, sequence: 7, payload };
+    let message =
+        |message_type, payload| Message { message_type, flags: 0x0201, sequence: 7, port_id: 9, payload };
     // Three in one datagram; the second is padded, the last is not.
     let datagram =
         [header(16, 2, 0x0201, &[]), header(17, 3, 0x0201, &[1, 0, 0, 0]), header(18, 4, 0x0201, &[1, 2])]
@@ -351,7 +352,7 @@ fn events() {
         (NLMSG_ERROR, 0, Event::Other),
         (NLMSG_DONE, 0, Event::Other),
     ] {
-        let message = Message { message_type, flags, sequence: 0, payload: &[] };
+        let message = Message { message_type, flags, sequence: 0, port_id: 0, payload: &[] };
         assert_eq!(message.event(), expected, "{message_type:#x} {flags:#x}");
     }
 }

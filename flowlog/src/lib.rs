@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`flow`] | a tracked connection as plain values | no |
 //! | [`ctnetlink`] | the kernel's connection tracking over netlink: bytes to values, events, requests | netlink |
+//! | [`proc_net`] | the text formats of connection tracking | no |
 //! | [`namespace`] | network namespaces | yes |
 //! | [`host`] | what identifies this host, boot and run | yes |
 //! | [`duplicates`] | which flows ended before | no |
@@ -44,6 +45,8 @@
 pub mod flow;
 
 pub mod ctnetlink;
+
+pub mod proc_net;
 
 pub mod namespace;
 

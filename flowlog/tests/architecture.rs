@@ -12,6 +12,8 @@ const WITHOUT_IO: &[&str] = &[
     "ctnetlink/decode.rs",
     "ctnetlink/encode.rs",
     "ctnetlink/sets/",
+    "proc_net.rs",
+    "proc_net/",
     "duplicates.rs",
     "cmdline.rs",
     "cmdline/",

@@ -2,6 +2,7 @@
 
 mod verify;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,13 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Print the columns of the flow log
     Schema(SchemaArgs),
+    /// List, change and watch connection tracking, as conntrack(8) does
+    #[command(disable_help_flag = true)]
+    Conntrack {
+        /// The options of conntrack(8); `-h` explains them
+        #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
 }
 
 /// Which connection tracking tables, and where the files go.

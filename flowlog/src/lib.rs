@@ -32,6 +32,7 @@
 //! | [`retention`] | which files may be deleted | no |
 //! | [`store`] | the order in which write-ahead log, files and ledger are written; recovery | disk |
 //! | [`doctor`] | checks and fixes of the host and of namespaces | yes |
+//! | [`conntrack_cli`] | `flowlog conntrack`: conntrack(8) | yes |
 //! | [`config`] | what `run` was told: file, environment, flags | yes |
 //! | [`metrics`] | what flowlog says about itself to Prometheus | no |
 //! | [`daemon`] | threads, channel, signals: wires all of the above | yes |
@@ -95,6 +96,8 @@ pub mod retention;
 pub mod store;
 
 pub mod doctor;
+
+pub mod conntrack_cli;
 
 pub mod config;
 

@@ -2,15 +2,22 @@
 
 #![forbid(unsafe_code)]
 
+use std::env;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use flowlog::cli::{self, Command};
 use flowlog::config::ConfigError;
-use flowlog::daemon;
+use flowlog::{conntrack_cli, daemon};
 
 fn main() -> ExitCode {
+    // A link with that name stands in for conntrack(8).
+    let mut args = env::args_os();
+    if args.next().is_some_and(|program| Path::new(&program).file_name() == Some("conntrack".as_ref())) {
+        return conntrack_cli::run(args.collect());
+    }
     // Wrong usage of the command line ends here, with a message and exit code 2.
     let command = cli::Args::parse().command;
     cli::log_to_stderr();
@@ -19,6 +26,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => cli::doctor(&args),
         Command::Verify(args) => cli::verify(&args),
         Command::Schema(args) => cli::schema(&args).map(|()| true),
+        Command::Conntrack { args } => return conntrack_cli::run(args),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

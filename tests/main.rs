@@ -78,6 +78,8 @@ mod configuration;
 
 /// What flowlog says about itself.
 mod metrics;
+/// `flowlog conntrack` does what conntrack(8) does.
+mod conntrack_cli;
 
 /// What cannot work fails with one line that says why.
 mod bad_input;

@@ -239,13 +239,8 @@ fn change(line: &Invocation, entry: &Entry) -> Option<Entry> {
     let timeout_s = line.entry.timeout_s;
     let proto_info = line.entry.proto_info.clone();
     let (labels, labels_mask) = match (line.change_labels, entry.labels) {
-        (Some(LabelChange::Add(bits)), Some(found)) if bits.iter().zip(found).any(|(b, f)| b & !f != 0) => {
-            (Some(bits), Some(bits))
-        }
-        (Some(LabelChange::Add(bits)), None) => (Some(bits), None),
-        (Some(LabelChange::Remove(bits)), Some(found)) if bits.iter().zip(found).any(|(b, f)| b & f != 0) => {
-            (Some([0; 16]), Some(bits))
-        }
+        (Some(LabelChange::Add(bits)), found) => (Some(bits), found.map(|_| bits)),
+        (Some(LabelChange::Remove(bits)), Some(_)) => (Some([0; 16]), Some(bits)),
         (Some(LabelChange::RemoveAll), Some(found)) if found != [0; 16] => (Some([0; 16]), None),
         _ => (None, None),
     };

@@ -25,7 +25,7 @@ pub(super) fn label_names() -> LabelNames {
 
 /// The number of a protocol by one of its names.
 pub(super) fn protocol_number(name: &str) -> Option<u8> {
-    find_protocol(|words| words.contains(&name)).map(|(_, number)| number)
+    find_protocol(|words| words.contains(&name) && words.get(1) != Some(&name)).map(|(_, number)| number)
 }
 
 /// The name of a protocol.

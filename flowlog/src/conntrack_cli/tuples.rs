@@ -21,6 +21,15 @@ pub(super) fn to_make(line: &Invocation) -> Entry {
         }
         _ => {}
     }
+    // A saved entry with NAT has one address of the replies, NAT gives the other.
+    if let (Some(orig), Some(reply)) = (&entry.orig, &mut entry.reply) {
+        if let Some(src) = orig.dst().filter(|_| reply.src().is_none()) {
+            reply.set_src(src);
+        }
+        if let Some(dst) = orig.src().filter(|_| reply.dst().is_none()) {
+            reply.set_dst(dst);
+        }
+    }
     entry.mark = line.mark.map(|(mark, _)| mark);
     entry.status = line.status.map(|(status, _)| status | Status::CONFIRMED.0);
     if let Some(LabelChange::Add(labels)) = line.change_labels {

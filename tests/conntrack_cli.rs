@@ -393,6 +393,87 @@ fn a_file_is_loaded_as_a_whole_or_not_at_all() {
     }
 }
 
+/// What `flowlog conntrack` does, where conntrack(8) does something else: `docs/conntrack.md` says what.
+struct Difference {
+    line: &'static str,
+    code: i32,
+    /// Lines of stdout by how they begin, or all of stderr where it fails.
+    told: &'static [&'static str],
+    /// How many entries there are then.
+    left: &'static str,
+}
+
+#[test]
+fn what_is_different_on_purpose() {
+    const ENTRIES: [&str; 7] = [
+        "-I -p tcp -s 10.0.0.1 -d 10.0.0.2 --sport 1 --dport 80 --state ESTABLISHED -t 1000 -u SEEN_REPLY,ASSURED",
+        "-I -p tcp -s 10.0.0.1 -d 10.0.0.2 --sport 2 --dport 80 --state SYN_SENT -t 1000",
+        "-I -p sctp -s 10.0.0.1 -d 10.0.0.2 --sport 1 --dport 2 --state ESTABLISHED --orig-vtag 5 --reply-vtag 6 -t 1000",
+        "-I -p udp -s 10.0.0.1 -d 10.0.0.2 --sport 4 --dport 53 -t 1000 -w 5",
+        "-I -p udp -s 10.0.0.1 -d 10.0.0.2 --sport 4 --dport 53 -t 1000 -w 6",
+        "-I -p udp -s fd00::1 -d fd00::2 --sport 4 --dport 53 -t 1000 -n fd00::7",
+        "-I -p udp -s fd00::1 -d fd00::2 --sport 5 --dport 53 -t 1000 -n fd00::8",
+    ];
+    const BAD: &str = "conntrack v1.4.7 (conntrack-tools): Bad parameter";
+    const SCTP: &str = "<flow><meta direction=\"original\"><layer3 protonum=\"2\" protoname=\"ipv4\"><src>10.0.0.1</src>\
+                <dst>10.0.0.2</dst></layer3><layer4 protonum=\"132\" protoname=\"sctp\">";
+    let all = |line, told, left| Difference { line, code: 0, told, left };
+    let wrong = |line, told| Difference { line, code: 2, told, left: "7" };
+    let differences = [
+        all("-h -p tcp", &["Lists, changes and watches"], "7"),
+        // Changes reach entries of any family and zone, and each is printed.
+        all("-U -m 7", &["sctp", "tcp", "tcp", "udp", "udp", "udp", "udp"], "7"),
+        all("-U -p udp --dport 53 -d 10.0.0.2 -m 9", &["udp", "udp"], "7"),
+        all("-U -n fd00::7 -m 9", &["udp      17 * src=fd00::1 dst=fd00::2 sport=4"], "7"),
+        // Filters that conntrack(8) takes and does not look at.
+        all("-D -u !ASSURED -p tcp", &["tcp      6 * SYN_SENT"], "6"),
+        all("-D -u UNREPLIED -p tcp", &["tcp      6 * SYN_SENT"], "6"),
+        Difference { line: "-D -t 5", code: 1, told: &[], left: "7" },
+        all("-L -u SEEN_REPLY,!EXPECTED", &["tcp      6 * ESTABLISHED"], "7"),
+        all("-L -p tcp -u UNSET", &["tcp", "tcp"], "7"),
+        all("-L -d 10.0.0.2 -w 0", &["sctp", "tcp", "tcp"], "7"),
+        all("-L -n fd00::7", &["udp      17 * src=fd00::1 dst=fd00::2 sport=4"], "7"),
+        // Values that were written together with their option.
+        all("-Lexpect", &[], "7"),
+        all("-L --src-nat=fd00::8", &["udp      17 * src=fd00::1 dst=fd00::2 sport=5"], "7"),
+        // What is not a number or an address is an error.
+        wrong("-L -p tcp --dport http", &[BAD]),
+        wrong("-L -p tcp --dport 65537", &[BAD]),
+        wrong("-L -m 7x", &[BAD]),
+        wrong("-D -w five", &[BAD]),
+        wrong("-D -s 10.1", &["conntrack v1.4.7 (conntrack-tools): Invalid IP address `10.1'"]),
+        // The state of SCTP, not the one of TCP with its number.
+        all("-L -p sctp -o xml", &["</conntrack>", "<?xml", "<conntrack>", SCTP], "7"),
+    ];
+    for Difference { line, code, told, left } in differences {
+        let namespace = Namespace::tracked();
+        for entry in ENTRIES {
+            namespace.exec(Program::Conntrack.command(entry));
+        }
+        let outcome = namespace.inside(|| Outcome::of(Program::Flowlog, line));
+        assert_eq!(outcome.code, Some(code), "{line}: {outcome:#?}");
+        let lines = if code == 2 { &outcome.stderr } else { &outcome.stdout };
+        let is_told = told.iter().all(|told| lines.iter().any(|line| line.starts_with(told)));
+        let whole = code == 2 || line.starts_with("-h") || lines.len() == told.len();
+        assert!(is_told && whole, "{line}: {outcome:#?}");
+        assert_eq!(namespace.exec(Program::Conntrack.command("-C")).trim(), left, "{line}");
+        if line.ends_with("xml") {
+            assert!(lines.concat().contains("<state>ESTABLISHED</state>"), "{lines:?}");
+        }
+    }
+}
+
+#[test]
+fn an_expectation_of_tcp_is_made() {
+    let namespace = twin();
+    let line = "-I expect -p tcp -s 10.9.0.1 -d 10.9.0.2 --sport 2121 --dport 21 --tuple-src 10.9.0.2 --tuple-dst \
+                10.9.0.1 --mask-src 255.255.255.255 --mask-dst 255.255.255.255 --tuple-port-src 20 \
+                --tuple-port-dst 4000 --mask-port-src 0 --mask-port-dst 65535 -t 900";
+    namespace.exec(Program::Flowlog.command(line));
+    let listed = namespace.exec(Program::Conntrack.command("-L expect"));
+    assert!(listed.contains("proto=6 src=10.9.0.2 dst=10.9.0.1 sport=20 dport=4000"), "{listed}");
+}
+
 #[test]
 fn a_link_with_the_name_stands_in() {
     let directory = tempfile::tempdir().unwrap();

@@ -81,6 +81,9 @@ mod metrics;
 /// `flowlog conntrack` does what conntrack(8) does.
 mod conntrack_cli;
 
+/// All requests of the library to connection tracking.
+mod requests;
+
 /// What cannot work fails with one line that says why.
 mod bad_input;
 /// `flowlog doctor` finds what is missing and sets it.

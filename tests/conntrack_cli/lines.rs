@@ -274,8 +274,6 @@ pub(crate) const LINES: &[&str] = &[
     "-D -u SEEN_REPLY",
     "-D -w 77",
     "-D --mask-src 255.0.0.0",
-    "-F -f ipv6",
-    "-L -f ipv6",
     "-L",
     "-F",
     "-F conntrack",

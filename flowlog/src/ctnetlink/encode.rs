@@ -10,8 +10,8 @@ use super::uapi::*;
 use crate::flow::{Flow, Tuple};
 
 /// What a request is for: `nlmsg_type` in its two parts, `nlmsg_seq`, `nlmsg_flags` without
-/// `NLM_F_REQUEST`, and `nfgen_family`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// `NLM_F_REQUEST`, `nfgen_family` and `version`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// `NFNL_SUBSYS_*`
     pub subsystem: u8,
@@ -23,6 +23,8 @@ pub struct Request {
     pub flags: u16,
     /// `AF_INET`, `AF_INET6`, or `AF_UNSPEC` where the kernel takes both.
     pub family: u8,
+    /// `NFNETLINK_V0`, except where the kernel is to look at the family of a flush.
+    pub version: u8,
 }
 
 /// Makes an entry that does not exist yet.
@@ -63,9 +65,13 @@ pub fn stats(buffer: &mut Vec<u8>, sequence: u32, flags: u16) {
 pub fn entry(buffer: &mut Vec<u8>, operation: u8, sequence: u32, flags: u16, entry: &Entry) {
     let subsystem = NFNL_SUBSYS_CTNETLINK;
     let family = entry.family().unwrap_or(AF_UNSPEC);
-    request(buffer, Request { subsystem, operation, sequence, flags, family }, |buffer| {
-        entry.encode_all(buffer);
-    });
+    request(
+        buffer,
+        Request { subsystem, operation, sequence, flags, family, version: NFNETLINK_V0 },
+        |buffer| {
+            entry.encode_all(buffer);
+        },
+    );
 }
 
 /// An operation on one expectation. The family is the one of its tuples.
@@ -78,9 +84,13 @@ pub fn expectation(
 ) {
     let subsystem = NFNL_SUBSYS_CTNETLINK_EXP;
     let family = expectation.family().unwrap_or(AF_UNSPEC);
-    request(buffer, Request { subsystem, operation, sequence, flags, family }, |buffer| {
-        expectation.encode_all(buffer);
-    });
+    request(
+        buffer,
+        Request { subsystem, operation, sequence, flags, family, version: NFNETLINK_V0 },
+        |buffer| {
+            expectation.encode_all(buffer);
+        },
+    );
 }
 
 /// What identifies an entry.
@@ -90,19 +100,19 @@ pub(super) fn by_tuple(orig: &Tuple, zone: Option<u16>) -> Entry {
 
 fn conntrack(buffer: &mut Vec<u8>, operation: u8, sequence: u32, flags: u16) {
     let subsystem = NFNL_SUBSYS_CTNETLINK;
-    request(buffer, Request { subsystem, operation, sequence, flags, family: AF_UNSPEC }, |_| {});
+    request(buffer, Request { subsystem, operation, sequence, flags, ..Request::default() }, |_| {});
 }
 
 /// Appends `struct nlmsghdr`, `struct nfgenmsg` and what `fill` appends.
 pub(super) fn request(buffer: &mut Vec<u8>, request: Request, fill: impl FnOnce(&mut Vec<u8>)) {
-    let Request { subsystem, operation, sequence, flags, family } = request;
+    let Request { subsystem, operation, sequence, flags, family, version } = request;
     let start = buffer.len();
     buffer.extend_from_slice(&[0; 4]);
     buffer.extend_from_slice(&u16::from_be_bytes([subsystem, operation]).to_ne_bytes());
     buffer.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
     buffer.extend_from_slice(&sequence.to_ne_bytes());
     buffer.extend_from_slice(&[0; 4]);
-    buffer.extend_from_slice(&[family, NFNETLINK_V0, 0, 0]);
+    buffer.extend_from_slice(&[family, version, 0, 0]);
     fill(buffer);
     write_length(buffer, start, u32::to_ne_bytes);
 }

@@ -1,7 +1,9 @@
 //! Requests about whole entries: what the log does not need, and other programs do.
 
 use super::super::encode::{self, Request};
-use super::super::sets::{CpuStatistics, Entry, FilterFlags, GlobalStatistics, Set, TupleAttributes};
+use super::super::sets::{
+    CpuStatistics, Entry, FilterFlags, GlobalStatistics, Set, TupleAttributes, TupleFlags,
+};
 use super::super::{Error, decode, uapi::*};
 use super::{Requests, absent};
 use crate::flow::Tuple;
@@ -30,7 +32,7 @@ impl Filter {
     /// As attributes of a dump request.
     fn attributes(&self) -> Entry {
         let Self { family: _, mark, status, zone, orig, reply } = self;
-        let flags = |tuple: &Option<TupleAttributes>| tuple.as_ref().map(filter_flags);
+        let flags = |tuple: &Option<TupleAttributes>| tuple.as_ref().map(filter_flags).map(TupleFlags);
         let filter = (orig.is_some() || reply.is_some()).then(|| FilterFlags {
             orig: flags(orig),
             reply: flags(reply),
@@ -111,6 +113,7 @@ impl Requests {
             sequence: self.begin(),
             flags: NLM_F_DUMP,
             family: filter.family.unwrap_or(AF_UNSPEC),
+            ..Request::default()
         };
         encode::request(&mut self.request, header, |buffer| filter.attributes().encode_all(buffer));
         self.exchange(request, header.sequence, |message| {
@@ -174,7 +177,8 @@ impl Requests {
         self.change(&Entry { labels: Some(labels), labels_mask: Some(mask), ..entry })
     }
 
-    /// Removes all entries of an address family (`AF_INET`, `AF_INET6`).
+    /// Removes all entries of an address family (`AF_INET`, `AF_INET6`). Linux before 5.1 removes those
+    /// of both.
     pub fn flush_family(&mut self, family: u8) -> Result<(), Error> {
         let header = Request {
             subsystem: NFNL_SUBSYS_CTNETLINK,
@@ -182,6 +186,8 @@ impl Requests {
             sequence: self.begin(),
             flags: NLM_F_ACK,
             family,
+            // Any but zero: else the kernel, for the sake of old programs, ignores the family.
+            version: NFNETLINK_V0 + 1,
         };
         encode::request(&mut self.request, header, |_| {});
         self.exchange("remove all conntrack entries of a family", header.sequence, |_| Ok(()))
@@ -206,7 +212,7 @@ impl Requests {
             operation: IPCTNL_MSG_CT_GET_STATS_CPU,
             sequence: self.begin(),
             flags: NLM_F_DUMP,
-            family: AF_UNSPEC,
+            ..Request::default()
         };
         encode::request(&mut self.request, header, |_| {});
         self.exchange("read the conntrack counters", header.sequence, |message| {

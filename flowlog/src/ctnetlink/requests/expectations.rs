@@ -72,7 +72,8 @@ impl Requests {
         let sequence = self.begin();
         let family = family.unwrap_or(AF_UNSPEC);
         let subsystem = NFNL_SUBSYS_CTNETLINK_EXP;
-        encode::request(&mut self.request, Request { subsystem, operation, sequence, flags, family }, |_| {});
+        let header = Request { subsystem, operation, sequence, flags, family, ..Request::default() };
+        encode::request(&mut self.request, header, |_| {});
         sequence
     }
 }

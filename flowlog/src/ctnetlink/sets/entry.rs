@@ -130,8 +130,28 @@ set! {
     /// `enum ctattr_filter`: which parts of the tuples of a dump request count, as
     /// `CTA_FILTER_F_CTA_*`.
     FilterFlags {
-        CTA_FILTER_ORIG_FLAGS => orig: u32,
-        CTA_FILTER_REPLY_FLAGS => reply: u32,
+        CTA_FILTER_ORIG_FLAGS => orig: TupleFlags,
+        CTA_FILTER_REPLY_FLAGS => reply: TupleFlags,
+    }
+}
+
+/// `CTA_FILTER_F_CTA_*`. The only number that the kernel takes in the byte order of the host
+/// (`ctnetlink_parse_filter`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TupleFlags(pub u32);
+
+impl Value for TupleFlags {
+    fn decode(attribute: &Attribute<'_>, name: &'static str) -> Result<Self, DecodeError> {
+        attribute.array(name).map(u32::from_ne_bytes).map(Self)
+    }
+
+    fn encode(&self, buffer: &mut Vec<u8>, kind: u16) {
+        encode::attribute(buffer, kind, &self.0.to_ne_bytes());
+    }
+
+    #[cfg(test)]
+    fn any(random: &mut super::properties::Random) -> Self {
+        Self(u32::from_ne_bytes(random.array()))
     }
 }
 

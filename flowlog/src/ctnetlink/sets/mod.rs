@@ -21,7 +21,7 @@ mod tuple;
 
 pub use entry::{
     CounterAttributes, DccpInfo, Entry, FilterFlags, Helper, NatProto, NatRange, ProtoInfo, SctpInfo,
-    SecurityContext, SeqAdj, SynProxy, TcpFlags, TcpInfo, Timestamps,
+    SecurityContext, SeqAdj, SynProxy, TcpFlags, TcpInfo, Timestamps, TupleFlags,
 };
 pub use expectation::{Expectation, ExpectationFlags, ExpectationNat};
 pub use statistics::{CpuStatistics, ExpectationStatistics, GlobalStatistics};

@@ -122,8 +122,8 @@ fn entries() {
         CTA_LABELS_MASK of(LABELS) => labels_mask: LABELS,
         CTA_SYNPROXY holding(CTA_SYNPROXY_ITS, [0, 0, 0, 5])
             => synproxy: SynProxy { its: Some(5), ..SynProxy::default() },
-        CTA_FILTER holding(CTA_FILTER_ORIG_FLAGS, [0, 0, 0, 3])
-            => filter: FilterFlags { orig: Some(3), ..FilterFlags::default() },
+        CTA_FILTER holding(CTA_FILTER_ORIG_FLAGS, 3_u32.to_ne_bytes())
+            => filter: FilterFlags { orig: Some(TupleFlags(3)), ..FilterFlags::default() },
         CTA_STATUS_MASK of([0, 0, 0, 2]) => status_mask: 2,
         CTA_TIMESTAMP_EVENT of([0, 0, 0, 0, 0, 0, 1, 0]) => event_ns: 256,
     });
@@ -201,8 +201,8 @@ fn parts_of_entries() {
         CTA_SYNPROXY_TSOFF of([0, 0, 0, 6]) => tsoff: 6,
     });
     check_each!(FilterFlags {
-        CTA_FILTER_ORIG_FLAGS of([0, 0, 0, 3]) => orig: 3,
-        CTA_FILTER_REPLY_FLAGS of([0, 0, 0, 4]) => reply: 4,
+        CTA_FILTER_ORIG_FLAGS of(3_u32.to_ne_bytes()) => orig: TupleFlags(3),
+        CTA_FILTER_REPLY_FLAGS of(4_u32.to_ne_bytes()) => reply: TupleFlags(4),
     });
 }
 

@@ -131,8 +131,11 @@ fn mask(line: &str) -> String {
             let is_number = |word: &str| word.parse::<u64>().is_ok();
             // The timeout follows the number of the protocol, the option of a saved entry, or begins
             // the line of an expectation. Ids of ICMP are short.
-            let is_timeout =
-                is_number(word) && (is_number(previous) || previous == "-t" || line.starts_with(word));
+            let is_timeout = is_number(word)
+                && (is_number(previous)
+                    || previous == "-t"
+                    || previous.ends_with(']')
+                    || line.starts_with(word));
             let is_id = word.strip_prefix("id=").is_some_and(|id| id.len() > 5);
             let is_age = word.starts_with("delta-time=");
             let masked = if is_timeout {

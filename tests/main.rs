@@ -78,6 +78,7 @@ mod configuration;
 
 /// What flowlog says about itself.
 mod metrics;
+
 /// `flowlog conntrack` does what conntrack(8) does.
 mod conntrack_cli;
 

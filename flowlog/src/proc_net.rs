@@ -8,3 +8,6 @@ mod text;
 pub mod xml;
 
 pub use labels::LabelNames;
+
+#[cfg(test)]
+mod tests;

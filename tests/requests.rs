@@ -6,7 +6,9 @@ use flowlog::ctnetlink::sets::{
     ExpectationFlags, Helper, IpAttributes, L4Attributes, NatRange, SeqAdj, SynProxy, TupleAttributes,
 };
 use flowlog::ctnetlink::uapi::{AF_INET, AF_INET6};
-use flowlog::ctnetlink::{Buffers, Entry, Expectation, Filter, Group, Listener, Received, Requests, decode};
+use flowlog::ctnetlink::{
+    Buffers, Delivery, Entry, Expectation, Filter, Group, Listener, Received, Requests, decode,
+};
 use flowlog::flow::{Flow, L4, ProtoState, Protocol, Status, TcpState, Tuple};
 
 use crate::harness::namespace::Namespace;
@@ -85,7 +87,7 @@ fn the_kernel_filters_what_it_lists() {
     ] {
         let mut found = Vec::new();
         let each = |entry: Result<Entry, _>| {
-            found.push(entry.unwrap().orig.unwrap().proto.unwrap().src_port.unwrap())
+            found.push(entry.unwrap().orig.unwrap().proto.unwrap().src_port.unwrap());
         };
         requests.list(&filter, each).unwrap_or_else(|err| panic!("{filter:?}: {err:?}"));
         found.sort_unstable();
@@ -236,7 +238,8 @@ fn each_group_tells_its_events() {
         (Group::Update, decode::Event::Update),
         (Group::Destroy, decode::Event::Destroy),
     ] {
-        let mut listener = namespace.inside(|| Listener::subscribe(&[group], None)).unwrap();
+        let mut listener =
+            namespace.inside(|| Listener::subscribe(&[group], None, Delivery::BestEffort)).unwrap();
         requests.create([&flow]).unwrap();
         requests.update_mark(&flow.orig, None, (1, 1)).unwrap();
         requests.flush().unwrap();

@@ -67,7 +67,7 @@ fn a_killed_daemon_loses_nothing_that_the_write_ahead_log_had() {
     let tally = Tally::read(output.path());
     tally.check_each_once();
     for (run, rows) in &seen {
-        let published: BTreeSet<i64> = tally.seqs[run].iter().copied().collect();
+        let published: BTreeSet<i64> = tally.seqs.get(run).into_iter().flatten().copied().collect();
         let missing: Vec<_> = rows.difference(&published).take(10).collect();
         assert!(missing.is_empty(), "rows of run {run} are missing: {missing:?}");
     }

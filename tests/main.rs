@@ -85,6 +85,9 @@ mod conntrack_cli;
 /// All requests of the library to connection tracking.
 mod requests;
 
+/// Long and steady load.
+mod soak;
+
 /// What cannot work fails with one line that says why.
 mod bad_input;
 /// `flowlog doctor` finds what is missing and sets it.

@@ -17,10 +17,6 @@ use crate::seed::{Older, Role};
 use crate::sockets::{Connecting, Ends, Found, Holder, Origin, Socket, SocketTable, Span, TcpStats, mapped};
 use crate::timeouts::Timeouts;
 
-/// How long a socket may take from the call of `connect` to its tuple, where events are missing. It takes
-/// a few microseconds; to fail, to hand the socket over and to try again takes longer than this.
-const MAX_CONNECT_NS: u64 = 30_000;
-
 /// What is known of the sockets and processes of this host.
 #[derive(Debug)]
 pub struct Tables {
@@ -63,10 +59,7 @@ impl Tables {
             Event::TcpOpen(open) => {
                 let TcpOpen { header, socket_cookie: cookie, .. } = *open;
                 // After a loss, a later attempt may be what is missing: of somebody who was handed the socket.
-                let is_its_own = |connecting: &Owner| {
-                    connecting.time_ns > self.blind_until_ns
-                        || header.time_ns.saturating_sub(connecting.time_ns) <= MAX_CONNECT_NS
-                };
+                let is_its_own = |connecting: &Owner| connecting.time_ns > self.blind_until_ns;
                 let owner = self.connecting.remove(cookie).filter(is_its_own).unwrap_or(open.owner);
                 let ends = Ends {
                     local_addr: open.local_addr,

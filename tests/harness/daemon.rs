@@ -67,8 +67,19 @@ impl Daemon {
     /// Its memory in bytes, now.
     #[track_caller]
     pub(crate) fn memory_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory that it had, in bytes.
+    #[track_caller]
+    pub(crate) fn peak_memory_bytes(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    #[track_caller]
+    fn memory(&self, key: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap();
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        let kib = status.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB"));
         kib.unwrap().parse::<u64>().unwrap() * 1024
     }
 

@@ -56,16 +56,7 @@ impl Tally {
                 }
             }
         }
-        for path in files_below(&output.join("gaps/v1")) {
-            for batch in read(&path, &["cause", "lost_flows"]) {
-                let causes = column(&batch, "cause").as_string::<i32>();
-                let lost = column(&batch, "lost_flows").as_primitive::<Int64Type>();
-                tally.gaps.extend((0..batch.num_rows()).map(|row| GapRow {
-                    cause: causes.value(row).to_owned(),
-                    lost_flows: lost.is_valid(row).then(|| lost.value(row)),
-                }));
-            }
-        }
+        tally.gaps = gaps(output);
         tally.seqs.values_mut().for_each(|seqs| seqs.sort_unstable());
         tally
     }
@@ -97,6 +88,23 @@ impl Tally {
     pub(crate) fn causes(&self) -> Vec<&str> {
         self.gaps.iter().map(|gap| gap.cause.as_str()).collect()
     }
+}
+
+/// The rows of the table of gaps.
+#[track_caller]
+pub(crate) fn gaps(output: &Path) -> Vec<GapRow> {
+    let mut gaps = Vec::new();
+    for path in files_below(&output.join("gaps/v1")) {
+        for batch in read(&path, &["cause", "lost_flows"]) {
+            let causes = column(&batch, "cause").as_string::<i32>();
+            let lost = column(&batch, "lost_flows").as_primitive::<Int64Type>();
+            gaps.extend((0..batch.num_rows()).map(|row| GapRow {
+                cause: causes.value(row).to_owned(),
+                lost_flows: lost.is_valid(row).then(|| lost.value(row)),
+            }));
+        }
+    }
+    gaps
 }
 
 #[track_caller]

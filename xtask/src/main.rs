@@ -27,7 +27,8 @@ usage: cargo xtask COMMAND
   setup              install what is missing to build, test and show flowlog
   build [--release]  build flowlog with its eBPF programs
   demo               record real traffic in throw-away network namespaces, print the flows (needs root)
-  test               formatting, lints, documentation, all tests (needs root)
+  test [--long]      formatting, lints, documentation, all tests (needs root); --long: also those that take
+                     many minutes
   bench NAME         measure in throw-away network namespaces (needs root); without a name: what there is
 ";
 
@@ -43,7 +44,8 @@ fn main() -> ExitCode {
         ["build"] => success(build::run(build::Profile::Dev)),
         ["build", "--release"] => success(build::run(build::Profile::Release)),
         ["demo"] => success(demo::run()),
-        ["test"] => test::run(),
+        ["test"] => test::run(test::Length::Usual),
+        ["test", "--long"] => test::run(test::Length::Long),
         ["bench", arguments @ ..] => bench::run(arguments),
         _ => {
             eprint!("xtask: unknown command `{}`\n\n{USAGE}", arguments.join(" "));

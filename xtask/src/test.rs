@@ -16,12 +16,21 @@ use crate::{build, python, setup, sh, workspace};
 /// The user side. The eBPF programs are for another target and are linted on their own.
 const USER_SIDE: [&str; 2] = ["--workspace", "--exclude=flowlog-ebpf"];
 
+/// Which tests to run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// Those that take minutes together.
+    Usual,
+    /// Also those that take many minutes each.
+    Long,
+}
+
 /// Runs everything. Failed tests are a failure that has its own last line, not an error.
 ///
 /// # Errors
 ///
 /// When something is missing that cannot be installed, or a step fails for another reason.
-pub(crate) fn run() -> Result<ExitCode> {
+pub(crate) fn run(length: Length) -> Result<ExitCode> {
     ensure!(
         workspace::is_root(),
         "the tests make network namespaces and load eBPF programs: run them as root"
@@ -60,6 +69,17 @@ pub(crate) fn run() -> Result<ExitCode> {
             .env("FLOWLOG_READERS_PYTHON", python::interpreter());
         sums.run(&mut test)
     })?;
+    if length == Length::Long {
+        step("build for long tests", || {
+            sh::run(sh::cargo("build").args(["--package=flowlog", "--release"]))
+        })?;
+        step("long tests", || {
+            let mut test = sh::cargo("test");
+            test.args(["--package=flowlog-tests", "--", "--ignored", "--nocapture"])
+                .env("FLOWLOG_BIN", workspace::flowlog(build::Profile::Release));
+            sums.run(&mut test)
+        })?;
+    }
     println!("\n{} passed, {} failed", sums.passed, sums.failed);
     Ok(if sums.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

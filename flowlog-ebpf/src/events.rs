@@ -65,6 +65,7 @@ pub(crate) unsafe fn send_bytes(event: *const u8, len: usize) {
     let sent =
         unsafe { bpf_ringbuf_output(ring, event.cast_mut().cast(), len as u64, u64::from(BPF_RB_NO_WAKEUP)) };
     if sent < 0 {
+        debug!("an event of {} bytes does not fit into the ring buffer", len);
         count_lost();
     }
 }

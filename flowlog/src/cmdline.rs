@@ -237,10 +237,10 @@ fn mask_authority(text: &str) -> (String, &str) {
     let (url, _) = text.split_at(end);
     let (authority, _) = url.split_at(url.find(['/', '?', '#']).unwrap_or(url.len()));
     // A password with characters that it must not have there looks as a port that is no number.
-    let is_port = |text: &str| text.chars().all(|c| c.is_ascii_digit());
+    let is_port = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
     let in_authority = authority.rfind('@');
     let user_len = match (in_authority, authority.split_once(':')) {
-        (None, Some((_, port))) if !is_port(port) && !authority.starts_with('[') => url.rfind('@'),
+        (None, Some((host, port))) if !is_port(port) && !host.starts_with('[') => url.rfind('@'),
         _ => in_authority,
     };
     let Some(user_len) = user_len else { return (String::new(), text) };

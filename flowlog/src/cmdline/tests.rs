@@ -70,6 +70,10 @@ fn passwords_in_urls_are_hidden() {
     check(&["git", "clone", "https://token@host/a"], "git clone https://***@host/a");
     check(&["x", "redis://:s@host:6379/0"], "x redis://:***@host:6379/0");
     check(&["x", "postgres://me:s/s#s@host/db"], "x postgres://me:***@host/db");
+    check(
+        &["x", "postgres://me:#s:s@host", "mysql://me:s:#s@host"],
+        "x postgres://me:***@host mysql://me:***@host",
+    );
     check(&["x", "http://host:80/a@b", "http://[::1]/a@b"], "x http://host:80/a@b http://[::1]/a@b");
     check(&["x", "url=https://a/?page=1&access_token=s&b"], "x url=https://a/?page=1&access_token=***");
 }

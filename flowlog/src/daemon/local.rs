@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::Result;
+use flowlog_common::COMM_LEN;
 use flowlog_common::TaskLayout;
 use nix::time::ClockId;
 use tracing::{debug, warn};
@@ -17,6 +18,9 @@ use crate::lives::Limits;
 use crate::origins::Origins;
 use crate::processes::walk;
 
+/// No process has this number.
+const NOBODY: u32 = 0;
+
 /// What is known of this host, and where it comes from.
 pub(super) struct Local {
     pub(super) ebpf: Option<Ebpf>,
@@ -26,6 +30,10 @@ pub(super) struct Local {
     cmdline: Mode,
     /// The events that are taken in now.
     events: Vec<Event>,
+    /// The name of this program's tasks, and of those of another flowlog. At its start it takes a copy of each
+    /// socket for a moment (`seed`). Where the owner closes the socket just then, that copy is the last one,
+    /// and its end would make flowlog the one who closed.
+    own_comm: [u8; COMM_LEN],
     /// `CLOCK_MONOTONIC` until which every loss of events is known.
     complete_ns: u64,
     /// Events that did not fit into the ring buffer.
@@ -65,6 +73,7 @@ impl Local {
             cmdline,
             origins: Origins::open(),
             events: Vec::new(),
+            own_comm: own_comm(),
             complete_ns: now_ns(ClockId::CLOCK_MONOTONIC),
             lost: 0,
             blind: None,
@@ -75,7 +84,7 @@ impl Local {
 
     /// Takes in all events that are there.
     pub(super) fn drain(&mut self) -> Result<()> {
-        let Self { ebpf: Some(ebpf), tables, origins, events, complete_ns, lost, .. } = self else {
+        let Self { ebpf: Some(ebpf), tables, origins, events, own_comm, complete_ns, lost, .. } = self else {
             return Ok(());
         };
         // The events wait where the clocks cannot be compared now: a wrong time is a wrong process.
@@ -93,7 +102,12 @@ impl Local {
                 tables.processes_are_unknown(*complete_ns, now_ns(ClockId::CLOCK_MONOTONIC));
             }
             *complete_ns = before_ns;
-            for event in &*events {
+            for event in &mut *events {
+                if let Event::SocketRelease(release) = event
+                    && release.closer.comm == *own_comm
+                {
+                    release.closer.tgid = NOBODY;
+                }
                 tables.apply(event, realtime_offset_ns, |owner| origins.resolve(owner));
             }
             if events.len() < HANDFUL {
@@ -172,6 +186,17 @@ fn tasks(cmdline: Mode) -> TaskLayout {
             TaskLayout::default()
         }
     }
+}
+
+/// The name of the main thread, as the kernel has it.
+fn own_comm() -> [u8; COMM_LEN] {
+    let mut comm = [0; COMM_LEN];
+    // Where /proc cannot be read there are no copies of sockets either.
+    let name = std::fs::read("/proc/self/comm").unwrap_or_default();
+    comm.iter_mut()
+        .zip(name.split(|byte| *byte == b'\n').next().unwrap_or_default())
+        .for_each(|(to, from)| *to = *from);
+    comm
 }
 
 /// Whether the numbers in /proc are those that the eBPF programs see: those of the initial pid namespace,

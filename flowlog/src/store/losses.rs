@@ -1,6 +1,7 @@
 //! Losses on their way to the ledger and to the table of gaps.
 
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -80,15 +81,26 @@ impl Losses {
     /// Publishes a file of losses, those of one day. `None` where there is nothing to publish.
     pub(super) fn publish(&mut self, now: SystemTime) -> Result<Option<PublishedFile>, Fault> {
         let day = |gap: &DeclaredGap| gap.loss.to_us.div_euclid(24 * 3_600_000_000);
-        let Some(of_day) = self.unpublished.chunk_by(|one, next| day(one) == day(next)).next() else {
+        let in_one_file = |one: &DeclaredGap, next: &DeclaredGap| {
+            day(one) == day(next) && one.gap.checked_add(1) == Some(next.gap)
+        };
+        let Some(of_day) = self.unpublished.chunk_by(in_one_file).next() else {
             return Ok(None);
         };
-        let (gap_first, gap_last) = (of_day.first().map(|gap| gap.gap), of_day.last().map(|gap| gap.gap));
+        let [first, .., last] = [of_day.first(), of_day.last()].map(|gap| gap.map_or(0, |gap| gap.gap));
         let gaps: Vec<Gap> = of_day.iter().map(|gap| gap.loss.clone()).collect();
-        let path = self.writer.publish(&self.directory, &gaps, now)?;
+        let path = self.writer.publish(&self.directory, first..=last, &gaps, now)?;
         self.unpublished.drain(..gaps.len());
-        let rows = u64::try_from(gaps.len()).unwrap_or(u64::MAX);
-        Ok(Some(PublishedFile { gap_first, gap_last, ..published_file(Table::Gaps, &path, rows) }))
+        Ok(Some(gap_file(&path, first..=last, u64::try_from(gaps.len()).unwrap_or(u64::MAX))))
+    }
+}
+
+/// A line of the ledger about a file of gaps; size and hash are still to be taken.
+pub(super) fn gap_file(path: &Path, numbers: RangeInclusive<u64>, rows: u64) -> PublishedFile {
+    PublishedFile {
+        gap_first: Some(*numbers.start()),
+        gap_last: Some(*numbers.end()),
+        ..published_file(Table::Gaps, path, rows)
     }
 }
 

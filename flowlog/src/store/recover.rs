@@ -15,13 +15,13 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::convert::{Fault, Readout, read_out, set_aside};
-use super::losses::Losses;
+use super::losses::{Losses, gap_file};
 use super::{Store, Unlogged, one_line, remove_segment};
 use crate::gaps::{Cause, Gap, Stage};
 use crate::ledger::{self, DeclaredGap, Event, History, PublishedFile, Recovered};
 use crate::schema::{RunContext, RunFacts};
 use crate::wal;
-use crate::writer::{Directory, FLOWS, Published, Writer};
+use crate::writer::{Directory, FLOWS, GAPS, Published, Writer, read_gap_file};
 
 /// A run that did not stop.
 pub(super) struct Unfinished {
@@ -128,7 +128,7 @@ impl Store {
             // the write-ahead log.
             let first_seq = first_seq(&run.segments).unwrap_or(i64::MAX);
             let mut seqs = RangeInclusiveSet::new();
-            for path in files_of(&self.directory, run.run_id)? {
+            for path in files_of(&self.directory, FLOWS, run.run_id)? {
                 let listed = run.listed.get(&path.display().to_string()).copied();
                 if listed.is_some_and(|last_seq| last_seq < first_seq) {
                     continue;
@@ -194,6 +194,17 @@ impl Store {
     /// The losses that the run declared in the ledger, but in no file.
     fn publish_gaps_of(&mut self, run: &mut Unfinished, now: SystemTime) -> Result<(), Fault> {
         let Some(facts) = &run.facts else { return Ok(()) };
+        // A file that has its name, but no line.
+        for path in files_of(&self.directory, GAPS, run.run_id)? {
+            if run.is_open && !run.listed.contains_key(&path.display().to_string()) {
+                let read = read_gap_file(&self.directory.root().join(&path));
+                let (numbers, rows) = read.map_err(|error| Fault(one_line(&error)))?;
+                run.gaps.retain(|gap| !numbers.contains(&gap.gap));
+                let line = PublishedFile { of_run: Some(run.run_id), ..gap_file(&path, numbers, rows) };
+                run.listed.insert(path.display().to_string(), 0);
+                self.unlogged.push_back(Unlogged::File(line));
+            }
+        }
         let gaps = std::mem::take(&mut run.gaps);
         let mut losses = Losses::of_ledger(Arc::clone(&self.directory), facts, gaps);
         let result = loop {
@@ -212,29 +223,34 @@ impl Store {
     }
 }
 
-/// The files of flows whose name says that they have rows of this run, below the output directory.
-fn files_of(directory: &Directory, run_id: Uuid) -> io::Result<Vec<PathBuf>> {
+/// The files of a table whose name says that they have rows of this run, below the output directory.
+fn files_of(directory: &Directory, table: &str, run_id: Uuid) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let in_name = format!("_{run_id}_");
-    for date in subdirectories(&directory.root().join(FLOWS))? {
-        for hour in subdirectories(&date)? {
-            for entry in fs::read_dir(hour)? {
-                let entry = entry?;
-                let is_of_run = entry.file_name().to_str().is_some_and(|name| name.contains(&in_name));
-                if let Ok(below) = entry.path().strip_prefix(directory.root())
-                    && is_of_run
-                {
-                    files.push(below.to_owned());
-                }
+    let mut partitions = subdirectories(&directory.root().join(table))?;
+    while let Some(partition) = partitions.pop() {
+        partitions.extend(subdirectories(&partition)?);
+        for entry in fs::read_dir(partition)? {
+            let entry = entry?;
+            let is_of_run = entry.file_name().to_str().is_some_and(|name| name.contains(&in_name));
+            if let Ok(below) = entry.path().strip_prefix(directory.root())
+                && is_of_run
+            {
+                files.push(below.to_owned());
             }
         }
     }
     Ok(files)
 }
 
+/// None where the directory is not there.
 fn subdirectories(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(directory)? {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             found.push(entry.path());

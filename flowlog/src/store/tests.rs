@@ -192,9 +192,10 @@ fn a_crash_between_any_two_steps_costs_nothing_and_doubles_nothing() {
     store.append(&rows.ending(0..50), micros(50), at(50)).unwrap();
     // Of two hours, so that one publication makes two files.
     store.append(&rows.ending([3599, 3600, 3601]), micros(50), at(50)).unwrap();
-    copy_all(&[LEDGER, WAL, "flows"], &output, &before);
+    store.declare(vec![Gap { lost_flows: Some(7), ..Gap::new(Cause::Overload, Stage::Write, 1, 2) }], at(50));
+    copy_all(&[LEDGER, WAL, "flows", "gaps"], &output, &before);
     store.rotate(at(51));
-    copy_all(&[LEDGER, WAL, "flows"], &output, &after);
+    copy_all(&[LEDGER, WAL, "flows", "gaps"], &output, &after);
     drop(store);
     assert_eq!(files(&before.path().join("flows")).len(), 0);
     assert_eq!(files(&after.path().join("flows")).len(), 2);
@@ -210,9 +211,10 @@ fn a_crash_between_any_two_steps_costs_nothing_and_doubles_nothing() {
         let crashed = tempfile::tempdir().unwrap();
         copy(ledger.path(), LEDGER, crashed.path());
         copy(wal.path(), WAL, crashed.path());
-        copy(flows.path(), "flows", crashed.path());
+        copy_all(&["flows", "gaps"], flows, &crashed);
         check_recovers(crashed.path(), 53);
-        let [down] = &gaps(crashed.path())[..] else { panic!("one gap") };
+        assert_eq!(files(&crashed.path().join("gaps")).len(), 2, "{moment}: each gap is in one file");
+        let [_, down] = &gaps(crashed.path())[..] else { panic!("two gaps") };
         assert_eq!((down.cause, down.lost_flows, down.to_us), (Cause::DaemonDown, None, micros(100)));
         assert!(down.from_us <= micros(50), "{moment}: {down:?}");
     }

@@ -9,22 +9,24 @@ use super::execute::{Session, execute};
 use super::failure::Failure;
 use super::parse::{self, Invocation};
 
-/// Runs all commands of a file; none where one of them makes no sense.
+/// Runs all commands of a file; none where one of them makes no sense. They are read again rather than
+/// kept, since a file may save a whole table.
 pub(super) fn load(path: &OsString) -> Result<(), Failure> {
     let text = read(path)
         .map_err(|_| Failure::usage(format!("Failed to open file {} for reading", path.to_string_lossy())))?;
-    let mut lines = Vec::new();
-    for line in text.lines() {
-        let line = line.trim_start_matches([' ', '\t']);
-        if !line.is_empty() && !line.starts_with('#') {
-            lines.push(parse::parse(words(line))?);
-        }
+    let lines = || {
+        let lines = text.lines().map(|line| line.trim_start_matches([' ', '\t']));
+        lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(|line| parse::parse(words(line)))
+    };
+    // A line that makes no sense is told first, then a command that does not belong into a file.
+    let mut checked = Ok(());
+    for line in lines() {
+        let line = line?;
+        checked = checked.and_then(|()| check(&line));
     }
-    for line in &lines {
-        check(line)?;
-    }
+    checked?;
     let mut session = Session::default();
-    lines.iter().try_for_each(|line| execute(line, &mut session).map(|_| ()))
+    lines().try_for_each(|line| execute(&line?, &mut session).map(|_| ()))
 }
 
 fn read(path: &OsString) -> io::Result<String> {

@@ -223,8 +223,13 @@ fn a_full_disk_leaves_no_part_of_a_line_in_the_ledger() {
         let path = disk.join("ledger.jsonl");
         let (mut ledger, _) = Ledger::open(&path).unwrap();
         let run = Uuid::from_u128(1);
-        let mut append =
-            |seq| ledger.append(run, SystemTime::now(), Event::Stop(Stopped { last_seq: seq, rows: 1 }));
+        let mut append = |seq| {
+            ledger.append(
+                run,
+                SystemTime::now(),
+                Event::Stop(Stopped { last_seq: seq, rows: 1, complete_until_us: 0 }),
+            )
+        };
         append(0).unwrap();
         let filler = disk.join("filler");
         let full = fs::write(&filler, vec![0; 1 << 20]).unwrap_err();

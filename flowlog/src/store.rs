@@ -105,6 +105,9 @@ pub struct Store {
     seqs: RangeInclusiveSet<i64>,
     summary: Summary,
     watched_since_us: i64,
+    /// All flows that ended before were appended; microseconds since 1970.
+    complete_until_us: i64,
+    /// What of that the write-ahead log says.
     marked_us: i64,
     tried: SystemTime,
     said: Option<String>,
@@ -159,6 +162,7 @@ impl Store {
             seqs: RangeInclusiveSet::new(),
             summary: Summary::default(),
             watched_since_us,
+            complete_until_us: watched_since_us,
             marked_us: i64::MIN,
             tried: now,
             said: None,
@@ -189,6 +193,7 @@ impl Store {
                 return Err(Refused(error));
             }
         }
+        self.complete_until_us = self.complete_until_us.max(complete_until_us);
         self.marked_us = complete_until_us;
         self.sealed.extend(self.wal.take_sealed());
         // A segment that failed to sync has ended, and has the rows.
@@ -215,6 +220,7 @@ impl Store {
         if self.losses.is_file_due(self.rotation.interval, now) {
             self.publish_gaps(now);
         }
+        self.complete_until_us = self.complete_until_us.max(complete_until_us);
         if complete_until_us.saturating_sub(self.marked_us) > MARK_SECONDS * 1_000_000 {
             self.mark(complete_until_us);
         }
@@ -246,7 +252,14 @@ impl Store {
         }
         if is_complete {
             let last_seq = self.seqs.last().map_or(0, |last| *last.end());
-            self.log(Event::Stop(Stopped { last_seq, rows: self.summary.rows }), now);
+            self.log(
+                Event::Stop(Stopped {
+                    last_seq,
+                    rows: self.summary.rows,
+                    complete_until_us: self.complete_until_us,
+                }),
+                now,
+            );
             is_complete = self.unlogged.is_empty();
         }
         if let Err(error) = self.wal.seal() {

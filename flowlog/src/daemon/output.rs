@@ -107,6 +107,12 @@ impl Output {
         self.send(ToWriter::Rotate)
     }
 
+    /// Hands over the last of all.
+    pub(super) fn flush_last(&mut self) -> Result<()> {
+        self.flush()?;
+        self.send(ToWriter::Tick { complete_until_us: self.complete_until_us })
+    }
+
     /// Hands over the rows and the losses that are there.
     pub(super) fn flush(&mut self) -> Result<()> {
         if !self.gaps.is_empty() {

@@ -149,7 +149,7 @@ impl Daemon {
     /// Hands over the last rows and losses.
     pub(super) async fn hand_over(&mut self) -> anyhow::Result<()> {
         self.tick()?;
-        self.output.flush()?;
+        self.output.flush_last()?;
         while self.output.is_blocked() {
             self.output.room().await?;
             self.output.send_waiting()?;

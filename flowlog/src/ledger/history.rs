@@ -32,6 +32,8 @@ pub struct LastLine {
     pub time: Timestamp,
     /// Whether the run stopped by it.
     pub is_stop: bool,
+    /// Until when that run watched, where it stopped; microseconds since 1970.
+    pub complete_until_us: Option<i64>,
 }
 
 /// A run that did not stop.
@@ -74,7 +76,10 @@ impl History {
             self.damaged.get_or_insert(Damage { first_line: entry.number, lines: 0 }).lines += 1;
         }
         let Ok(Line { prev: _, time, run_id, event }) = entry.line else { return };
-        self.last = Some(LastLine { run_id, time, is_stop: matches!(event, Event::Stop(_)) });
+        let complete_until_us =
+            if let Event::Stop(stopped) = &event { Some(stopped.complete_until_us) } else { None };
+        let is_stop = complete_until_us.is_some();
+        self.last = Some(LastLine { run_id, time, is_stop, complete_until_us });
         let run = self.run(run_id, time);
         run.last_time = time;
         match event {

@@ -225,6 +225,9 @@ pub struct Stopped {
     pub last_seq: i64,
     /// Rows of the run that were published.
     pub rows: u64,
+    /// All flows that ended before were taken; microseconds since 1970. Earlier than the line by the time
+    /// that the last files took.
+    pub complete_until_us: i64,
 }
 
 /// A file that is about to be deleted: the line comes first, so that no file is missing without one.

@@ -78,7 +78,7 @@ fn gap(gap: u64) -> Event {
 }
 
 fn stop() -> Event {
-    Event::Stop(Stopped { last_seq: 2, rows: 2 })
+    Event::Stop(Stopped { last_seq: 2, rows: 2, complete_until_us: 3 })
 }
 
 fn recover(of_run: Uuid) -> Event {
@@ -176,7 +176,7 @@ fn a_run_that_stopped_leaves_nothing_to_do() {
     let (_dir, path) = ledger(one_run());
     let history = open(&path);
     let time = Timestamp::try_from(eight() + Duration::from_micros(4)).unwrap();
-    let last = Some(LastLine { run_id: run(1), time, is_stop: true });
+    let last = Some(LastLine { run_id: run(1), time, is_stop: true, complete_until_us: Some(3) });
     assert_eq!(history, History { last, ..History::default() });
 }
 

@@ -93,8 +93,8 @@ pub(super) fn unfinished(
     }
     let unwatched_since_us = last.map(|last| {
         let last_us = last.time.as_microsecond();
-        if last.is_stop {
-            return last_us;
+        if let Some(stopped_us) = last.complete_until_us {
+            return stopped_us;
         }
         let complete_until_us = runs.get(&last.run_id).and_then(|run| complete_until_us(&run.segments));
         let since_us = complete_until_us.unwrap_or(last_us);

@@ -321,6 +321,6 @@ fn the_time_between_two_runs_is_a_gap() {
     store.recover(at(91));
     store.finish(true, at(92));
     let found: Vec<_> = gaps(output.path()).iter().map(|gap| (gap.from_us, gap.to_us)).collect();
-    assert_eq!(found, [(micros(30), micros(50)), (micros(70), micros(90))]);
+    assert_eq!(found, [(micros(20), micros(50)), (micros(70), micros(90))]);
     check_verified(output.path());
 }

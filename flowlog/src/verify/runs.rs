@@ -142,7 +142,7 @@ impl Runs {
 
     /// A run stops.
     pub(super) fn stop(&mut self, line: u64, run_id: Uuid, stopped: &Stopped, findings: &mut Findings) {
-        let Stopped { last_seq, rows } = stopped;
+        let Stopped { last_seq, rows, complete_until_us: _ } = stopped;
         self.run(line, run_id, findings);
         self.current = None;
         let Some(run) = self.end(run_id) else { return };

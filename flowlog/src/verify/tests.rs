@@ -73,7 +73,7 @@ impl Bench {
     }
 
     fn stop(&mut self, last_seq: i64, rows: u64) {
-        self.append(Event::Stop(Stopped { last_seq, rows }));
+        self.append(Event::Stop(Stopped { last_seq, rows, complete_until_us: 0 }));
     }
 
     /// Publishes a file with these rows, and gives its path below the directory.

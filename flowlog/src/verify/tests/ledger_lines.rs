@@ -212,7 +212,10 @@ fn a_daemon_that_runs_is_no_fault() {
 fn a_time_that_goes_back_is_a_warning() {
     let mut bench = Bench::new();
     let before = SystemTime::UNIX_EPOCH;
-    bench.ledger.append(bench.run, before, Event::Stop(Stopped { last_seq: 0, rows: 0 })).unwrap();
+    bench
+        .ledger
+        .append(bench.run, before, Event::Stop(Stopped { last_seq: 0, rows: 0, complete_until_us: 0 }))
+        .unwrap();
     let report = bench.verify();
     assert!(report.ok);
     assert_eq!(report.findings[0].check, Check::Time);

@@ -4,13 +4,12 @@ use super::commands::{Command, Table};
 use super::failure::{Failure, PREFIX, explain, say};
 use super::matching::Matcher;
 use super::options::Opt;
-use super::parse::{Invocation, LabelChange};
+use super::parse::Invocation;
 use super::printer::Printer;
 use super::tuples;
 use super::{events, help, statistics};
 use crate::ctnetlink::decode::{DecodeError, Event};
 use crate::ctnetlink::{Entry, Error, Expectation, Requests};
-use crate::flow::Status;
 
 /// The sockets of a run; opened when they are needed.
 #[derive(Default)]
@@ -215,7 +214,9 @@ fn update(line: &Invocation, session: &mut Session) -> Result<u64, Failure> {
     let requests = open(&mut session.requests, command)?;
     let listed = requests.list(&matcher.kernel_filter(), |entry| {
         updated.one(entry, |entry| {
-            let Some(change) = change(line, &entry).filter(|_| matcher.fits(&entry)) else { return Ok(0) };
+            let Some(change) = tuples::to_change(line, &entry).filter(|_| matcher.fits(&entry)) else {
+                return Ok(0);
+            };
             if let Err(error) = modifier.change(&change) {
                 say(&format!("Operation failed: {}", explain(command, &error)));
             }
@@ -232,33 +233,6 @@ fn update(line: &Invocation, session: &mut Session) -> Result<u64, Failure> {
     updated.finish(command, listed)
 }
 
-/// What makes of an entry what was asked for; none where it is so already.
-fn change(line: &Invocation, entry: &Entry) -> Option<Entry> {
-    let status = line.status.map(|(value, _)| entry.status.unwrap_or(0) | value | Status::CONFIRMED.0);
-    let mark = line.mark.map(|(value, mask)| (entry.mark.unwrap_or(0) & !mask) ^ value);
-    let timeout_s = line.entry.timeout_s;
-    let proto_info = line.entry.proto_info.clone();
-    let (labels, labels_mask) = match (line.change_labels, entry.labels) {
-        (Some(LabelChange::Add(bits)), found) => (Some(bits), found.map(|_| bits)),
-        (Some(LabelChange::Remove(bits)), Some(_)) => (Some([0; 16]), Some(bits)),
-        (Some(LabelChange::RemoveAll), Some(found)) if found != [0; 16] => (Some([0; 16]), None),
-        _ => (None, None),
-    };
-    let state = |entry: &Entry| entry.state();
-    let wanted = Entry { proto_info: proto_info.clone(), ..Entry::default() };
-    let same_state = proto_info.is_none() || state(&wanted) == state(entry);
-    if status.is_none_or(|status| entry.status == Some(status))
-        && mark.is_none_or(|mark| entry.mark == Some(mark))
-        && timeout_s.is_none_or(|timeout_s| entry.timeout_s == Some(timeout_s))
-        && same_state
-        && labels.is_none()
-    {
-        return None;
-    }
-    let (orig, zone) = (entry.orig.clone(), entry.zone);
-    Some(Entry { orig, zone, status, mark, timeout_s, proto_info, labels, labels_mask, ..Entry::default() })
-}
-
 fn get(line: &Invocation, requests: &mut Requests) -> Result<u64, Failure> {
     let command = Command::Get;
     let found = requests.find(&tuples::to_find(line)).map_err(|error| Failure::request(command, &error))?;
@@ -268,7 +242,7 @@ fn get(line: &Invocation, requests: &mut Requests) -> Result<u64, Failure> {
     }
     let mut printer = Printer::new(line, Some("conntrack"));
     printer.entry(&entry)?;
-    printer.flush()?;
+    printer.finish()?;
     Ok(1)
 }
 

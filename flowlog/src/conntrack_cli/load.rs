@@ -36,7 +36,9 @@ fn read(path: &OsString) -> io::Result<String> {
     } else {
         bytes = fs::read(path)?;
     }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    // Without a copy where it is text, as it should be.
+    Ok(String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
 /// Only commands that change the table of entries make sense in a file.

@@ -83,6 +83,34 @@ pub(super) fn to_find(line: &Invocation) -> Entry {
     entry
 }
 
+/// What `-U` makes of an entry; none where it is so already. Bits of the status are only added, as the
+/// kernel takes none away.
+pub(super) fn to_change(line: &Invocation, entry: &Entry) -> Option<Entry> {
+    let (labels, labels_mask) = match (line.change_labels, entry.labels) {
+        (Some(LabelChange::Add(bits)), found) => (Some(bits), found.map(|_| bits)),
+        (Some(LabelChange::Remove(bits)), Some(_)) => (Some([0; 16]), Some(bits)),
+        (Some(LabelChange::RemoveAll), Some(found)) if found != [0; 16] => (Some([0; 16]), None),
+        _ => (None, None),
+    };
+    let wanted = Entry {
+        orig: entry.orig.clone(),
+        zone: entry.zone,
+        status: line.status.map(|(value, _)| entry.status.unwrap_or(0) | value | Status::CONFIRMED.0),
+        mark: line.mark.map(|(value, mask)| (entry.mark.unwrap_or(0) & !mask) ^ value),
+        timeout_s: line.entry.timeout_s,
+        proto_info: line.entry.proto_info.clone(),
+        labels,
+        labels_mask,
+        ..Entry::default()
+    };
+    let is_so = (wanted.status.is_none() || wanted.status == entry.status)
+        && (wanted.mark.is_none() || wanted.mark == entry.mark)
+        && (wanted.timeout_s.is_none() || wanted.timeout_s == entry.timeout_s)
+        && (wanted.proto_info.is_none() || wanted.state() == entry.state())
+        && wanted.labels.is_none();
+    (!is_so).then_some(wanted)
+}
+
 /// The expectation that `-I expect` makes.
 pub(super) fn expectation(line: &Invocation) -> Expectation {
     Expectation {

@@ -1,7 +1,7 @@
 //! The arguments of a program as one text, without the secrets that people put there.
 //!
 //! What is a secret is guessed from the names of options, variables and programs, and rather too much is
-//! hidden than too little: [`secrets`] has the names. A secret that nothing names (a password as a bare
+//! hidden than too little: `cmdline/secrets.rs` has the names. A secret that nothing names (a password as a bare
 //! argument) is not found.
 
 mod secrets;

@@ -1,7 +1,7 @@
 //! Which program a process number stood for at a given time.
 //!
 //! [`ProcessTable`] is a pure data structure: it learns of forks, execs and exits in the order of the
-//! kernel's ring buffer, and of what ran before from [`walk`]. Times are `CLOCK_MONOTONIC` nanoseconds.
+//! kernel's ring buffer, and of what ran before from [`walk()`]. Times are `CLOCK_MONOTONIC` nanoseconds.
 //!
 //! Invariant: [`ProcessTable::at`] never names a program that the process did not run at that time.
 //! What is not known, for example after events were lost, is `None`.

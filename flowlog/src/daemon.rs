@@ -47,7 +47,10 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 const READ_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long the last files may take at the stop. What is not published then is in the write-ahead log.
-const PUBLISH_DEADLINE: Duration = Duration::from_secs(60);
+const PUBLISH_DEADLINE: Duration = Duration::from_secs(40);
+
+/// How long the write-ahead log may take to have the last rows.
+const WAL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Logs flows until SIGTERM or SIGINT, then publishes what is there.
 ///
@@ -190,7 +193,7 @@ impl Daemon {
         local.seed_sockets()?;
         // After the subscription: what ends from now on is either in the dump or sends a message.
         for watched in &mut watched {
-            watched.dump(&mut local)?;
+            watched.dump(&mut local, false)?;
         }
         info!(
             "ready: run {}, {} network namespace(s), {}, writing to `{}`",
@@ -243,15 +246,18 @@ impl Daemon {
                 _ = refresh.tick() => self.watched.iter_mut().for_each(Watched::refresh),
                 _ = drain.tick() => {
                     self.local.drain()?;
-                    self.check_hold();
+                    more |= self.check_hold();
                     self.record_dumps()?;
                     self.tick()?;
                     self.update_metrics();
                 }
-                _ = dump.tick() => {
+                // While nothing can be taken, events wait that may tell of what a dump would miss.
+                _ = dump.tick(), if !self.output.is_blocked() => {
                     for watched in &mut self.watched {
-                        watched.dump(&mut self.local)?;
+                        watched.dump(&mut self.local, false)?;
                     }
+                    // A dump that takes longer than the interval leaves time for the rest.
+                    dump.reset();
                 }
                 room = self.output.room(), if self.output.is_blocked() => {
                     room?;
@@ -281,7 +287,7 @@ impl Daemon {
         if !matches!(read, Ok(true)) {
             self.declare_unread();
         }
-        let handed_over = tokio::time::timeout(READ_DEADLINE, self.hand_over()).await;
+        let handed_over = tokio::time::timeout(WAL_DEADLINE, self.hand_over()).await;
         let handed_over = handed_over.context("the disk does not answer").flatten();
         let Losses { overruns, truncated } = self.losses();
         let Self { watched, local, output, counts, .. } = self;
@@ -300,7 +306,7 @@ impl Daemon {
                     "stopping without publishing: the rows are in the write-ahead log, and published at the next start"
                 );
                 status.give_up();
-                tokio::time::timeout(READ_DEADLINE, written).await.context("the disk does not answer")?
+                tokio::time::timeout(WAL_DEADLINE, written).await.context("the disk does not answer")?
             }
         };
         let Written { published, lost_rows, is_complete } =

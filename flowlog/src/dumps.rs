@@ -39,6 +39,10 @@ pub struct Dumps {
     records: VecDeque<Record>,
     /// Number of the current dump.
     dump: u32,
+    /// When the last complete dumps were, the last one first.
+    dumped_ns: [u64; 2],
+    /// Entries of the first dump that have not ended: some of them may never send a message.
+    silent: usize,
     zeroed: u64,
 }
 
@@ -54,6 +58,8 @@ struct Entry {
     recorded_ns: Option<u64>,
     /// It was recorded as ended.
     ended: bool,
+    /// The first dump had it.
+    may_be_silent: bool,
 }
 
 /// What a dump gives to be recorded.
@@ -82,7 +88,15 @@ pub enum Destroyed {
 impl Dumps {
     /// Nothing was dumped yet.
     pub fn new(active_interval_ns: Option<u64>) -> Self {
-        Self { entries: HashMap::default(), active_interval_ns, records: VecDeque::new(), dump: 0, zeroed: 0 }
+        Self {
+            entries: HashMap::default(),
+            active_interval_ns,
+            records: VecDeque::new(),
+            dump: 0,
+            dumped_ns: [0; 2],
+            silent: 0,
+            zeroed: 0,
+        }
     }
 
     /// Whether another dump can tell something.
@@ -95,9 +109,28 @@ impl Dumps {
         self.zeroed
     }
 
+    /// Whether records wait to be taken. No dump should be made then: there may be no room for more.
+    pub fn has_records(&self) -> bool {
+        !self.records.is_empty()
+    }
+
+    /// Until when the end of each entry without a message is known; `None` where no such entry is left.
+    pub fn complete_until_ns(&self) -> Option<u64> {
+        let [_, last_but_one_ns] = self.dumped_ns;
+        (self.silent > 0).then_some(last_but_one_ns)
+    }
+
     /// A dump begins.
     pub fn begin(&mut self) {
         self.dump += 1;
+    }
+
+    /// The dump failed. What it did not show is no sign of anything.
+    pub fn cancel(&mut self) {
+        self.dump = self.dump.saturating_sub(1);
+        for entry in self.entries.values_mut() {
+            entry.dump = entry.dump.min(self.dump);
+        }
     }
 
     /// The dump has this entry.
@@ -116,7 +149,10 @@ impl Dumps {
                 entry
             }
             hashbrown::hash_map::Entry::Vacant(unknown) if is_followed => {
-                unknown.insert(Entry { flow, dump, was_zeroed: false, recorded_ns: None, ended: false })
+                let may_be_silent = dump == 1;
+                self.silent += usize::from(may_be_silent);
+                let (was_zeroed, ended) = (false, false);
+                unknown.insert(Entry { flow, dump, was_zeroed, recorded_ns: None, ended, may_be_silent })
             }
             hashbrown::hash_map::Entry::Vacant(_) => return,
         };
@@ -136,11 +172,23 @@ impl Dumps {
 
     /// The dump is complete.
     pub fn end(&mut self, now_ns: u64) {
-        let Self { entries, records, dump, .. } = self;
+        let [last_ns, _] = self.dumped_ns;
+        self.dumped_ns = [now_ns, last_ns];
+        self.end_missing(MISSING_DUMPS, now_ns);
+    }
+
+    /// The dump is complete, and all messages were read: what it does not have has ended. No other follows.
+    pub fn end_last(&mut self, now_ns: u64) {
+        self.end_missing(1, now_ns);
+    }
+
+    fn end_missing(&mut self, dumps: u32, now_ns: u64) {
+        let Self { entries, records, dump, silent, .. } = self;
         entries.retain(|_, entry| {
             let missing = dump.saturating_sub(entry.dump);
-            if missing >= MISSING_DUMPS && !entry.ended {
+            if missing >= dumps && !entry.ended {
                 entry.ended = true;
+                *silent -= usize::from(entry.may_be_silent);
                 records.push_back(Record {
                     flow: entry.flow.clone(),
                     sighting: Sighting::Vanished,
@@ -159,6 +207,7 @@ impl Dumps {
         match self.entries.remove(&identity(flow)) {
             Some(Entry { ended: true, .. }) => Destroyed::Again,
             Some(entry) => {
+                self.silent -= usize::from(entry.may_be_silent);
                 let went_down = went_down(&entry.flow, flow);
                 self.zeroed += u64::from(went_down);
                 Destroyed::First { counters_final: !entry.was_zeroed && !went_down }
@@ -304,6 +353,45 @@ mod tests {
         let ended: Vec<_> = records(&mut dumps);
         assert_eq!(ended.len(), 2);
         assert!(ended.iter().all(|(_, sighting, _)| *sighting == Sighting::Vanished));
+    }
+
+    #[test]
+    fn the_end_of_a_silent_entry_is_known_after_two_dumps() {
+        let mut dumps = Dumps::new(None);
+        dump(&mut dumps, 10, &[flow(1, 1)]);
+        assert_eq!(dumps.complete_until_ns(), Some(0));
+        dump(&mut dumps, 70, &[flow(1, 1)]);
+        dump(&mut dumps, 130, &[]);
+        assert_eq!(dumps.complete_until_ns(), Some(70 * S));
+        dump(&mut dumps, 190, &[]);
+        assert_eq!(dumps.complete_until_ns(), None);
+        assert_eq!(records(&mut dumps).len(), 1);
+    }
+
+    #[test]
+    fn the_last_dump_ends_what_it_does_not_have() {
+        let mut dumps = Dumps::new(None);
+        dump(&mut dumps, 10, &[flow(1, 1), flow(2, 1)]);
+        dumps.begin();
+        dumps.saw(flow(1, 2), 20 * S);
+        dumps.end_last(20 * S);
+        assert_eq!(records(&mut dumps), [(Some(2), Sighting::Vanished, 20)]);
+    }
+
+    #[test]
+    fn a_dump_that_fails_counts_for_nothing() {
+        let mut dumps = Dumps::new(None);
+        dumps.begin();
+        dumps.saw(flow(1, 1), S);
+        dumps.cancel();
+        assert!(dumps.is_needed());
+        dump(&mut dumps, 10, &[flow(1, 1), flow(2, 1)]);
+        dump(&mut dumps, 20, &[]);
+        dumps.begin();
+        dumps.cancel();
+        assert_eq!(records(&mut dumps), []);
+        dump(&mut dumps, 30, &[]);
+        assert_eq!(records(&mut dumps).len(), 2);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 
 use crate::flow::Flow;
 
@@ -16,11 +16,14 @@ use crate::flow::Flow;
 /// means a listener that stood still for as long.
 const GENERATION_NS: u64 = 600 * 1_000_000_000;
 
+/// For how long a flow without a start is remembered. Its tuple, id and counters may come again as those of
+/// another flow: an entry lives for ten seconds at least, unless somebody removes it.
+const WITHOUT_START_NS: u64 = 2 * 1_000_000_000;
+
 /// What identifies a flow: its id and tuple, and when it started.
 ///
 /// The id alone comes again: the kernel makes it from the address of the entry and its tuple. Where the
-/// kernel takes no start times, the counters stand for them: two flows are then the same where they have
-/// the same id, tuple and counters.
+/// kernel takes no start times, the counters stand for them, for a short time.
 type Identity = (u64, u64);
 
 /// The identities of the flows that ended last.
@@ -29,6 +32,8 @@ pub struct Seen {
     young: HashSet<Identity, foldhash::fast::RandomState>,
     /// The generation before; forgotten with the end of the young one.
     old: HashSet<Identity, foldhash::fast::RandomState>,
+    /// When flows without a start ended.
+    without_start: HashMap<Identity, u64, foldhash::fast::RandomState>,
     /// When the young generation began, as far as [`Seen::expire`] told the time.
     since_ns: u64,
     now_ns: u64,
@@ -37,14 +42,29 @@ pub struct Seen {
 impl Seen {
     /// Nothing was seen yet. Times are of any clock that does not go back.
     pub fn new(now_ns: u64) -> Self {
-        Self { young: HashSet::default(), old: HashSet::default(), since_ns: now_ns, now_ns }
+        Self {
+            young: HashSet::default(),
+            old: HashSet::default(),
+            without_start: HashMap::default(),
+            since_ns: now_ns,
+            now_ns,
+        }
     }
 
     /// Notes that the flow has ended. Says whether that is new.
     ///
     /// `max` bounds a generation. The kernel repeats events of entries that it still holds, and they are
     /// at most as many as the table has room for (`nf_conntrack_max`): no more have to be remembered.
-    pub fn note(&mut self, flow: &Flow, max: usize) -> bool {
+    /// `received_ns` is now, of any clock.
+    pub fn note(&mut self, flow: &Flow, received_ns: u64, max: usize) -> bool {
+        if flow.start_ns.is_none() {
+            let is_recent = |at_ns: u64| received_ns.abs_diff(at_ns) < WITHOUT_START_NS;
+            if self.without_start.len() >= max {
+                self.without_start.retain(|_, at_ns| is_recent(*at_ns));
+            }
+            let before_ns = self.without_start.insert(identity(flow), received_ns);
+            return !before_ns.is_some_and(is_recent);
+        }
         if self.young.len() >= max {
             self.begin_generation();
         }
@@ -56,6 +76,10 @@ impl Seen {
     /// Forgets what is old enough. To be called now and then.
     pub fn expire(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
+        // Most of it is old by now, and a few seconds too little cost less than a clock here.
+        if self.without_start.len() > 1000 {
+            self.without_start = HashMap::default();
+        }
         if now_ns.saturating_sub(self.since_ns) >= GENERATION_NS {
             self.begin_generation();
         }
@@ -116,47 +140,48 @@ mod tests {
             (Flow { id: Some(8), ..flow(1, Some(100)) }, true),
             (Flow { zone: Some(1), ..flow(1, Some(100)) }, true),
         ] {
-            assert_eq!(seen.note(&flow, MAX), is_new, "{flow:?}");
+            assert_eq!(seen.note(&flow, 1, MAX), is_new, "{flow:?}");
         }
     }
 
     #[test]
-    fn without_start_times_the_counters_tell_flows_apart() {
+    fn without_start_times_the_counters_tell_flows_apart_for_a_while() {
         let mut seen = Seen::new(0);
         let counted =
             |packets| Flow { orig_counters: Some(Counters { packets, bytes: 60 }), ..flow(1, None) };
-        assert!(seen.note(&counted(1), MAX));
-        assert!(seen.note(&counted(2), MAX));
-        assert!(!seen.note(&counted(1), MAX));
+        assert!(seen.note(&counted(1), 1, MAX));
+        assert!(seen.note(&counted(2), 1, MAX));
+        assert!(!seen.note(&counted(1), 1, MAX));
+        assert!(seen.note(&counted(1), 1 + WITHOUT_START_NS, MAX), "another flow with the same port");
     }
 
     #[test]
     fn as_many_as_the_table_holds_are_remembered_and_at_most_twice_as_many() {
         let mut seen = Seen::new(0);
         for port in 0..5000 {
-            assert!(seen.note(&flow(port, Some(1)), MAX));
+            assert!(seen.note(&flow(port, Some(1)), 1, MAX));
             assert!(seen.young.len() <= MAX && seen.old.len() <= MAX);
         }
         for port in 4000..5000 {
-            assert!(!seen.note(&flow(port, Some(1)), MAX), "{port}");
+            assert!(!seen.note(&flow(port, Some(1)), 1, MAX), "{port}");
         }
     }
 
     #[test]
     fn a_repeated_flow_stays_known() {
         let mut seen = Seen::new(0);
-        assert!(seen.note(&flow(1, Some(1)), MAX));
+        assert!(seen.note(&flow(1, Some(1)), 1, MAX));
         for minute in 1..100 {
             let now_ns = minute * 60 * 1_000_000_000;
             seen.expire(now_ns);
-            assert!(!seen.note(&flow(1, Some(1)), MAX));
+            assert!(!seen.note(&flow(1, Some(1)), 1, MAX));
         }
     }
 
     #[test]
     fn what_is_old_is_forgotten() {
         let mut seen = Seen::new(0);
-        seen.note(&flow(1, Some(1)), MAX);
+        seen.note(&flow(1, Some(1)), 1, MAX);
         seen.expire(GENERATION_NS);
         assert!(seen.old.len() == 1 && seen.young.is_empty());
         seen.expire(2 * GENERATION_NS);

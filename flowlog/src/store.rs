@@ -21,7 +21,7 @@ mod losses;
 mod recover;
 mod retain;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -37,7 +37,7 @@ use crate::gaps::{Cause, Declared, Gap};
 use crate::ledger::{Event, Ledger, PublishedFile, Started, Stopped, Table};
 use crate::retention::RetentionLimits;
 use crate::schema::RunFacts;
-use crate::wal::{self, Segment, SegmentHeader, Wal, WalSync};
+use crate::wal::{self, Segment, SegmentHeader, Wal, WalError, WalSync};
 use crate::writer::{Directory, Published, Rotation, WriteError, Writer};
 use convert::Conversion;
 use losses::Losses;
@@ -45,7 +45,7 @@ use recover::Unfinished;
 
 /// How long after the last frame of the write-ahead log a mark says that nothing came since. What a start
 /// after a crash declares as unwatched begins at the last frame or mark.
-const MARK_SECONDS: i64 = 10;
+const MARK_INTERVAL_US: u64 = 10_000_000;
 
 /// How many seconds pass between two attempts to do what the disk refused.
 const RETRY_SECONDS: u64 = 5;
@@ -101,6 +101,8 @@ pub struct Store {
     declared: BTreeMap<Cause, Declared>,
     retention: RetentionLimits,
     retained: SystemTime,
+    /// Files that could not be deleted.
+    undeletable: BTreeSet<PathBuf>,
     /// The rows of this run that are published.
     seqs: RangeInclusiveSet<i64>,
     summary: Summary,
@@ -110,7 +112,9 @@ pub struct Store {
     /// What of that the write-ahead log says.
     marked_us: i64,
     tried: SystemTime,
+    /// What was said of files that cannot be written.
     said: Option<String>,
+    is_ledger_stuck: bool,
 }
 
 /// What the ledger has to say.
@@ -159,6 +163,7 @@ impl Store {
             unwatched_since_us,
             retention,
             retained: SystemTime::UNIX_EPOCH,
+            undeletable: BTreeSet::new(),
             seqs: RangeInclusiveSet::new(),
             summary: Summary::default(),
             watched_since_us,
@@ -166,6 +171,7 @@ impl Store {
             marked_us: i64::MIN,
             tried: now,
             said: None,
+            is_ledger_stuck: false,
         };
         store.log(Event::Start(started), now);
         // If the process is killed now, it was complete until here.
@@ -188,12 +194,16 @@ impl Store {
         match self.wal.append(batch, complete_until_us) {
             Ok(()) => {}
             Err(error) if error.is_taken() => warn!("{}", one_line(&error)),
+            // Waiting does not help.
+            Err(error @ WalError::Encode { .. }) => {
+                error!("rows are not in the write-ahead log, a crash would lose them: {}", one_line(&error));
+            }
             Err(error) => {
                 self.sealed.extend(self.wal.take_sealed());
                 return Err(Refused(error));
             }
         }
-        self.complete_until_us = self.complete_until_us.max(complete_until_us);
+        self.complete_until_us = complete_until_us;
         self.marked_us = complete_until_us;
         self.sealed.extend(self.wal.take_sealed());
         // A segment that failed to sync has ended, and has the rows.
@@ -220,9 +230,13 @@ impl Store {
         if self.losses.is_file_due(self.rotation.interval, now) {
             self.publish_gaps(now);
         }
-        self.complete_until_us = self.complete_until_us.max(complete_until_us);
-        if complete_until_us.saturating_sub(self.marked_us) > MARK_SECONDS * 1_000_000 {
-            self.mark(complete_until_us);
+        // The writing side ticks also while it has nothing new to say.
+        if complete_until_us != i64::MIN {
+            self.complete_until_us = complete_until_us;
+            // Also where the clock was set back.
+            if complete_until_us.abs_diff(self.marked_us) > MARK_INTERVAL_US {
+                self.mark(complete_until_us);
+            }
         }
         if let Err(error) = self.wal.sync_if_due(Instant::now()) {
             warn!("{}", one_line(&error));
@@ -297,7 +311,9 @@ impl Store {
             self.take_published(file, None, now);
         }
         if let Err(error) = written {
-            error!("files cannot be written, the write-ahead log keeps their rows: {}", one_line(&error));
+            // The name of the file is another one each time.
+            let cause = one_line(&error.source);
+            self.say(format!("files cannot be written, the write-ahead log keeps their rows: {cause}"));
             self.writer.discard();
             self.seal();
             self.conversion.add(std::mem::take(&mut self.sealed));
@@ -389,13 +405,15 @@ impl Store {
             let appended =
                 next.event(&self.directory).and_then(|event| self.ledger.append(self.run_id, now, event));
             if let Err(error) = appended {
-                self.say(format!("the ledger cannot be written: {error}"));
+                if !std::mem::replace(&mut self.is_ledger_stuck, true) {
+                    error!("the ledger cannot be written, it is tried again: {error}");
+                }
                 return;
             }
             self.unlogged.pop_front();
             self.writer.set_ledger_tip(&self.ledger.tip().to_string());
         }
-        if self.said.take().is_some() {
+        if std::mem::take(&mut self.is_ledger_stuck) {
             info!("the ledger is written again");
         }
     }

@@ -1,5 +1,7 @@
 //! From datagrams to rows: what the receiving side does with a flow.
 
+use std::time::{Duration, Instant};
+
 use nix::time::ClockId;
 use tracing::{debug, error};
 
@@ -19,7 +21,7 @@ const READS_PER_TURN: usize = 16;
 
 /// How long nothing has to come after an overrun until the kernel has nothing left that it held: it sends
 /// that again 10 to 100 ms after there was no room (`ecache_work`), as long as there is room.
-const HELD_US: i64 = 500_000;
+const HELD: Duration = Duration::from_millis(500);
 
 impl Daemon {
     /// Whether flows can be taken, or have to be dropped.
@@ -28,8 +30,10 @@ impl Daemon {
     }
 
     /// Sees where the kernel holds more entries than it should while the writing side is behind.
-    pub(super) fn check_hold(&mut self) {
+    /// Says whether some have to be read for that from now on.
+    pub(super) fn check_hold(&mut self) -> bool {
         let Self { watched, output, table_share_percent, .. } = self;
+        let mut begins = false;
         for watched in watched {
             if !output.is_blocked() {
                 watched.is_shedding = false;
@@ -38,6 +42,7 @@ impl Daemon {
             let was_shedding = watched.is_shedding;
             watched.check_hold(*table_share_percent);
             if watched.is_shedding && !was_shedding {
+                begins = true;
                 error!(
                     "flows of the network namespace `{}` are lost from now on: writing is behind, and the kernel \
                      holds as many entries as it should",
@@ -45,6 +50,7 @@ impl Daemon {
                 );
             }
         }
+        begins
     }
 
     /// What is due each second.
@@ -55,8 +61,11 @@ impl Daemon {
         }
         local.declare_lost(&mut output.gaps);
         local.expire();
-        output.complete_until_us =
-            watched.iter().map(|watched| watched.read_until_us).min().unwrap_or(i64::MIN);
+        let complete_until_us = |watched: &Watched| {
+            let silent_us = watched.dumps.complete_until_ns().map_or(i64::MAX, micros);
+            watched.read_until_us.min(silent_us)
+        };
+        output.complete_until_us = watched.iter().map(complete_until_us).min().unwrap_or(i64::MIN);
         output.tick()
     }
 
@@ -82,8 +91,8 @@ impl Daemon {
         let mut more = false;
         for watched in watched {
             for read in 1.. {
+                // It goes on when there is room, or too much is held.
                 if output.is_blocked() && !watched.is_shedding {
-                    more = true;
                     break;
                 }
                 let before_us = now_us();
@@ -98,14 +107,15 @@ impl Daemon {
                     }
                     Received::Overrun => watched.has_overrun(),
                     Received::Datagrams(datagrams) => {
-                        watched.received_us = before_us;
+                        watched.received = Instant::now();
                         if datagrams.truncated() > 0 {
                             let detail = "messages that are larger than the buffer";
                             lose_messages(datagrams.truncated() as u64, detail, output, counts);
                         }
                         let received_ns = now_ns(ClockId::CLOCK_REALTIME);
+                        let since_ns = watched.since_ns(received_ns);
                         for datagram in datagrams.iter() {
-                            record(datagram, received_ns, watched, local, output, counts);
+                            record(datagram, received_ns, since_ns, watched, local, output, counts);
                         }
                     }
                 }
@@ -119,8 +129,24 @@ impl Daemon {
         Ok(more)
     }
 
-    /// Reads all that is there, and what the kernel holds. Says whether that could be done.
+    /// Reads all that is there, and sees what has ended without a message. Says whether that could be done.
     pub(super) async fn read_rest(&mut self, can_read: bool) -> anyhow::Result<bool> {
+        if !self.read_queued(can_read).await? {
+            return Ok(false);
+        }
+        for watched in &mut self.watched {
+            watched.dump(&mut self.local, true)?;
+        }
+        // A message that came meanwhile wins over what the dump does not have.
+        self.read_queued(can_read).await?;
+        for watched in &mut self.watched {
+            watched.dumps.end_last(now_ns(ClockId::CLOCK_REALTIME));
+        }
+        self.read_queued(can_read).await
+    }
+
+    /// Reads all that is there, and what the kernel holds. Says whether that could be done.
+    async fn read_queued(&mut self, can_read: bool) -> anyhow::Result<bool> {
         loop {
             let more = can_read && self.receive()?;
             self.record_dumps()?;
@@ -132,7 +158,10 @@ impl Daemon {
                 self.check_hold();
             } else if !can_read || !self.watched.iter().any(|watched| watched.is_held) && !more {
                 return Ok(can_read);
-            } else if !more {
+            } else if more {
+                // Signals and the deadline get their turn.
+                tokio::task::yield_now().await;
+            } else {
                 tokio::time::sleep(super::DRAIN_INTERVAL).await;
             }
         }
@@ -162,6 +191,7 @@ impl Daemon {
 fn record(
     datagram: &[u8],
     received_ns: u64,
+    since_ns: u64,
     watched: &mut Watched,
     local: &Local,
     output: &mut Output,
@@ -177,7 +207,8 @@ fn record(
                 counts.flows += 1;
                 counts.unknown_attributes += u64::from(unknown_attributes);
                 let max = watched.seen_max();
-                if !watched.seen.note(&flow, max) {
+                let is_older = flow.stop_ns.is_some_and(|stop_ns| stop_ns < since_ns);
+                if is_older || !watched.seen.note(&flow, received_ns, max) {
                     counts.duplicates += 1;
                     continue;
                 }
@@ -236,7 +267,7 @@ fn lose_messages(messages: u64, detail: &str, output: &mut Output, counts: &mut 
 impl Watched {
     /// Nothing was left to be read at this time.
     fn has_read_all(&mut self, at_us: i64) {
-        if at_us.saturating_sub(self.received_us) > HELD_US {
+        if self.received.elapsed() > HELD {
             self.is_held = false;
         }
         if !self.is_held {
@@ -246,7 +277,7 @@ impl Watched {
 
     /// The socket had no room for a message.
     fn has_overrun(&mut self) {
-        self.received_us = now_us();
+        self.received = Instant::now();
         match self.listener.delivery() {
             Delivery::Reliable => self.is_held = true,
             Delivery::BestEffort => self.has_dropped = true,

@@ -69,7 +69,10 @@ pub(super) struct Watched {
     /// When nothing was left to be read the last time.
     pub(super) read_until_us: i64,
     /// When something came the last time.
-    pub(super) received_us: i64,
+    pub(super) received: Instant,
+    /// When it subscribed, by the clock that does not jump and by the other one.
+    since_monotonic_ns: u64,
+    since_ns: u64,
     /// The socket had no room since it was quiet: the kernel may hold messages.
     pub(super) is_held: bool,
     /// Messages were dropped that are not declared yet.
@@ -116,7 +119,9 @@ impl Watched {
             said_zeroed: 0,
             is_shedding: false,
             read_until_us: now_us(),
-            received_us: i64::MIN,
+            received: Instant::now(),
+            since_monotonic_ns: now_ns(ClockId::CLOCK_MONOTONIC),
+            since_ns: now_ns(ClockId::CLOCK_REALTIME),
             is_held: false,
             has_dropped: false,
             dropped: 0,
@@ -180,9 +185,20 @@ impl Watched {
         true
     }
 
-    /// Lists the table, where that can tell something. The ring buffer is read meanwhile.
-    pub(super) fn dump(&mut self, local: &mut Local) -> Result<()> {
-        if !self.dumps.is_needed() {
+    /// When it subscribed, by the wall clock as it is at `now_ns`. What ended before was either taken by an
+    /// earlier run, or lies in the time in which nobody watched; the kernel sends it again where another
+    /// listener had no room for it.
+    pub(super) fn since_ns(&self, now_ns: u64) -> u64 {
+        let elapsed_ns =
+            super::clock::now_ns(ClockId::CLOCK_MONOTONIC).saturating_sub(self.since_monotonic_ns);
+        // The clock may have been set back or forth since.
+        self.since_ns.min(now_ns.saturating_sub(elapsed_ns))
+    }
+
+    /// Lists the table, where that can tell something. The ring buffer is read meanwhile. What the
+    /// last dump tells is for the caller to say: [`Dumps::end_last`].
+    pub(super) fn dump(&mut self, local: &mut Local, is_last: bool) -> Result<()> {
+        if !self.dumps.is_needed() || self.dumps.has_records() {
             return Ok(());
         }
         let Self { requests, dumps, .. } = self;
@@ -207,11 +223,15 @@ impl Watched {
         });
         match dumped {
             Ok(()) => {
-                dumps.end(now_ns(ClockId::CLOCK_REALTIME));
+                if !is_last {
+                    dumps.end(now_ns(ClockId::CLOCK_REALTIME));
+                }
                 self.say_zeroed();
             }
-            // What this dump did not show is no sign of anything: the next ones decide.
-            Err(error) => warn!("cannot list the table of `{}`: {}", self.name(), one_line(&error)),
+            Err(error) => {
+                dumps.cancel();
+                warn!("cannot list the table of `{}`: {}", self.name(), one_line(&error));
+            }
         }
         result
     }

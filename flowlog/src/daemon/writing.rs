@@ -112,17 +112,19 @@ fn write(
         let now = SystemTime::now();
         match message {
             ToWriter::Batch { rows, complete_until_us } => {
-                if !append(&mut store, &rows, complete_until_us, status) {
+                // After lost rows there are no others: what comes after the last one is not watched.
+                if lost_rows > 0 || !append(&mut store, &rows, complete_until_us, status) {
                     lost_rows += u64::try_from(rows.num_rows()).unwrap_or(u64::MAX);
                 }
             }
             ToWriter::Gaps(gaps) => store.declare(gaps, now),
-            ToWriter::Tick { complete_until_us } => store.tick(complete_until_us, now),
+            ToWriter::Tick { complete_until_us } if lost_rows == 0 => store.tick(complete_until_us, now),
+            ToWriter::Tick { .. } => {}
             ToWriter::Rotate => store.rotate(now),
         }
         update_metrics(metrics, &store);
     }
-    let publish = !status.is_given_up();
+    let publish = !status.is_given_up() && lost_rows == 0;
     let (published, is_complete) = store.finish(publish, SystemTime::now());
     Written { published, is_complete, lost_rows }
 }

@@ -1,5 +1,6 @@
 //! Rows of segments become files: what the write-ahead log is for.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -62,20 +63,29 @@ impl Readout {
     }
 }
 
-/// Reads the rows of segments, and hands those on that are not published.
+/// Reads the rows of segments, and hands those on that are not published. Where the process that wrote them
+/// was killed, the last segment may be torn at its end; in any other place that is damage.
 ///
 /// # Errors
 ///
 /// A segment cannot be read now, or its rows cannot be taken.
-pub(super) fn read_out<E: From<ArrowError> + From<std::io::Error>>(
+pub(super) fn read_out<E: From<ArrowError> + From<io::Error>>(
     segments: &[PathBuf],
+    was_killed: bool,
     published: &RangeInclusiveSet<i64>,
     mut each: impl FnMut(RecordBatch, &Path) -> Result<(), E>,
 ) -> Result<Readout, E> {
     let mut readout = Readout::default();
-    for path in segments {
+    for (index, path) in segments.iter().enumerate() {
+        let may_be_torn = was_killed && index + 1 == segments.len();
         let frames = match wal::read(path) {
             Ok((_, frames)) => frames,
+            // Nothing can be done about it by waiting.
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                readout.drop_bytes(0, format!("`{}` was removed", path.display()));
+                readout.damaged.push(path.clone());
+                continue;
+            }
             Err(ReadError::Io(error)) => return Err(error.into()),
             Err(ReadError::Header { bytes, cause }) => {
                 readout.drop_bytes(bytes, cause.to_string());
@@ -88,14 +98,15 @@ pub(super) fn read_out<E: From<ArrowError> + From<std::io::Error>>(
                 Ok(frame) => frame,
                 Err(Damage { cause: DamageCause::Io(error), .. }) => return Err(error.into()),
                 Err(damage) => {
-                    if !matches!(damage.cause, DamageCause::Torn) {
+                    if !(may_be_torn && matches!(damage.cause, DamageCause::Torn)) {
                         readout.damaged.push(path.clone());
                     }
                     readout.drop_bytes(damage.bytes, damage.to_string());
                     break;
                 }
             };
-            readout.complete_until_us = readout.complete_until_us.max(Some(complete_until_us));
+            // The last one counts, not the largest: the clock may have been set back.
+            readout.complete_until_us = Some(complete_until_us);
             let Some(batch) = batch else { continue };
             let new = unpublished(&batch, published)?;
             let (all, new_rows) = (batch.num_rows(), new.num_rows());
@@ -146,7 +157,7 @@ impl Store {
         // From here on they are segments like others: needed until their rows are published.
         self.sealed.extend(segments);
         let Self { writer, seqs, .. } = self;
-        let read = read_out(&paths, seqs, |batch, path| {
+        let read = read_out(&paths, false, seqs, |batch, path| {
             writer.append(&batch, path, now).map_err(|error| Fault(one_line(&error)))
         });
         match read {
@@ -154,12 +165,19 @@ impl Store {
                 if let Some(gap) = readout.gap(self.watched_since_us, super::micros(now)) {
                     self.losses.add(gap);
                 }
-                readout.damaged.iter().for_each(|path| set_aside(path));
                 self.settle(Ok(()), now);
                 // Not only what the rotation asks for: these rows have waited long enough.
+                let (damaged, intact) = std::mem::take(&mut self.sealed)
+                    .into_iter()
+                    .partition::<Vec<_>, _>(|segment: &Segment| readout.damaged.contains(&segment.path));
+                self.sealed = intact;
                 self.rotate(now);
                 if self.conversion.is_empty() {
+                    damaged.iter().for_each(|segment| set_aside(&segment.path));
                     tracing::info!(rows = readout.rows, "wrote the files of rows that had to wait");
+                } else {
+                    // Their good rows are still to be published.
+                    self.conversion.add(damaged);
                 }
             }
             Err(Fault(error)) => {
@@ -184,8 +202,8 @@ impl From<ArrowError> for Fault {
     }
 }
 
-impl From<std::io::Error> for Fault {
-    fn from(error: std::io::Error) -> Self {
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
         Self(error.to_string())
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -16,12 +17,29 @@ use uuid::Uuid;
 
 use super::convert::{Fault, Readout, read_out, set_aside};
 use super::losses::{Losses, gap_file};
-use super::{Store, Unlogged, one_line, remove_segment};
+use super::{Store, Unlogged, one_line};
 use crate::gaps::{Cause, Gap, Stage};
 use crate::ledger::{self, DeclaredGap, Event, History, PublishedFile, Recovered};
 use crate::schema::{RunContext, RunFacts};
-use crate::wal;
+use crate::wal::{self, ReadError, Segment};
 use crate::writer::{Directory, FLOWS, GAPS, Published, Writer, read_gap_file};
+
+/// What the ledger says of a file.
+#[derive(Clone, Copy)]
+struct Listed {
+    seq_first: i64,
+    seq_last: i64,
+    rows: u64,
+}
+
+impl Listed {
+    /// The numbers of its rows, where they have no holes: those of a file that is not there any more.
+    fn seqs(self) -> Option<RangeInclusive<i64>> {
+        let Self { seq_first, seq_last, rows } = self;
+        let numbers = seq_last.checked_sub(seq_first)?.checked_add(1)?;
+        (i64::try_from(rows) == Ok(numbers)).then_some(seq_first..=seq_last)
+    }
+}
 
 /// A run that did not stop.
 pub(super) struct Unfinished {
@@ -29,18 +47,25 @@ pub(super) struct Unfinished {
     /// `None` where it left no segment that can be read; then it has no rows to be recovered.
     facts: Option<RunFacts>,
     segments: Vec<PathBuf>,
-    /// Its files that the ledger has, with the highest `seq` of each.
-    listed: BTreeMap<String, i64>,
+    /// Its files that the ledger has.
+    listed: BTreeMap<String, Listed>,
     gaps: Vec<DeclaredGap>,
     /// Whether the ledger waits for the end of the run.
     is_open: bool,
 }
 
 impl Unfinished {
+    /// Whether this file is of the run.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        let in_name = format!("_{}_", self.run_id);
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.contains(&in_name))
+    }
+
     /// The ledger has this file now.
     fn list(&mut self, file: &Published) {
-        let (_, last_seq) = file.seq_range();
-        self.listed.insert(file.path.display().to_string(), last_seq);
+        let (seq_first, seq_last) = file.seq_range();
+        let listed = Listed { seq_first, seq_last, rows: file.rows };
+        self.listed.insert(file.path.display().to_string(), listed);
     }
 }
 
@@ -76,7 +101,12 @@ pub(super) fn unfinished(
             acct: None,
             timestamp: None,
         });
-        run.listed = files.into_iter().map(|file| (file.path, file.seq_last.unwrap_or(i64::MAX))).collect();
+        let listed = |file: &PublishedFile| Listed {
+            seq_first: file.seq_first.unwrap_or(i64::MAX),
+            seq_last: file.seq_last.unwrap_or(i64::MAX),
+            rows: file.rows,
+        };
+        run.listed = files.iter().map(|file| (file.path.clone(), listed(file))).collect();
         run.gaps = gaps.into_iter().map(|(gap, loss)| DeclaredGap { gap, loss }).collect();
         runs.insert(run_id, run);
     }
@@ -86,8 +116,10 @@ pub(super) fn unfinished(
     }
     for segment in listing.segments {
         let run = runs.entry(segment.run_id).or_insert_with(|| new(segment.run_id, false));
-        if let Ok((header, _)) = wal::read(&segment.path) {
-            run.facts = Some(header.facts());
+        match wal::read(&segment.path) {
+            Ok((header, _)) => run.facts = Some(header.facts()),
+            Err(ReadError::Io(error)) => return Err(error),
+            Err(ReadError::Header { .. }) => {}
         }
         run.segments.push(segment.path);
     }
@@ -128,13 +160,28 @@ impl Store {
             // the write-ahead log.
             let first_seq = first_seq(&run.segments).unwrap_or(i64::MAX);
             let mut seqs = RangeInclusiveSet::new();
-            for path in files_of(&self.directory, FLOWS, run.run_id)? {
+            let present = files_of(&self.directory, FLOWS, run.run_id)?;
+            let is_present = |path: &String| present.iter().any(|file| file.as_os_str() == path.as_str());
+            let gone = run.listed.iter().filter(|(path, _)| !is_present(path));
+            seqs.extend(gone.filter_map(|(_, listed)| listed.seqs()));
+            for path in present {
                 let listed = run.listed.get(&path.display().to_string()).copied();
-                if listed.is_some_and(|last_seq| last_seq < first_seq) {
+                if listed.is_some_and(|listed| listed.seq_last < first_seq) {
                     continue;
                 }
-                let file =
-                    Published::read(self.directory.root(), path).map_err(|error| Fault(one_line(&error)))?;
+                let file = match (Published::read(self.directory.root(), path), listed.and_then(Listed::seqs))
+                {
+                    (Ok(file), _) => file,
+                    (Err(error), Some(of_ledger)) => {
+                        warn!(
+                            "a published file cannot be read, the ledger tells its rows: {}",
+                            one_line(&error)
+                        );
+                        seqs.insert(of_ledger);
+                        continue;
+                    }
+                    (Err(error), None) => return Err(Fault(one_line(&error))),
+                };
                 seqs.extend(file.seqs.iter().cloned());
                 // The ledger has all files of a run that it says has ended.
                 if listed.is_none() && run.is_open {
@@ -143,7 +190,7 @@ impl Store {
                 }
             }
             let mut writer = Writer::new(Arc::clone(&self.directory), self.rotation, &facts);
-            let read = read_out(&run.segments, &seqs, |batch, path| {
+            let read = read_out(&run.segments, true, &seqs, |batch, path| {
                 writer.append(&batch, path, now).map_err(|error| Fault(one_line(&error)))
             });
             let read = read.and_then(|readout| {
@@ -158,6 +205,10 @@ impl Store {
             }
             readout = read?;
             self.publish_gaps_of(run, now)?;
+        } else if !run.segments.is_empty() {
+            // No segment says of which run it is.
+            readout.damaged = run.segments.clone();
+            readout.dropped_reason = Some("no segment has its header".to_owned());
         }
         self.finish_run(run, &readout, now);
         Ok(())
@@ -184,10 +235,10 @@ impl Store {
         for path in &run.segments {
             if damaged.contains(path) {
                 set_aside(path);
-            } else if self.unlogged.is_empty() {
-                remove_segment(path);
+            } else {
+                // Removed when the ledger says that its rows are published.
+                self.sealed.push(Segment { path: path.clone(), bytes: 0, rows: 0, last_seq: None });
             }
-            // Else the next start finds that all of its rows are published.
         }
     }
 
@@ -201,7 +252,7 @@ impl Store {
                 let (numbers, rows) = read.map_err(|error| Fault(one_line(&error)))?;
                 run.gaps.retain(|gap| !numbers.contains(&gap.gap));
                 let line = PublishedFile { of_run: Some(run.run_id), ..gap_file(&path, numbers, rows) };
-                run.listed.insert(path.display().to_string(), 0);
+                run.listed.insert(path.display().to_string(), Listed { seq_first: 0, seq_last: 0, rows });
                 self.unlogged.push_back(Unlogged::File(line));
             }
         }
@@ -232,7 +283,10 @@ fn files_of(directory: &Directory, table: &str, run_id: Uuid) -> io::Result<Vec<
         partitions.extend(subdirectories(&partition)?);
         for entry in fs::read_dir(partition)? {
             let entry = entry?;
-            let is_of_run = entry.file_name().to_str().is_some_and(|name| name.contains(&in_name));
+            // Others leave files of their own beside, such as `.name.parquet.crc`.
+            let is_of_run = entry.file_name().to_str().is_some_and(|name| {
+                name.contains(&in_name) && name.ends_with(".parquet") && !name.starts_with('.')
+            });
             if let Ok(below) = entry.path().strip_prefix(directory.root())
                 && is_of_run
             {
@@ -271,9 +325,8 @@ fn first_seq(segments: &[PathBuf]) -> Option<i64> {
 
 /// Until when all flows that ended are in the segments.
 fn complete_until_us(segments: &[PathBuf]) -> Option<i64> {
-    // The later a frame, the later its time.
     segments.iter().rev().find_map(|path| {
         let (_, frames) = wal::read(path).ok()?;
-        frames.map_while(Result::ok).map(|frame| frame.complete_until_us).max()
+        frames.map_while(Result::ok).map(|frame| frame.complete_until_us).last()
     })
 }

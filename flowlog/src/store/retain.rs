@@ -29,8 +29,15 @@ impl Store {
             Err(error) => return warn!("cannot see which files are to be deleted: {error}"),
         };
         for (file, reason) in to_delete(files, self.retention, free_bytes, now) {
+            // The rows of a run that is not recovered yet are compared with its files.
+            let is_needed = self.unfinished.iter().any(|run| run.has(&file.path));
+            // What could not be deleted has its line.
+            if is_needed || self.undeletable.contains(&file.path) {
+                continue;
+            }
             if let Err(error) = self.delete(&file, reason, now) {
                 warn!("cannot delete `{}`: {error}", file.path.display());
+                self.undeletable.insert(file.path);
             }
         }
     }

@@ -81,7 +81,8 @@ impl Directory {
         directory.remove_orphans().map_err(not_writable(&directory.staging))?;
         match directory.probe() {
             // What is there is taken in all the same, and there may be room again.
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {}
             result => result.map_err(not_writable(&flows))?,
         }
         Ok(directory)

@@ -152,6 +152,7 @@ fn style<'a>(
 ) -> Style<'a> {
     Style {
         layer3: format.extended,
+        full_addresses: false,
         id: format.id,
         timestamps,
         labels,

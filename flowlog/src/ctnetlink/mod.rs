@@ -83,7 +83,7 @@ pub mod encode;
 mod listener;
 pub mod nla;
 #[cfg(test)]
-mod properties;
+pub(crate) mod properties;
 mod requests;
 pub mod sets;
 pub mod uapi;

@@ -26,7 +26,7 @@ fn protocol() -> impl Strategy<Value = (Protocol, L4)> {
     prop_oneof![ports, icmp, any::<u8>().prop_map(|proto| (Protocol(proto), L4::None))]
 }
 
-pub(super) fn tuple() -> impl Strategy<Value = Tuple> {
+pub(crate) fn tuple() -> impl Strategy<Value = Tuple> {
     (address_pair(), protocol(), option::of(any::<u16>())).prop_map(|((src, dst), (proto, l4), zone)| Tuple {
         src,
         dst,

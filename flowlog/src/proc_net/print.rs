@@ -1,5 +1,7 @@
 //! Entries and expectations as lines, in the format of `/proc/net/nf_conntrack` and of conntrack(8).
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use jiff::fmt::strtime;
 use jiff::tz::TimeZone;
@@ -16,6 +18,8 @@ use crate::flow::{Protocol, Status};
 pub struct Style<'a> {
     /// The address family.
     pub layer3: bool,
+    /// IPv6 addresses in full, as the kernel writes them in `/proc/net/nf_conntrack`.
+    pub full_addresses: bool,
     /// The kernel's number of the entry.
     pub id: bool,
     /// When it began and ended.
@@ -49,11 +53,11 @@ pub fn entry(out: &mut Vec<u8>, entry: &Entry, event: Event, style: &Style<'_>) 
         text.push(" ");
     }
     let status = entry.status.map(Status);
-    direction(text, &entry.orig, "zone-orig", &entry.orig_counters);
+    direction(text, &entry.orig, "zone-orig", &entry.orig_counters, style);
     if status.is_some_and(|status| !status.contains(Status::SEEN_REPLY)) {
         text.push("[UNREPLIED] ");
     }
-    direction(text, &entry.reply, "zone-reply", &entry.reply_counters);
+    direction(text, &entry.reply, "zone-reply", &entry.reply_counters, style);
     let is = |bit| status.is_some_and(|status| status.contains(bit));
     if is(Status::HW_OFFLOAD) {
         text.push("[HW_OFFLOAD] ");
@@ -116,7 +120,7 @@ pub fn expectation(out: &mut Vec<u8>, expectation: &Expectation, event: Event) {
         [(&expectation.tuple, ""), (&expectation.mask, "mask-"), (&expectation.master, "master-")]
     {
         if let Some(tuple) = tuple {
-            addresses(text, tuple, prefix);
+            addresses(text, tuple, prefix, false);
             keys(text, tuple);
         }
     }
@@ -167,9 +171,10 @@ fn direction(
     tuple: &Option<TupleAttributes>,
     zone_name: &str,
     counters: &Option<CounterAttributes>,
+    style: &Style<'_>,
 ) {
     if let Some(tuple) = tuple {
-        addresses(text, tuple, "");
+        addresses(text, tuple, "", style.full_addresses);
         keys(text, tuple);
         if let Some(zone) = tuple.zone {
             text.field(zone_name, zone);
@@ -183,12 +188,15 @@ fn direction(
     }
 }
 
-fn addresses(text: &mut Text<'_>, tuple: &TupleAttributes, prefix: &str) {
+fn addresses(text: &mut Text<'_>, tuple: &TupleAttributes, prefix: &str, is_full: bool) {
     for (name, address) in [("src=", tuple.src()), ("dst=", tuple.dst())] {
         if let Some(address) = address {
             text.push(prefix);
             text.push(name);
-            text.address(address);
+            match address {
+                IpAddr::V6(address) if is_full => text.full_address(address),
+                _ => text.address(address),
+            }
             text.push(" ");
         }
     }

@@ -1,7 +1,7 @@
 //! Values appended to a text without allocating.
 
 use std::fmt::{self, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::flow::{ProtoState, Protocol};
 
@@ -57,6 +57,15 @@ impl Text<'_> {
                 }
                 _ => self.display(address),
             },
+        }
+    }
+
+    /// With all its digits.
+    pub(super) fn full_address(&mut self, address: Ipv6Addr) {
+        let mut delimiter = "";
+        for segment in address.segments() {
+            self.display(format_args!("{delimiter}{segment:04x}"));
+            delimiter = ":";
         }
     }
 

@@ -184,7 +184,7 @@ impl Daemon {
                 retention,
                 facts,
                 started,
-                watched_since_us,
+                watched_since_us: Some(watched_since_us),
             },
             SystemTime::now(),
         )?;

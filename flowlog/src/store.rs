@@ -65,8 +65,9 @@ pub struct StoreConfig {
     pub facts: RunFacts,
     /// What the first line of the run in the ledger says.
     pub started: Started,
-    /// Since when events are received; microseconds since 1970.
-    pub watched_since_us: i64,
+    /// Since when events are received, in microseconds since 1970; `None` for a run that watches nothing,
+    /// as an import: it leaves the time before it in which nobody watched to a run that does.
+    pub watched_since_us: Option<i64>,
 }
 
 /// What a store has published.
@@ -95,7 +96,8 @@ pub struct Store {
     conversion: Conversion,
     /// Runs that did not stop, and whose rows are not all published.
     unfinished: Vec<Unfinished>,
-    /// Since when nobody had watched, until it is declared; microseconds since 1970.
+    /// Since when nobody had watched, until it is declared; microseconds since 1970. `None` where this run
+    /// does not watch either.
     unwatched_since_us: Option<i64>,
     losses: Losses,
     declared: BTreeMap<Cause, Declared>,
@@ -106,6 +108,7 @@ pub struct Store {
     /// The rows of this run that are published.
     seqs: RangeInclusiveSet<i64>,
     summary: Summary,
+    /// Since when events are received, or since when the run is there.
     watched_since_us: i64,
     /// All flows that ended before were appended; microseconds since 1970.
     complete_until_us: i64,
@@ -146,6 +149,8 @@ impl Store {
         let (unfinished, unwatched_since_us) =
             recover::unfinished(&directory, history).map_err(unusable(directory.wal()))?;
         started.unwatched_since_us = unwatched_since_us;
+        let unwatched_since_us = unwatched_since_us.filter(|_| watched_since_us.is_some());
+        let watched_since_us = watched_since_us.unwrap_or(micros(now));
         let header = SegmentHeader::of(&facts, watched_since_us);
         let mut store = Self {
             wal: Wal::open(directory.wal(), &header, wal_sync)?,

@@ -12,7 +12,7 @@ use crate::gaps::{Cause, Gap};
 /// What [`Ledger::open`](super::Ledger::open) found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
-    /// The last line that could be read.
+    /// The last line that could be read, of the runs that watched.
     pub last: Option<LastLine>,
     /// Runs that neither stopped nor were recovered: ids of runs are in the order of their starts. This
     /// has each file of such a run, some MiB for one of a year.
@@ -76,14 +76,26 @@ impl History {
             self.damaged.get_or_insert(Damage { first_line: entry.number, lines: 0 }).lines += 1;
         }
         let Ok(Line { prev: _, time, run_id, event }) = entry.line else { return };
-        let complete_until_us =
-            if let Event::Stop(stopped) = &event { Some(stopped.complete_until_us) } else { None };
-        let is_stop = complete_until_us.is_some();
-        self.last = Some(LastLine { run_id, time, is_stop, complete_until_us });
         let run = self.run(run_id, time);
         run.last_time = time;
+        if let Event::Start(started) = &event {
+            run.started = Some(started.clone());
+        }
+        let import = run.started.as_ref().filter(|started| started.netns.is_empty());
+        let complete_until_us = match (import, &event) {
+            // It watched nothing, and knew better than the lines before since when nobody does: what a crash
+            // had left told it, too.
+            (Some(started), _) => started.unwatched_since_us,
+            (None, Event::Stop(stopped)) => Some(stopped.complete_until_us),
+            (None, _) => None,
+        };
+        if import.is_none() || complete_until_us.is_some() {
+            let is_stop = complete_until_us.is_some();
+            self.last = Some(LastLine { run_id, time, is_stop, complete_until_us });
+        }
+        let run = self.run(run_id, time);
         match event {
-            Event::Start(started) => run.started = Some(started),
+            Event::Start(_) => {}
             Event::Gap(DeclaredGap { gap, loss }) => {
                 run.has_declared_down |= loss.cause == Cause::DaemonDown;
                 run.gaps.insert(gap, loss);

@@ -134,12 +134,13 @@ pub struct Started {
     pub kernel: String,
     /// How the kernel delivers events: `reliable` or `best-effort`.
     pub delivery: String,
-    /// Inodes of the network namespaces that are watched.
+    /// Inodes of the network namespaces that are watched. None are watched by an import.
     pub netns: Vec<u64>,
     /// When the write-ahead log is synced, as it was configured.
     pub wal_sync: String,
     /// Since when nobody watched, in microseconds since 1970, where there was a run before. The run declares
-    /// that time as a gap, too; the next one does it, where it did not come to that.
+    /// that time as a gap, too; the next one does it, where it did not come to that, or where this one watches
+    /// nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unwatched_since_us: Option<i64>,
     /// What [`Ledger::open`](super::Ledger::open) cut off, so that the cut leaves a trace.

@@ -14,11 +14,11 @@ use uuid::Uuid;
 
 use super::columns::{ColumnType, batch_schema};
 use super::end::EndColumns;
-use super::row::{Nat, Times, end_reason, micros, ports, saturate};
+use super::row::{Nat, StatusBits, Times, end_reason, micros, ports, saturate};
 use super::sparse::{Sparse, Unknown, utc};
 use super::text::{Keyed, Names, constant, dictionary};
 use crate::attribute::{Direction, FlowRecord};
-use crate::flow::{Counters, EndReason, Flow, L4, ProtoState, Status};
+use crate::flow::{Counters, EndReason, Flow, L4, ProtoState};
 
 /// What is the same in all rows of one run of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,7 +175,7 @@ impl FlowBatch {
             orig,
             reply: _,
             id,
-            status,
+            status: _,
             timeout_s: _,
             mark,
             zone,
@@ -227,12 +227,11 @@ impl FlowBatch {
         self.ct_id.append(id.map(i64::from));
         self.ct_zone.append(zone.map(i32::from));
         self.ct_mark.append(mark.map(i64::from));
-        self.ct_status.append(status.map(|Status(bits)| i64::from(bits)));
-        self.seen_reply.append_option(status.map(|status| status.contains(Status::SEEN_REPLY)));
-        self.assured.append_option(status.map(|status| status.contains(Status::ASSURED)));
-        self.offloaded.append_option(
-            status.map(|status| status.contains(Status::OFFLOAD) || status.contains(Status::HW_OFFLOAD)),
-        );
+        let status = StatusBits::of(record);
+        self.ct_status.append(status.all.map(i64::from));
+        self.seen_reply.append_option(status.seen_reply);
+        self.assured.append_option(status.assured);
+        self.offloaded.append_option(status.offloaded);
         append_labels(&mut self.ct_labels, *labels);
         self.observer_netns.append_value(saturate(*observer_netns));
         self.last_seen_time.append(last_seen_ns.map(micros));

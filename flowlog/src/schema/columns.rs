@@ -151,7 +151,12 @@ const FLOW: [(&str, ColumnType, bool, &str); 43] = [
     ("orig_bytes", Int64, NULLABLE, "layer 3 bytes from src to dst, counted per socket buffer"),
     ("reply_packets", Int64, NULLABLE, "packets from dst to src, NULL where accounting was off"),
     ("reply_bytes", Int64, NULLABLE, "layer 3 bytes from dst to src, counted per socket buffer"),
-    ("counters_final", Bool, REQUIRED, "false where the counters are a snapshot (active, reconcile)"),
+    (
+        "counters_final",
+        Bool,
+        REQUIRED,
+        "false where the counters are a snapshot (active, reconcile, import of a list)",
+    ),
     (
         "end_reason",
         Text,
@@ -169,12 +174,17 @@ const FLOW: [(&str, ColumnType, bool, &str); 43] = [
     ("ct_id", Int64, NULLABLE, "id of the entry (CTA_ID)"),
     ("ct_zone", Int32, NULLABLE, "zone (CTA_ZONE); the kernel leaves out 0"),
     ("ct_mark", Int64, NULLABLE, "mark (CTA_MARK); the kernel leaves out 0"),
-    ("ct_status", Int64, NULLABLE, "status bits (CTA_STATUS), unknown ones kept"),
+    ("ct_status", Int64, NULLABLE, "status bits (CTA_STATUS), unknown ones kept; NULL in an import"),
     ("seen_reply", Bool, NULLABLE, "packets went both ways (IPS_SEEN_REPLY)"),
     ("assured", Bool, NULLABLE, "not evicted early when the table is full (IPS_ASSURED)"),
     ("offloaded", Bool, NULLABLE, "handled by a flow table or hardware; its counters may be frozen"),
     ("ct_labels", Text, NULLABLE, "labels as 32 hex digits (CTA_LABELS)"),
-    ("observer_netns", Int64, REQUIRED, "inode of the network namespace that tracked the flow"),
+    (
+        "observer_netns",
+        Int64,
+        REQUIRED,
+        "inode of the network namespace that tracked the flow; 0: not known (import)",
+    ),
 ];
 
 /// The two ends that have the columns of [`BLOCK`]: prefix, and what it stands for.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::attribute::{FlowRecord, Sighting};
-use crate::flow::{EndReason, Flow, L4, Protocol, Tuple};
+use crate::flow::{EndReason, Flow, L4, Protocol, Status, Tuple};
 
 /// Times of a flow in microseconds since the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,9 +20,11 @@ impl Times {
         let Flow { start_ns, stop_ns, event_ns, .. } = *record.flow;
         let (end_ns, source) = match (record.sighting, stop_ns, event_ns) {
             (Sighting::Vanished | Sighting::Alive, _, _) => (record.received_ns, "dump"),
-            (Sighting::Destroyed, Some(stop_ns), _) => (stop_ns, "kernel"),
-            (Sighting::Destroyed, None, Some(event_ns)) => (event_ns, "event"),
-            (Sighting::Destroyed, None, None) => (record.received_ns, "receive"),
+            (Sighting::ImportedEntry { listed_ns: Some(listed_ns) }, _, _) => (listed_ns, "dump"),
+            (Sighting::ImportedEntry { listed_ns: None }, _, _) => (record.received_ns, "receive"),
+            (Sighting::Destroyed | Sighting::ImportedEnd, Some(stop_ns), _) => (stop_ns, "kernel"),
+            (Sighting::Destroyed | Sighting::ImportedEnd, None, Some(event_ns)) => (event_ns, "event"),
+            (Sighting::Destroyed | Sighting::ImportedEnd, None, None) => (record.received_ns, "receive"),
         };
         let start_us = start_ns.map(micros);
         let end_us = micros(end_ns);
@@ -50,9 +52,34 @@ pub(super) fn saturate(n: u64) -> i64 {
 /// Why the flow ended; `None` where it has not.
 pub(super) fn end_reason(record: &FlowRecord<'_>) -> Option<EndReason> {
     match record.sighting {
-        Sighting::Destroyed => Some(record.flow.end_reason()),
-        Sighting::Vanished => Some(record.flow.end_of_protocol()),
+        Sighting::Destroyed | Sighting::ImportedEnd => Some(record.flow.end_reason()),
+        Sighting::Vanished | Sighting::ImportedEntry { .. } => Some(record.flow.end_of_protocol()),
         Sighting::Alive => None,
+    }
+}
+
+/// What is known of the status of an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct StatusBits {
+    /// All bits.
+    pub(super) all: Option<u32>,
+    pub(super) seen_reply: Option<bool>,
+    pub(super) assured: Option<bool>,
+    pub(super) offloaded: Option<bool>,
+}
+
+impl StatusBits {
+    /// Text has no other bits than these three, and not the second beside the third.
+    pub(super) fn of(record: &FlowRecord<'_>) -> Self {
+        let Some(status) = record.flow.status else { return Self::default() };
+        let is_imported = record.sighting.is_imported();
+        let offloaded = status.contains(Status::OFFLOAD) || status.contains(Status::HW_OFFLOAD);
+        Self {
+            all: (!is_imported).then_some(status.0),
+            seen_reply: Some(status.contains(Status::SEEN_REPLY)),
+            assured: (!is_imported || !offloaded).then_some(status.contains(Status::ASSURED)),
+            offloaded: Some(offloaded),
+        }
     }
 }
 

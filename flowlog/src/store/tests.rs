@@ -44,6 +44,12 @@ fn facts(run: u128) -> RunFacts {
 /// A store of the run with this number, which starts at that second.
 #[track_caller]
 fn open(output: &Path, run: u128, second: u64) -> Store {
+    open_watching(output, run, second, vec![1])
+}
+
+/// The same of a run that watches these namespaces.
+#[track_caller]
+fn open_watching(output: &Path, run: u128, second: u64, netns: Vec<u64>) -> Store {
     let facts = facts(run);
     let started = Started {
         version: "0".into(),
@@ -52,11 +58,12 @@ fn open(output: &Path, run: u128, second: u64) -> Store {
         boot_id: None,
         kernel: facts.kernel.clone(),
         delivery: "reliable".into(),
-        netns: vec![1],
+        netns,
         wal_sync: "off".into(),
         unwatched_since_us: None,
         torn_bytes: None,
     };
+    let watched_since_us = (!started.netns.is_empty()).then(|| micros(second));
     let config = StoreConfig {
         output: output.to_owned(),
         rotation: Rotation::default(),
@@ -64,7 +71,7 @@ fn open(output: &Path, run: u128, second: u64) -> Store {
         retention: RetentionLimits::default(),
         facts,
         started,
-        watched_since_us: micros(second),
+        watched_since_us,
     };
     Store::open(config, at(second)).unwrap()
 }
@@ -322,5 +329,38 @@ fn the_time_between_two_runs_is_a_gap() {
     store.finish(true, at(92));
     let found: Vec<_> = gaps(output.path()).iter().map(|gap| (gap.from_us, gap.to_us)).collect();
     assert_eq!(found, [(micros(20), micros(50)), (micros(70), micros(90))]);
+    check_verified(output.path());
+}
+
+#[test]
+fn an_import_leaves_the_time_without_a_daemon_to_the_next_one() {
+    let output = tempfile::tempdir().unwrap();
+    let import = |run, second| {
+        let mut store = open_watching(output.path(), run, second, Vec::new());
+        store.recover(at(second));
+        store.append(&Rows::of(run).ending(0..5), micros(second), at(second)).unwrap();
+        store
+    };
+    let (_, is_complete) = import(1, 5).finish(true, at(6));
+    assert!(is_complete);
+    let mut store = open(output.path(), 2, 10);
+    store.recover(at(10));
+    store.append(&Rows::of(2).ending(0..5), micros(20), at(20)).unwrap();
+    assert_eq!(gaps(output.path()), [], "nobody watched before the first daemon");
+    // Killed: what tells until when it watched goes with the first import.
+    drop(store);
+    let (_, is_complete) = import(3, 30).finish(true, at(31));
+    assert!(is_complete);
+    assert_eq!(seqs(output.path(), 2), [1, 2, 3, 4, 5]);
+    // Another one, which is killed.
+    drop(import(4, 40));
+    assert_eq!(gaps(output.path()), []);
+    let mut store = open(output.path(), 5, 50);
+    store.recover(at(50));
+    let (_, is_complete) = store.finish(true, at(51));
+    assert!(is_complete);
+    assert_eq!(seqs(output.path(), 4), [1, 2, 3, 4, 5]);
+    let found: Vec<_> = gaps(output.path()).iter().map(|gap| (gap.cause, gap.from_us, gap.to_us)).collect();
+    assert_eq!(found, [(Cause::DaemonDown, micros(20), micros(50))]);
     check_verified(output.path());
 }

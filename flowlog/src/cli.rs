@@ -1,5 +1,7 @@
 //! The command line: its definition, and the small commands.
 
+mod import;
+mod progress;
 mod verify;
 
 use std::ffi::OsString;
@@ -13,6 +15,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
+pub use self::import::{ImportArgs, import};
 pub use self::verify::{VerifyArgs, verify};
 use crate::config::{self, Address, Config, Interval, Settings, Size};
 use crate::ctnetlink::Delivery;
@@ -39,6 +42,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Check that the flow log is what was written, and all of it
     Verify(VerifyArgs),
+    /// Make files of the flow log from saved lists and events of connection tracking
+    Import(ImportArgs),
     /// Print the columns of the flow log
     Schema(SchemaArgs),
     /// List, change and watch connection tracking, as conntrack(8) does

@@ -50,6 +50,12 @@ impl Host {
             kernel: trimmed("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned()),
         }
     }
+
+    /// A host of which only the name is known.
+    pub fn named(name: String) -> Self {
+        let id = application_specific(name.as_bytes());
+        Self { id, name, boot_id: None, kernel: "unknown".to_owned() }
+    }
 }
 
 /// HMAC-SHA256 of the application id, keyed by what is to be hidden, as a version 4 UUID.

@@ -31,6 +31,7 @@
 //! | [`verify`] | whether a ledger and its files are what was written | reads |
 //! | [`retention`] | which files may be deleted | no |
 //! | [`store`] | the order in which write-ahead log, files and ledger are written; recovery | disk |
+//! | [`import`] | saved text = rows of the flow log | yes |
 //! | [`doctor`] | checks and fixes of the host and of namespaces | yes |
 //! | [`conntrack_cli`] | `flowlog conntrack`: conntrack(8) | yes |
 //! | [`config`] | what `run` was told: file, environment, flags | yes |
@@ -94,6 +95,8 @@ pub mod verify;
 pub mod retention;
 
 pub mod store;
+
+pub mod import;
 
 pub mod doctor;
 

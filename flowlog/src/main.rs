@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Command::Run(args) => cli::prepare(args).and_then(daemon::run).map(|()| true),
         Command::Doctor(args) => cli::doctor(&args),
         Command::Verify(args) => cli::verify(&args),
+        Command::Import(args) => cli::import(args),
         Command::Schema(args) => cli::schema(&args).map(|()| true),
         Command::Conntrack { args } => return conntrack_cli::run(args),
     };

@@ -2,19 +2,15 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 
+use super::progress::Bar;
 use crate::ledger::Hash;
 use crate::verify::{self, Finding, GapTotal, Level, Progress, Report};
-
-/// When progress is shown, on a terminal: most directories are verified in a moment.
-const PROGRESS_AFTER: Duration = Duration::from_secs(1);
 
 /// Arguments of `flowlog verify`.
 #[derive(Debug, clap::Args)]
@@ -51,16 +47,11 @@ pub fn verify(args: &VerifyArgs) -> Result<bool> {
             None => tracing::error!("failed: {message}"),
         }
     }));
-    let bar = progress_bar();
-    let mut shown_from = Some(Instant::now() + PROGRESS_AFTER);
+    let mut bar = Bar::new();
     let report = verify::verify(output, *tip, &mut |Progress { done_bytes, total_bytes }| {
-        if shown_from.take_if(|shown_from| Instant::now() > *shown_from).is_some() {
-            bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
-        }
-        bar.set_length(total_bytes.max(done_bytes));
-        bar.set_position(done_bytes);
+        bar.set(done_bytes, total_bytes);
     });
-    bar.finish_and_clear();
+    bar.finish();
     let report = report?;
     let mut out = io::stdout().lock();
     if *json {
@@ -70,16 +61,6 @@ pub fn verify(args: &VerifyArgs) -> Result<bool> {
         write_report(&mut out, &report)?;
     }
     Ok(report.ok)
-}
-
-/// Not shown yet.
-fn progress_bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
-    let style = ProgressStyle::with_template("{bar:40} {binary_bytes} of {binary_total_bytes}, {eta} left");
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }
 
 fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {

@@ -165,7 +165,6 @@ fn state(word: &str, protocol: Protocol) -> Option<ProtoState> {
 }
 
 /// The tuple and the counters of a direction.
-#[expect(clippy::type_complexity, reason = "two fields of an entry")]
 fn direction(
     words: &mut Words<'_>,
     protocol: Protocol,
@@ -242,7 +241,7 @@ fn field(
     }
     if words.take("[USERSPACE]") {
         // Who removed the entry, up to the end of the line: the name of a program may have spaces.
-        words.to_end();
+        words.skip_all();
         return Ok(());
     }
     let key = start.peek().split('=').next().unwrap_or_default();

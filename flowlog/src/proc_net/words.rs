@@ -60,7 +60,7 @@ impl<'a> Words<'a> {
     }
 
     /// Goes to the end of the line.
-    pub(super) fn to_end(&mut self) {
+    pub(super) fn skip_all(&mut self) {
         self.rest = "";
     }
 

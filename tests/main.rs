@@ -82,6 +82,9 @@ mod metrics;
 /// `flowlog conntrack` does what conntrack(8) does.
 mod conntrack_cli;
 
+/// `flowlog import` makes rows of saved text.
+mod import;
+
 /// All requests of the library to connection tracking.
 mod requests;
 

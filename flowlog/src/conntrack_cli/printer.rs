@@ -153,6 +153,7 @@ fn style<'a>(
     Style {
         layer3: format.extended,
         full_addresses: false,
+        gre_timeouts_s: None,
         id: format.id,
         timestamps,
         labels,

@@ -42,6 +42,8 @@ pub struct Line {
     pub entry: Entry,
     /// How long the entry had been there: `delta-time`.
     pub age_s: Option<u64>,
+    /// Timeouts of GRE without and with replies, in seconds.
+    pub gre_timeouts_s: Option<(u32, u32)>,
 }
 
 /// Reads a line, without its end.
@@ -55,7 +57,15 @@ pub fn line(text: &str, context: &Context<'_>) -> Result<Line, ParseError> {
     let event = event_name(words);
     let layer3 = layer3(words)?;
     let protocol = protocol(words)?;
-    timeout_and_state(words, protocol, &mut entry)?;
+    if words.peek().starts_with(|c: char| c.is_ascii_digit()) {
+        entry.timeout_s = Some(words.number("the timeout in seconds")?);
+    }
+    let gre_timeouts_s = gre_timeouts(words, protocol)?;
+    if words.peek().starts_with(|c: char| c.is_ascii_uppercase()) {
+        let state = state(words.peek(), protocol).ok_or_else(|| words.error("a state of the protocol"))?;
+        entry.proto_info = Some(ProtoInfo::from(state));
+        words.next();
+    }
 
     let start = *words;
     (entry.orig, entry.orig_counters) = direction(words, protocol, "zone-orig")?;
@@ -69,7 +79,7 @@ pub fn line(text: &str, context: &Context<'_>) -> Result<Line, ParseError> {
     while !words.peek().is_empty() {
         field(words, &mut entry, &mut age_s, context)?;
     }
-    Ok(Line { event, entry, age_s })
+    Ok(Line { event, entry, age_s, gre_timeouts_s })
 }
 
 /// `[1795249382.437389]`. Older versions of conntrack(8) fill the number of microseconds up with spaces.
@@ -126,24 +136,14 @@ fn protocol(words: &mut Words<'_>) -> Result<Protocol, ParseError> {
     if is_of_another { Err(start.error("a name of the protocol with that number")) } else { Ok(number) }
 }
 
-fn timeout_and_state(words: &mut Words<'_>, protocol: Protocol, entry: &mut Entry) -> Result<(), ParseError> {
-    if words.peek().starts_with(|c: char| c.is_ascii_digit()) {
-        entry.timeout_s = Some(words.number("the timeout in seconds")?);
+/// `timeout=30, stream_timeout=180`
+fn gre_timeouts(words: &mut Words<'_>, protocol: Protocol) -> Result<Option<(u32, u32)>, ParseError> {
+    if protocol != Protocol::GRE || !words.is_at("timeout") {
+        return Ok(None);
     }
-    if protocol == Protocol::GRE {
-        // Kernels before 4.20 have the timeouts of the protocol here.
-        for name in ["timeout=", "stream_timeout="] {
-            if words.peek().starts_with(name) {
-                words.next();
-            }
-        }
-    }
-    if words.peek().starts_with(|c: char| c.is_ascii_uppercase()) {
-        let state = state(words.peek(), protocol).ok_or_else(|| words.error("a state of the protocol"))?;
-        entry.proto_info = Some(ProtoInfo::from(state));
-        words.next();
-    }
-    Ok(())
+    let with_comma = |text: &str| text.strip_suffix(',').and_then(decimal).ok_or(());
+    let timeout_s = words.parsed("timeout", with_comma, "a number of seconds and a comma")?;
+    Ok(Some((timeout_s, words.field("stream_timeout", "a number of seconds `stream_timeout=`")?)))
 }
 
 fn state(word: &str, protocol: Protocol) -> Option<ProtoState> {

@@ -20,6 +20,9 @@ pub struct Style<'a> {
     pub layer3: bool,
     /// IPv6 addresses in full, as the kernel writes them in `/proc/net/nf_conntrack`.
     pub full_addresses: bool,
+    /// Timeouts of GRE without and with replies in seconds, which the kernel tells in
+    /// `/proc/net/nf_conntrack` only.
+    pub gre_timeouts_s: Option<(u32, u32)>,
     /// The kernel's number of the entry.
     pub id: bool,
     /// When it began and ended.
@@ -47,6 +50,10 @@ pub fn entry(out: &mut Vec<u8>, entry: &Entry, event: Event, style: &Style<'_>) 
     if let Some(timeout_s) = entry.timeout_s {
         text.number(timeout_s);
         text.push(" ");
+    }
+    if let Some((timeout_s, stream_timeout_s)) = style.gre_timeouts_s.filter(|_| protocol == Protocol::GRE.0)
+    {
+        text.display(format_args!("timeout={timeout_s}, stream_timeout={stream_timeout_s} "));
     }
     if let Some(state) = entry.state() {
         text.state(state);

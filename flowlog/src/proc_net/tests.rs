@@ -34,7 +34,17 @@ fn entry() -> Entry {
 
 fn style(time_zone: &TimeZone) -> Style<'_> {
     let (layer3, full_addresses, id, timestamps, when) = (true, false, true, true, true);
-    Style { layer3, full_addresses, id, timestamps, labels: None, when, now_s: 1_000_000_100, time_zone }
+    Style {
+        layer3,
+        full_addresses,
+        id,
+        timestamps,
+        gre_timeouts_s: None,
+        labels: None,
+        when,
+        now_s: 1_000_000_100,
+        time_zone,
+    }
 }
 
 fn line(entry: &Entry) -> String {

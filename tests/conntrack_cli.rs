@@ -187,7 +187,7 @@ fn twin() -> Namespace {
 }
 
 /// Runs `work` on a thread inside, which sees an `/etc` of its own: with names of labels.
-fn with_labels<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn with_labels<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
     let etc = tempfile::tempdir().unwrap();
     fs::copy("/etc/protocols", etc.path().join("protocols")).unwrap();
     fs::create_dir(etc.path().join("xtables")).unwrap();

@@ -15,6 +15,7 @@ use flowlog::proc_net::print::{self, Style};
 use jiff::tz::TimeZone;
 use nix::sys::signal::Signal;
 
+use crate::conntrack_cli::with_labels;
 use crate::harness::daemon::{Daemon, binary, flowlog};
 use crate::harness::dataset::Dataset;
 use crate::harness::entries::make_and_flush;
@@ -23,6 +24,9 @@ use crate::harness::process::{Finished, Process};
 use crate::harness::wait::wait_for;
 
 const NANOS: u64 = 1_000_000_000;
+
+/// Names of labels.
+const LABELS: &str = "/etc/xtables/connlabel.conf";
 
 /// Bits of an entry whose packets went both ways.
 const SEEN: u32 = Status::CONFIRMED.0 | Status::SEEN_REPLY.0;
@@ -68,7 +72,7 @@ fn kinds() -> Vec<Entry> {
     }
     let udp = |number| Entry::from(&ports(Protocol::UDP, false, number));
     let mut labels = [0; 16];
-    (labels[0], labels[1]) = (1, 2);
+    labels[0] = 0b10_0001;
     let one_zone = |number, orig: Option<u16>, reply: Option<u16>| {
         let flow = ports(Protocol::UDP, false, number);
         let orig = Tuple { zone: orig, ..flow.orig };
@@ -126,14 +130,10 @@ fn conntrack(namespace: &Namespace, args: &str) -> String {
     namespace.exec(command)
 }
 
-fn names() -> LabelNames {
-    LabelNames::parse(&fs::read_to_string("/etc/xtables/connlabel.conf").unwrap_or_default())
-}
-
 /// Reads each line and writes it again, which gives the same; what a line leaves open is in the style.
 #[track_caller]
 fn check_lines(text: &str, style: &Style<'_>) -> usize {
-    let names = names();
+    let names = LabelNames::parse(&fs::read_to_string(LABELS).unwrap());
     let context = Context { time_zone: &TimeZone::UTC, labels: Some(&names) };
     for text in text.lines() {
         let Line { event, mut entry, age_s, gre_timeouts_s } = parse::line(text, &context)
@@ -176,15 +176,20 @@ fn style(layer3: bool, full_addresses: bool, timestamps: bool) -> Style<'static>
 fn each_line_of_the_kernel_and_of_conntrack_is_read_and_written_as_it_was() {
     let (namespace, count) = with_kinds();
     let kernel = namespace.inside(|| fs::read_to_string("/proc/thread-self/net/nf_conntrack")).unwrap();
-    assert_eq!(check_lines(&kernel, &style(true, true, false)), count, "{kernel}");
+    let checked = with_labels(&namespace, || check_lines(&kernel, &style(true, true, false)));
+    assert_eq!(checked, count, "{kernel}");
     for (args, layer3, timestamps) in [
         ("-L", false, false),
         ("-L -o extended", true, false),
         ("-L -o extended,id,ktimestamp,labels", true, true),
         ("-L -o id,timestamp,labels", false, false),
     ] {
-        let lines = conntrack(&namespace, args);
-        assert_eq!(check_lines(&lines, &style(layer3, false, timestamps)), count, "{args}: {lines}");
+        let lines = with_labels(&namespace, || {
+            let lines = conntrack(&namespace, args);
+            assert_eq!(check_lines(&lines, &style(layer3, false, timestamps)), count, "{args}: {lines}");
+            lines
+        });
+        assert_eq!(lines.contains("labels=red,blue"), args.contains("labels"), "{lines}");
     }
 }
 
@@ -206,11 +211,15 @@ fn a_list_becomes_rows_that_are_snapshots() {
     let (namespace, count) = with_kinds();
     let directory = tempfile::tempdir().unwrap();
     let (list, output) = (directory.path().join("list"), directory.path().join("log"));
-    fs::write(&list, conntrack(&namespace, "-L -o extended,id,ktimestamp")).unwrap();
+    let labels = directory.path().join("labels");
+    with_labels(&namespace, || {
+        fs::copy(LABELS, &labels).unwrap();
+        fs::write(&list, conntrack(&namespace, "-L -o extended,id,ktimestamp,labels")).unwrap();
+    });
     let kernel = namespace.inside(|| fs::read_to_string("/proc/thread-self/net/nf_conntrack")).unwrap();
     let proc = directory.path().join("nf_conntrack");
     fs::write(&proc, &kernel).unwrap();
-    let [list, proc] = [&list, &proc].map(|path| path.to_str().unwrap());
+    let [list, proc, labels] = [&list, &proc, &labels].map(|path| path.to_str().unwrap());
     import(&output, &["--format", "nf_conntrack", "--host", "router-1", proc]).success();
     let dataset = Dataset::read(&output);
     let rows = dataset.rows();
@@ -232,10 +241,12 @@ fn a_list_becomes_rows_that_are_snapshots() {
 
     // With the start of an entry, a line tells when it was listed.
     let output = directory.path().join("dated");
-    import(&output, &["--format", "nf_conntrack", list]).success();
+    import(&output, &["--format", "nf_conntrack", "--labels", labels, list]).success();
     let dataset = Dataset::read(&output);
     let rows = dataset.rows();
-    assert!(!rows.is_empty());
+    assert_eq!(rows.len(), count);
+    let labelled: Vec<_> = rows.iter().filter_map(|row| row.text("ct_labels")).collect();
+    assert_eq!(labelled, ["21000000000000000000000000000000"]);
     for row in rows {
         assert_eq!((row.text("time_source"), row.int("duration_us")), (Some("dump"), None), "{row:?}");
         assert!(row.time("start_time") <= row.time("end_time"), "{row:?}");

@@ -45,7 +45,7 @@ pub enum Format {
     /// A list: /proc/net/nf_conntrack, /proc/net/ip_conntrack, or `conntrack -L`
     #[value(name = "nf_conntrack")]
     NfConntrack,
-    /// Events: `conntrack -E`, of which those with [DESTROY] become rows
+    /// Events: `conntrack -E`, of which those with `[DESTROY]` become rows
     ConntrackEvents,
 }
 

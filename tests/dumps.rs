@@ -66,6 +66,24 @@ fn entries_that_are_older_than_the_daemon_give_one_row_each() {
     }
 }
 
+/// The stop looks once more: nothing tells later of what ended after the last dump.
+#[test]
+fn what_ends_right_before_the_stop_is_a_row() {
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    namespace.sysctl("net/netfilter/nf_conntrack_events", "0");
+    make(&namespace, 0..20);
+    // With the usual time between two dumps.
+    let mut command = run_command(output.path(), &[&namespace]);
+    command.arg("--no-ebpf");
+    let daemon = Daemon::spawn(command);
+    namespace.inside(Requests::open).unwrap().flush().unwrap();
+    daemon.stop();
+    let dataset = Dataset::read(output.path());
+    assert_eq!(dataset.rows().len(), 20);
+    assert!(dataset.rows().iter().all(|row| row.text("end_source") == Some("reconcile")));
+}
+
 #[test]
 fn what_goes_on_is_recorded_each_interval() {
     let namespace = Namespace::tracked();

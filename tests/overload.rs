@@ -69,6 +69,31 @@ fn another_listener_that_makes_the_kernel_repeat_events_gives_no_duplicates() {
     assert_eq!(Tally::read(output.path()).check_exact(FLOWS), 0, "{log}");
 }
 
+/// What a daemon has taken, the kernel may send to the next one, too.
+#[test]
+fn a_listener_that_lags_gives_no_duplicates_after_a_restart() {
+    const FLOWS: u32 = 2000;
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    let daemon = Daemon::spawn(command(output.path(), &namespace, &[]));
+    let mut other = namespace.inside(|| Listener::open(4 << 10, Delivery::Reliable)).unwrap();
+    make_and_flush(&namespace, 0..FLOWS);
+    daemon.stop();
+    assert!(entries(&namespace) > FLOWS / 2, "the case is not what it should be");
+
+    let daemon = Daemon::spawn(command(output.path(), &namespace, &[]));
+    let mut buffers = Buffers::default();
+    wait_for("the other listener to have all events", || {
+        while !matches!(other.recv(&mut buffers).unwrap(), Received::WouldBlock) {}
+        (entries(&namespace) == 0).then_some(())
+    });
+    let log = daemon.stop();
+    assert!(!log.contains("duplicates=0 "), "the kernel repeated nothing: {log}");
+    let tally = Tally::read(output.path());
+    tally.check_each_once();
+    assert_eq!(tally.rows.len(), usize::try_from(FLOWS).unwrap());
+}
+
 #[test]
 fn without_reliable_delivery_the_number_of_lost_flows_is_declared() {
     const FLOWS: u32 = 50_000;

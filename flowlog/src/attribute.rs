@@ -12,7 +12,7 @@ use crate::ebpf::Event;
 use crate::endpoints::{Endpoint, EndpointTable, FoundEndpoint, Port, Wanted};
 use crate::flow::{Flow, L4, Protocol, Tuple};
 use crate::lives::{Life, Limits};
-use crate::processes::{Exec, Fork, ProcessTable};
+use crate::processes::{Exec, Fork, Process, ProcessTable};
 use crate::seed::{Older, Role};
 use crate::sockets::{Connecting, Ends, Found, Holder, Origin, Socket, SocketTable, Span, TcpStats, mapped};
 use crate::timeouts::Timeouts;
@@ -97,13 +97,12 @@ impl Tables {
             Event::SocketRelease(release) => {
                 let SocketRelease { header, socket_cookie, closer } = *release;
                 let process = self.processes.acting(closer.tgid, closer.time_ns).cloned();
-                let closer = Holder { process, ..self.holder(closer, origin) };
+                let closer = holder(closer, process, origin);
                 if let Some(life) = self.sockets.0.get_mut(socket_cookie) {
                     if life.value.holder.owner.time_ns == 0 {
                         // Nobody was seen to make its listener: only now it is known where it is.
                         life.value.holder.owner.netns_cookie = closer.owner.netns_cookie;
                     }
-                    // A task of the kernel closes for somebody else.
                     life.value.closer = closer.process.is_some().then_some(closer);
                     if life.value.holder.is_seeded {
                         // Nothing else tells of its end.
@@ -176,9 +175,7 @@ impl Tables {
 
     /// The owner with what is known of it at the time when it was taken.
     fn holder(&self, owner: Owner, origin: impl FnOnce(&Owner) -> Origin) -> Holder {
-        let process = self.processes.at(owner.tgid, owner.time_ns).cloned();
-        let origin = if owner.time_ns == 0 { Origin::default() } else { origin(&owner) };
-        Holder { owner, process, origin, is_seeded: false }
+        holder(owner, self.processes.at(owner.tgid, owner.time_ns).cloned(), origin)
     }
 
     /// Forgets what ended long before `now_ns` (`CLOCK_REALTIME`).
@@ -208,6 +205,19 @@ impl Tables {
         sockets.0.lost_events(since_ns.saturating_add(realtime_offset_ns));
         endpoints.0.lost_events(since_ns.saturating_add(realtime_offset_ns));
     }
+}
+
+/// The owner with its process. A thread of the kernel acts for somebody else, of whom nothing is known: a
+/// worker opens a subflow of MPTCP, or closes what a process left to io_uring.
+fn holder(owner: Owner, process: Option<Arc<Process>>, origin: impl FnOnce(&Owner) -> Origin) -> Holder {
+    let is_kernel = process.as_ref().is_some_and(|process| process.is_kernel);
+    let (owner, process) = if is_kernel {
+        (Owner { netns_cookie: owner.netns_cookie, ..Owner::UNKNOWN }, None)
+    } else {
+        (owner, process)
+    };
+    let origin = if owner.time_ns == 0 { Origin::default() } else { origin(&owner) };
+    Holder { owner, process, origin, is_seeded: false }
 }
 
 /// All ones are a uid that is not set, or not known.

@@ -22,6 +22,9 @@ const ENDED_BYTES: usize = 24 << 20;
 /// What an image takes without its texts, with all that keeps it: measured.
 const IMAGE_BYTES: usize = 336;
 
+/// The kernel thread that makes all others.
+const KTHREADD: u32 = 2;
+
 /// A process while it runs one program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Process {
@@ -40,6 +43,8 @@ pub struct Process {
     pub cmdline: Option<Arc<str>>,
     /// Program of the parent, at the time of `ppid`.
     pub parent_exe: Option<Arc<str>>,
+    /// A thread of the kernel, which runs no program: what it does with sockets it does for somebody else.
+    pub is_kernel: bool,
 }
 
 /// What a fork tells.
@@ -125,11 +130,13 @@ impl ProcessTable {
         let maker = self.acting(maker_tgid, at_ns);
         let (exe, cmdline) =
             maker.map(|maker| (maker.exe.clone(), maker.cmdline.clone())).unwrap_or_default();
+        // A kernel thread also makes the processes in which the kernel runs programs: until their exec.
+        let is_kernel = maker_tgid == KTHREADD || maker.is_some_and(|maker| maker.is_kernel);
         let parent = ppid.and_then(|ppid| self.acting(ppid, at_ns));
         let parent_exe = parent.and_then(|parent| parent.exe.clone());
         self.end(tgid, at_ns);
         let start_ns = Some(start_ns);
-        self.push(Process { tgid, start_ns, ppid, login_uid, exe, cmdline, parent_exe }, at_ns);
+        self.push(Process { tgid, start_ns, ppid, login_uid, exe, cmdline, parent_exe, is_kernel }, at_ns);
     }
 
     /// A process runs another program from now on.
@@ -139,7 +146,8 @@ impl ProcessTable {
         let Process { start_ns, ppid, parent_exe, .. } =
             self.acting(tgid, at_ns).map(|before| (**before).clone()).unwrap_or_default();
         self.end(tgid, at_ns);
-        self.push(Process { tgid, start_ns, ppid, login_uid, exe, cmdline, parent_exe }, at_ns);
+        let is_kernel = false;
+        self.push(Process { tgid, start_ns, ppid, login_uid, exe, cmdline, parent_exe, is_kernel }, at_ns);
     }
 
     /// `tgid` is gone.

@@ -74,3 +74,67 @@ fn between_lost_events_a_connection_is_not_of_who_tried_before() {
     assert_eq!(owner_of(1_000_000, 1_005_000, Some(9_500_000)), 0, "there may have been another one");
     assert_eq!(owner_of(10_000_000, 19_000_000, Some(9_500_000)), TGID, "after the loss");
 }
+
+const KERNEL_THREAD: u32 = 50;
+
+fn header(time_ns: u64) -> EventHeader {
+    EventHeader { kind: 0, pad: 0, time_ns }
+}
+
+fn owner(tgid: u32, time_ns: u64) -> Owner {
+    Owner { tgid, time_ns, netns_cookie: 9, ..Owner::UNKNOWN }
+}
+
+fn tcp_open(owner: Owner, passive: u32, time_ns: u64) -> Event {
+    Event::TcpOpen(TcpOpen {
+        header: header(time_ns),
+        socket_cookie: 1,
+        owner,
+        local_addr: mapped("10.0.0.1".parse().unwrap()),
+        remote_addr: mapped("10.0.0.2".parse().unwrap()),
+        local_port: 80,
+        remote_port: 2000,
+        passive,
+    })
+}
+
+/// Tables that know a process and a thread of the kernel, after these events.
+fn after(events: impl IntoIterator<Item = Event>) -> Tables {
+    let mut tables = Tables::new(Limits::default(), cmdline::Mode::Off);
+    let kernel_thread =
+        ProcessFork { header: header(50), tgid: KERNEL_THREAD, maker_tgid: 2, ppid: 2, login_uid: u32::MAX };
+    for event in [exec("/bin/server", 60), Event::ProcessFork(kernel_thread)].into_iter().chain(events) {
+        tables.apply(&event, 0, |_| Origin::default());
+    }
+    tables
+}
+
+/// A process ends with a socket that io_uring has still open: a worker of the kernel closes it.
+#[test]
+fn a_thread_of_the_kernel_is_no_closer() {
+    let closer_of = |tgid: u32| {
+        let release = SocketRelease { header: header(300), socket_cookie: 1, closer: owner(tgid, 300) };
+        let mut tables = after([tcp_open(owner(TGID, 100), 1, 200), Event::SocketRelease(release)]);
+        let life = tables.sockets.0.get_mut(1).unwrap().clone();
+        Attribution::of_socket(&life)
+            .end
+            .map(|end| (Attribution::of_socket(&life).method, end.holder.owner.time_ns))
+    };
+    assert_eq!(closer_of(TGID), Some((Method::Closer, 300)));
+    assert_eq!(closer_of(KERNEL_THREAD), Some((Method::Inherited, 100)));
+}
+
+/// A worker of the kernel opens a subflow of MPTCP.
+#[test]
+fn a_thread_of_the_kernel_owns_nothing() {
+    let is_owner_known = |tgid: u32| {
+        let owner = owner(tgid, 100);
+        let connect = TcpConnect { header: header(100), socket_cookie: 1, owner };
+        let mut tables = after([Event::TcpConnect(connect), tcp_open(Owner::UNKNOWN, 0, 200)]);
+        let life = tables.sockets.0.get_mut(1).unwrap().clone();
+        assert_eq!(life.value.holder.owner.netns_cookie, 9, "it is where it is, all the same");
+        is_known(&Attribution::of_socket(&life))
+    };
+    assert!(is_owner_known(TGID));
+    assert!(!is_owner_known(KERNEL_THREAD));
+}

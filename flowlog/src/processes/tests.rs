@@ -157,6 +157,20 @@ fn a_seed_that_is_read_before_older_events_may_be_of_another_process() {
     assert_eq!(exe(&table, 7, 250), Some("/bin/third"));
 }
 
+/// The kernel runs a program: one of its threads makes a process, which executes it.
+#[test]
+fn a_process_of_the_kernel_is_one_until_it_executes() {
+    let mut table = ProcessTable::default();
+    let is_kernel = |table: &ProcessTable, tgid, at_ns| table.at(tgid, at_ns).map(|one| one.is_kernel);
+    fork(&mut table, 50, KTHREADD, 100);
+    fork(&mut table, 60, 50, 110);
+    exec(&mut table, 60, "/sbin/modprobe", 120);
+    fork(&mut table, 70, 60, 130);
+    assert_eq!(is_kernel(&table, 50, 200), Some(true));
+    assert_eq!((is_kernel(&table, 60, 110), is_kernel(&table, 60, 120)), (Some(true), Some(false)));
+    assert_eq!(is_kernel(&table, 70, 130), Some(false));
+}
+
 #[test]
 fn ended_images_are_bounded() {
     let mut table = ProcessTable::default();

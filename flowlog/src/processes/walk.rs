@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use flowlog_common::ARGS_LEN;
-use procfs::process::{Process as Directory, all_processes};
+use procfs::process::{Process as Directory, StatFlags, all_processes};
 use procfs::{ProcResult, ticks_per_second};
 
 use super::Process;
@@ -51,6 +51,7 @@ fn read(directory: &Directory, boot_ns: Option<u64>, mode: Mode) -> ProcResult<O
         exe: text(directory.exe().ok().as_deref()),
         cmdline: cmdline(directory, mode).ok().flatten().map(Arc::from),
         parent_exe: text(parent_exe.as_deref()),
+        is_kernel: StatFlags::from_bits_retain(stat.flags).contains(StatFlags::PF_KTHREAD),
     }))
 }
 
@@ -79,13 +80,19 @@ mod tests {
     fn this_process_is_there() {
         let me = Directory::myself().unwrap();
         let mut found = None;
+        let mut is_second_kernel = false;
         let own = u32::try_from(me.pid).unwrap();
         walk(Some(0), Mode::Full, |process| {
+            assert!(!process.is_kernel || process.exe.is_none(), "runs a program: {process:?}");
+            is_second_kernel |= process.tgid == 2 && process.is_kernel;
             if process.tgid == own {
                 found = Some(process);
             }
         })
         .unwrap();
+        // Not in a container.
+        let second = std::fs::read_to_string("/proc/2/comm").unwrap_or_default();
+        assert_eq!(is_second_kernel, second == "kthreadd\n");
         let found = found.unwrap();
         let exe = std::env::current_exe().unwrap();
         assert_eq!(found.exe.as_deref(), exe.to_str());

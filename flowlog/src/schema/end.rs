@@ -131,7 +131,7 @@ impl ProcessColumns {
     fn append(&mut self, tgid: Option<u32>, process: Option<&Process>) {
         self.pid.append(tgid.and_then(|tgid| i32::try_from(tgid).ok()));
         let unknown = &Process::default();
-        let Process { tgid: _, start_ns, ppid, login_uid, exe, cmdline, parent_exe } =
+        let Process { tgid: _, start_ns, ppid, login_uid, exe, cmdline, parent_exe, is_kernel: _ } =
             process.unwrap_or(unknown);
         self.process_start_time.append(start_ns.map(micros));
         self.ppid.append(ppid.and_then(|ppid| i32::try_from(ppid).ok()));

@@ -240,6 +240,7 @@ fn a_flow_of_which_everything_is_known() {
         exe: Some("/usr/bin/curl".into()),
         cmdline: Some("curl --user ***".into()),
         parent_exe: Some("/bin/sh".into()),
+        is_kernel: false,
     }));
     client.origin = Origin {
         user: Some("nobody".into()),

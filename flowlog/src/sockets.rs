@@ -174,6 +174,15 @@ impl SocketTable {
     pub fn open(&mut self, ends: Ends, opened_ns: u64, socket: Socket) {
         // A socket that connects to itself opens twice, and is one.
         if self.0.is_open_with(socket.cookie, &ends) {
+            let owner = socket.holder.owner;
+            // Found in /proc before its event was read, which knows who had it first.
+            if let Some(known) = self.0.get_mut(socket.cookie)
+                && known.value.holder.is_seeded
+                && owner.time_ns != 0
+                && owner.time_ns < known.value.holder.owner.time_ns
+            {
+                (known.opened_ns, known.value) = (opened_ns, socket);
+            }
             return;
         }
         let netns = socket.holder.owner.netns_cookie;
@@ -409,6 +418,26 @@ mod tests {
         open(&mut table, socket(1, HOST, false), 100);
         open(&mut table, socket(1, HOST, true), 100);
         assert_eq!(find(&table, Some(101), 300), Some(1));
+    }
+
+    /// The clocks could not be compared, so its event was still to be read when it was found.
+    #[test]
+    fn a_socket_that_is_found_before_its_event_is_read_is_of_who_opened_it() {
+        let by = |time_ns: u64, is_seeded: bool| {
+            let mut socket = socket(1, HOST, false);
+            socket.holder.owner.time_ns = time_ns;
+            socket.holder.is_seeded = is_seeded;
+            socket
+        };
+        let known_after = |event_of_ns: u64| {
+            let mut table = SocketTable::new(Limits::default());
+            open(&mut table, by(200, true), 200);
+            open(&mut table, by(event_of_ns, false), 100);
+            let life = table.0.get_mut(1).unwrap();
+            (life.value.holder.is_seeded, life.value.holder.owner.time_ns, life.opened_ns / MS)
+        };
+        assert_eq!(known_after(100), (false, 100, 100));
+        assert_eq!(known_after(0), (true, 200, 200), "its listener is older, too");
     }
 
     /// A flow of the watched namespace has the tuple of a connection inside of another.

@@ -91,7 +91,14 @@ impl Tables {
                     peer: is_connected.then_some((open.remote_addr, open.remote_port)),
                 };
                 // A packet leaves before its event: the socket had its owner since the latter took it.
-                let opened_ns = if owner.time_ns == 0 { header.time_ns } else { owner.time_ns };
+                // A raw socket has another echo id only since the packet.
+                let is_renumbered = self
+                    .endpoints
+                    .0
+                    .get_mut(socket_cookie)
+                    .is_some_and(|known| known.value.port != endpoint.port);
+                let opened_ns =
+                    if is_renumbered || owner.time_ns == 0 { header.time_ns } else { owner.time_ns };
                 self.endpoints.open(realtime(opened_ns), endpoint);
             }
             Event::SocketRelease(release) => {

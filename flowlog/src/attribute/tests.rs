@@ -138,3 +138,32 @@ fn a_thread_of_the_kernel_owns_nothing() {
     assert!(is_owner_known(TGID));
     assert!(!is_owner_known(KERNEL_THREAD));
 }
+
+/// The program of a raw socket asks with one echo id after the other.
+#[test]
+fn a_raw_socket_had_its_echo_id_until_it_took_another() {
+    let ping = |local_port: u16, time_ns: u64| {
+        Event::EndpointOpen(EndpointOpen {
+            header: header(time_ns),
+            socket_cookie: 1,
+            owner: owner(TGID, 100),
+            local_addr: [0; 16],
+            remote_addr: [0; 16],
+            packet_addr: [1; 16],
+            local_port,
+            remote_port: 0,
+            protocol: 1,
+            used: 1,
+            pad: 0,
+        })
+    };
+    let tables = after([ping(7, 200), ping(8, 300), ping(9, 400)]);
+    let life_of = |number: u16| {
+        let port = Port { protocol: Protocol(1), number };
+        let (_, life) = tables.endpoints.0.with_key(&port).next().unwrap();
+        (life.opened_ns, life.closed_ns)
+    };
+    assert_eq!(life_of(7), (100, Some(300)));
+    assert_eq!(life_of(8), (300, Some(400)));
+    assert_eq!(life_of(9), (400, None));
+}

@@ -12,7 +12,7 @@ use crate::ebpf::Event;
 use crate::endpoints::{Endpoint, EndpointTable, FoundEndpoint, Port, Wanted};
 use crate::flow::{Flow, L4, Protocol, Tuple};
 use crate::lives::{Life, Limits};
-use crate::processes::{Exec, Fork, Process, ProcessTable};
+use crate::processes::{CommandLine, Exec, Fork, Process, ProcessTable};
 use crate::seed::{Older, Role};
 use crate::sockets::{Connecting, Ends, Found, Holder, Origin, Socket, SocketTable, Span, TcpStats, mapped};
 use crate::timeouts::Timeouts;
@@ -139,7 +139,7 @@ impl Tables {
                 let exec = Exec {
                     tgid,
                     exe: executed_path(exec).map(Arc::from),
-                    cmdline: cmdline::text(args, is_cut, self.cmdline).map(Arc::from),
+                    cmdline: cmdline::text(args, is_cut, self.cmdline).map(CommandLine::from),
                     login_uid: known_uid(login_uid),
                 };
                 self.processes.exec(exec, header.time_ns);

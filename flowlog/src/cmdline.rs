@@ -13,6 +13,9 @@ use self::secrets::{Attached, Secrets};
 /// Stands for a secret.
 const HIDDEN: &str = "***";
 
+/// How long a text is at most, without [`CUT`]. What is no UTF-8 takes three times its bytes there.
+const MAX_TEXT_BYTES: usize = flowlog_common::ARGS_LEN;
+
 /// Stands for what did not fit.
 const CUT: &str = "...";
 
@@ -39,7 +42,9 @@ pub fn text(args: &[u8], is_cut: bool, mode: Mode) -> Option<String> {
         Mode::Full => args.join(" "),
         Mode::Masked => mask_all(args.iter().map(|arg| (" ", arg.as_ref()))),
     };
-    if is_cut {
+    let is_long = text.len() > MAX_TEXT_BYTES;
+    text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
+    if is_cut || is_long {
         text.push_str(CUT);
     }
     Some(text)

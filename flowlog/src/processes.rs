@@ -6,6 +6,7 @@
 //! Invariant: [`ProcessTable::at`] never names a program that the process did not run at that time.
 //! What is not known, for example after events were lost, is `None`.
 
+mod command_line;
 mod walk;
 
 use std::collections::VecDeque;
@@ -13,6 +14,8 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+pub use self::command_line::CommandLine;
+use self::command_line::Kept;
 pub use self::walk::walk;
 
 /// How much memory ended images may take. They matter for sockets that outlive the process which made
@@ -39,8 +42,8 @@ pub struct Process {
     /// Path of the program as it was executed; for a process older than the daemon the target of
     /// `/proc/PID/exe`.
     pub exe: Option<Arc<str>>,
-    /// The command line, arguments separated by spaces, with secrets masked as configured.
-    pub cmdline: Option<Arc<str>>,
+    /// The command line.
+    pub cmdline: Option<CommandLine>,
     /// Program of the parent, at the time of `ppid`.
     pub parent_exe: Option<Arc<str>>,
     /// A thread of the kernel, which runs no program: what it does with sockets it does for somebody else.
@@ -69,8 +72,8 @@ pub struct Exec {
     pub tgid: u32,
     /// Path of its new program.
     pub exe: Option<Arc<str>>,
-    /// The arguments.
-    pub cmdline: Option<Arc<str>>,
+    /// The command line.
+    pub cmdline: Option<CommandLine>,
     /// Audit login uid.
     pub login_uid: Option<u32>,
 }
@@ -93,6 +96,7 @@ pub struct ProcessTable {
     /// Numbers of ended images with what they take, oldest first.
     ended: VecDeque<(u32, usize)>,
     ended_bytes: usize,
+    cmdlines: Kept,
 }
 
 impl ProcessTable {
@@ -117,7 +121,8 @@ impl ProcessTable {
     pub fn seed(&mut self, process: Process, read_ns: u64) {
         let images = self.images.get(&process.tgid);
         if images.is_none_or(|images| images.iter().all(|image| image.until_ns < read_ns)) {
-            self.push(process, read_ns);
+            let cmdline = process.cmdline.and_then(|line| self.cmdlines.keep(line));
+            self.push(Process { cmdline, ..process }, read_ns);
         }
     }
 
@@ -146,6 +151,7 @@ impl ProcessTable {
         let Process { start_ns, ppid, parent_exe, .. } =
             self.acting(tgid, at_ns).map(|before| (**before).clone()).unwrap_or_default();
         self.end(tgid, at_ns);
+        let cmdline = cmdline.and_then(|line| self.cmdlines.keep(line));
         let is_kernel = false;
         self.push(Process { tgid, start_ns, ppid, login_uid, exe, cmdline, parent_exe, is_kernel }, at_ns);
     }
@@ -168,6 +174,11 @@ impl ProcessTable {
         for image in self.images.values_mut().flatten() {
             image.exited = false;
         }
+    }
+
+    /// How many command lines are not known, because those that are take all the room.
+    pub fn refused_cmdlines(&self) -> u64 {
+        self.cmdlines.refused
     }
 
     /// Whether /proc told of this process, or of another one with its number, after `at_ns`.
@@ -223,8 +234,8 @@ impl ProcessTable {
 /// What an image takes. Forked processes share their texts; that is not counted.
 fn image_bytes(process: &Process) -> usize {
     let Process { exe, cmdline, parent_exe: _, .. } = process;
-    let texts = [exe, cmdline].into_iter().flatten().map(|text| text.len());
-    IMAGE_BYTES + texts.sum::<usize>()
+    let texts = [exe.as_ref(), cmdline.as_ref().map(CommandLine::text)];
+    IMAGE_BYTES + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>()
 }
 
 #[cfg(test)]

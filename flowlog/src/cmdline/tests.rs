@@ -133,6 +133,12 @@ fn command(place: usize, secret: &str) -> Vec<String> {
     commands[place % commands.len()].iter().map(|arg| arg.replacen('@', secret, 1)).collect()
 }
 
+#[test]
+fn bytes_that_are_no_utf_8_make_no_longer_text() {
+    let text = text(&[0xff; MAX_TEXT_BYTES], false, Mode::Masked).unwrap();
+    assert_eq!(text, "\u{fffd}".repeat(MAX_TEXT_BYTES / 3) + CUT);
+}
+
 proptest! {
     #[test]
     fn no_secret_survives(place in 0_usize..17, secret in "[a-zA-Z0-9%/+=.:,;&!#$*^(){}~-]{4,30}x") {

@@ -44,6 +44,8 @@ pub(super) struct Local {
     evicted: u64,
     /// Sockets that were said to be forgotten.
     said_evicted: u64,
+    /// Command lines that were said to be left out.
+    said_refused_cmdlines: u64,
 }
 
 /// A time of which events are missing; microseconds since 1970.
@@ -79,6 +81,7 @@ impl Local {
             blind: None,
             evicted: 0,
             said_evicted: 0,
+            said_refused_cmdlines: 0,
         }
     }
 
@@ -137,6 +140,7 @@ impl Local {
             let gap = Gap::new(Cause::RingbufFull, Stage::Attribute, from_us, to_us);
             gaps.add(Gap { detail: Some(format!("{events} events of sockets and processes")), ..gap });
         }
+        self.say_refused_cmdlines();
         let evicted = self.tables.evicted();
         if evicted > self.evicted {
             let now_us = now_us();
@@ -151,6 +155,15 @@ impl Local {
             warn!(
                 "{evicted} sockets were forgotten, because there are too many: their flows have no process"
             );
+        }
+    }
+
+    /// Says what could not be kept of processes.
+    fn say_refused_cmdlines(&mut self) {
+        let refused = self.tables.processes.refused_cmdlines();
+        if refused > self.said_refused_cmdlines * 2 {
+            self.said_refused_cmdlines = refused;
+            warn!("{refused} command lines were left out, because those of other processes take 64 MiB");
         }
     }
 

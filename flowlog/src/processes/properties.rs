@@ -88,7 +88,7 @@ impl Host {
                 self.programs += 1;
                 let exe: Arc<str> = format!("/bin/{}", self.programs).into();
                 let Some(real) = self.running.get_mut(&tgid) else { return };
-                let cmdline = Some(exe.clone());
+                let cmdline = Some(CommandLine::from(exe.clone()));
                 let login_uid = Some(self.programs % 3);
                 real.is_leaderless = false;
                 real.process = Process {

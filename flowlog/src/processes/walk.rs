@@ -8,7 +8,7 @@ use flowlog_common::ARGS_LEN;
 use procfs::process::{Process as Directory, StatFlags, all_processes};
 use procfs::{ProcResult, ticks_per_second};
 
-use super::Process;
+use super::{CommandLine, Process};
 use crate::cmdline::{self, Mode};
 
 /// The login uid where it is not set: `AUDIT_UID_UNSET` of `linux/audit.h`.
@@ -49,7 +49,7 @@ fn read(directory: &Directory, boot_ns: Option<u64>, mode: Mode) -> ProcResult<O
         ppid: u32::try_from(stat.ppid).ok().filter(|ppid| *ppid != 0),
         login_uid: directory.loginuid().ok().filter(|uid| *uid != UNSET),
         exe: text(directory.exe().ok().as_deref()),
-        cmdline: cmdline(directory, mode).ok().flatten().map(Arc::from),
+        cmdline: cmdline(directory, mode).ok().flatten().map(CommandLine::from),
         parent_exe: text(parent_exe.as_deref()),
         is_kernel: StatFlags::from_bits_retain(stat.flags).contains(StatFlags::PF_KTHREAD),
     }))
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(found.exe.as_deref(), exe.to_str());
         assert_eq!(found.ppid, Some(std::os::unix::process::parent_id()));
         let args: Vec<String> = std::env::args().collect();
-        assert_eq!(found.cmdline.as_deref(), Some(args.join(" ").as_str()));
+        assert_eq!(found.cmdline, Some(args.join(" ").into()));
         assert!(found.start_ns.unwrap() > 0 && found.parent_exe.is_some());
     }
 }

@@ -8,7 +8,7 @@ use super::row::{comm, micros, saturate};
 use super::sparse::{Sparse, Unknown, utc};
 use super::text::{Keyed, Names, Shared};
 use crate::attribute::{Attribution, End};
-use crate::processes::Process;
+use crate::processes::{CommandLine, Process};
 use crate::sockets::{Cgroup, Holder, Origin, TcpStats};
 
 /// Columns of the local process at one end.
@@ -137,7 +137,7 @@ impl ProcessColumns {
         self.ppid.append(ppid.and_then(|ppid| i32::try_from(ppid).ok()));
         self.login_uid.append(login_uid.map(i64::from));
         self.exe.append(exe.as_ref());
-        self.cmdline.append(cmdline.as_ref());
+        self.cmdline.append(cmdline.as_ref().map(CommandLine::text));
         self.parent_exe.append(parent_exe.as_ref());
     }
 

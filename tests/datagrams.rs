@@ -335,3 +335,35 @@ fn a_server_on_all_addresses_is_named_to_each_client() {
         assert_process(seen[0], "src", "endpoint", &client, told.pid, 0);
     }
 }
+
+/// As a name server that may not stay root.
+#[test]
+fn who_serves_is_the_user_after_the_bind() {
+    let _alone = alone();
+    let case = Case::new();
+    let [server, client] = ["fl-server", "fl-client"].map(|name| case.program(name));
+    let running = case.serve(&server, "udp-serve-as 65534 0.0.0.0:53");
+    let told = client.run(&case.client, "udp-send 10.79.0.2:53");
+    running.wait_for(&format!("answered {}\n", told.number("port")));
+    let pid = running.pid();
+    let rows = case.stop();
+    for row in rows.from(&told) {
+        assert_process(row, "dst", "endpoint", &server, pid, 65_534);
+    }
+}
+
+#[test]
+fn who_serves_is_the_program_after_the_bind() {
+    let _alone = alone();
+    let case = Case::new();
+    let [binder, server, client] = ["fl-binder", "fl-server", "fl-client"].map(|name| case.program(name));
+    let role = format!("keep-and-execute udp4=0.0.0.0:53 {} answer-lent", server.exe());
+    let running = case.serve(&binder, &role);
+    let told = client.run(&case.client, "udp-send 10.79.0.2:53");
+    running.wait_for(&format!("answered {}\n", told.number("port")));
+    let pid = running.pid();
+    let rows = case.stop();
+    for row in rows.from(&told) {
+        assert_process(row, "dst", "endpoint", &server, pid, 0);
+    }
+}

@@ -54,6 +54,19 @@ pub mod flags {
     pub const ADDRESSES: u32 = 1 << 16;
 }
 
+/// What an [`EndpointOpen`](crate::EndpointOpen) tells: the values of its field `used`.
+pub mod usage {
+    /// The owner binds the socket.
+    pub const BOUND: u8 = 0;
+    /// The owner sends or receives with it.
+    pub const USED: u8 = 1;
+    /// Who uses it was told before, and the owner is all zero: this is about the source address.
+    pub const ADDRESS: u8 = 2;
+    /// Several processes use it in turn: of the owner only the namespace is told, and no user will be any
+    /// more.
+    pub const SHARED: u8 = 3;
+}
+
 /// The common start of all events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
@@ -72,8 +85,16 @@ pub struct EventHeader {
 #[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
 #[repr(C)]
 pub struct SocketState {
-    /// Who owns it.
+    /// Who made, bound or connected it: written one after the other.
     pub owner: Owner,
+    /// Who was seen to send or receive with an address: thread group id, and user id in the upper half. Zero:
+    /// nobody. All ones: several in turn. Those who send and receive do so at the same time, so that it is
+    /// written and read as one.
+    pub user: u64,
+    /// `CLOCK_MONOTONIC` in nanoseconds when the user was told. Zero: never.
+    pub user_since_ns: u64,
+    /// How often the user was another than before.
+    pub user_changes: u32,
     /// Bits of [`flags`].
     pub flags: u32,
     /// The port or echo id that user space was told, where [`flags::ANNOUNCED`] is set.
@@ -81,6 +102,8 @@ pub struct SocketState {
     /// The source address that user space was told of a socket that is bound to none, as words in network
     /// order.
     pub announced_addr: [u32; 4],
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Who owns a socket, taken in the process's own context.
@@ -192,7 +215,7 @@ pub struct EndpointOpen {
     pub remote_port: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// 1: the owner sends or receives with it. 0: it binds it.
+    /// One of the constants in [`usage`].
     pub used: u8,
     /// Zero.
     pub pad: u16,
@@ -296,7 +319,7 @@ const _: () = {
     assert!(size_of::<Owner>() == 48);
     assert!(size_of::<TcpConnect>() == 16 + 8 + 48);
     assert!(size_of::<TcpOpen>() == 16 + 8 + 48 + 32 + 8);
-    assert!(size_of::<SocketState>() == 48 + 8 + 16);
+    assert!(size_of::<SocketState>() == 48 + 16 + 12 + 16 + 4);
     assert!(size_of::<TcpClose>() == 16 + 8 + 16 + 16);
     assert!(size_of::<EndpointOpen>() == 16 + 8 + 48 + 48 + 8);
     assert!(size_of::<SocketRelease>() == 16 + 8 + 48);

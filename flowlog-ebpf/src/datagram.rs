@@ -7,14 +7,14 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_fullsock};
 use aya_ebpf::macros::{cgroup_skb, cgroup_sock_addr};
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext};
-use flowlog_common::{EndpointOpen, SocketState, flags, kind};
+use flowlog_common::{EndpointOpen, Owner, SocketState, flags, kind, usage};
 
 use crate::address::{self, NO_ADDRESS, local_ip6, of_socket, v4_mapped};
 use crate::owner::IPPROTO_TCP;
-use crate::{events, owner, words};
+use crate::{events, owner, process, words};
 
 /// What a program of these hooks returns to let the packet or message go on.
 const ALLOW: i32 = 1;
@@ -33,9 +33,16 @@ const NO_ID: u32 = u32::MAX;
 /// How many source addresses are told of a socket: one that alternates between many would fill the ring.
 const MAX_ADDRESSES: u32 = 16;
 
+/// How often the user of a socket may be another than before. Workers that take turns would fill the ring,
+/// and of the next datagram nobody can say whose it is.
+const MAX_USER_CHANGES: u32 = 16;
+
+/// Stands for a user where there are several.
+const SHARED: u64 = u64::MAX;
+
 /// Tells of a socket that is bound to an IPv4 address and port.
 #[inline(always)]
-pub(crate) fn bound4(ctx: &SockContext, state: &mut SocketState) {
+pub(crate) fn bound4(ctx: &SockContext, state: *mut SocketState) {
     // SAFETY: `src_ip4` may be read in this hook, of which the context is the socket.
     let local = unsafe { core::ptr::read_volatile(&raw const (*ctx.sock).src_ip4) };
     bound(ctx, state, v4_mapped(local));
@@ -43,34 +50,34 @@ pub(crate) fn bound4(ctx: &SockContext, state: &mut SocketState) {
 
 /// Tells of a socket that is bound to an IPv6 address and port.
 #[inline(always)]
-pub(crate) fn bound6(ctx: &SockContext, state: &mut SocketState) {
+pub(crate) fn bound6(ctx: &SockContext, state: *mut SocketState) {
     // SAFETY: `src_ip6` may be read in this hook, of which the context is the socket.
     let local = unsafe { local_ip6(ctx.sock) };
     bound(ctx, state, local);
 }
 
 #[inline(always)]
-fn bound(ctx: &SockContext, state: &mut SocketState, local_addr: [u32; 4]) {
+fn bound(ctx: &SockContext, state: *mut SocketState, local_addr: [u32; 4]) {
     // SAFETY: fields that may be read in this hook, of which the context is the socket.
     let (protocol, port) = unsafe { ((*ctx.sock).protocol, (*ctx.sock).src_port) };
     if protocol == IPPROTO_TCP {
         return;
     }
-    state.flags |= flags::ANNOUNCED;
-    state.announced_id = port;
-    // SAFETY: all fields are written.
+    // SAFETY: the state may be written, see `owner::state_of`; all fields of the event are.
     unsafe {
+        (*state).flags |= flags::ANNOUNCED;
+        (*state).announced_id = port;
         events::send(|event: *mut EndpointOpen| {
             (*event).header = events::header(kind::ENDPOINT_OPEN);
             (*event).socket_cookie = cookie(ctx);
-            words::copy(&raw mut (*event).owner, &raw const state.owner);
+            words::copy(&raw mut (*event).owner, &raw const (*state).owner);
             address::write(&raw mut (*event).local_addr, local_addr);
             words::clear(&raw mut (*event).remote_addr);
             words::clear(&raw mut (*event).packet_addr);
             (*event).local_port = port as u16;
             (*event).remote_port = 0;
             (*event).protocol = protocol as u8;
-            (*event).used = 0;
+            (*event).used = usage::BOUND;
             (*event).pad = 0;
         });
     }
@@ -100,7 +107,8 @@ pub(crate) fn datagram_receive6(ctx: SockAddrContext) -> i32 {
     message(&ctx)
 }
 
-/// The process that sends or receives owns the socket: descriptors are passed on, and inherited.
+/// The process that sends or receives has the socket: descriptors are passed on, and inherited. It is told
+/// again where it goes on as another user or program.
 #[inline(always)]
 fn message(ctx: &SockAddrContext) -> i32 {
     // SAFETY: `sk` is a field of `struct bpf_sock_addr`, which the context points to.
@@ -109,18 +117,31 @@ fn message(ctx: &SockAddrContext) -> i32 {
         return ALLOW;
     }
     // SAFETY: it is the socket of this context.
-    let mut state = unsafe { owner::state_of(sk.cast()) };
-    let is_own = state.as_ref().is_some_and(|state| state.owner.tgid == owner::current_tgid());
-    if is_own && state.as_ref().is_some_and(|state| state.flags & flags::USED != 0) {
+    let Some(state) = (unsafe { owner::make_state(sk.cast()) }) else { return ALLOW };
+    let current = owner::current_user();
+    // SAFETY: words that may be read, see `owner::state_of`.
+    let (user, since_ns) = unsafe {
+        ((&raw const (*state).user).read_volatile(), (&raw const (*state).user_since_ns).read_volatile())
+    };
+    if user == SHARED || (user == current && !process::has_executed_since(since_ns)) {
         return ALLOW;
     }
-    if !is_own {
-        // SAFETY: as above.
-        state = unsafe { owner::own(ctx, sk.cast()) };
-    }
-    if let Some(state) = state {
-        // SAFETY: as above; the kernel gives a full socket here.
-        unsafe { announce(ctx, sk, state, NO_ID, NO_ADDRESS) };
+    // SAFETY: as above, and the kernel gives a full socket here. The time is written first: who finds
+    // itself as the user finds a time in which it was.
+    unsafe {
+        let is_shared = (*state).user_changes >= MAX_USER_CHANGES;
+        (*state).user_changes += 1;
+        (&raw mut (*state).user_since_ns).write_volatile(events::now_ns());
+        (&raw mut (*state).user).write_volatile(if is_shared { SHARED } else { current });
+        let used = if is_shared { usage::SHARED } else { usage::USED };
+        announce(ctx, sk, state, NO_ID, NO_ADDRESS, used, |owner, time_ns| {
+            if is_shared {
+                words::clear(owner);
+                (*owner).netns_cookie = bpf_get_netns_cookie(ctx.as_ptr());
+            } else {
+                owner::write_current(ctx, owner, time_ns);
+            }
+        });
     }
     ALLOW
 }
@@ -159,18 +180,38 @@ pub(crate) fn datagram_egress(ctx: SkBuffContext) -> i32 {
     } else {
         NO_ID
     };
-    // SAFETY: as above.
-    let packet_addr = if unsafe { is_bound_to_none(sk) } && state.flags < MAX_ADDRESSES * flags::ADDRESSES {
+    // SAFETY: the state may be read, see `owner::state_of`, and the socket as above.
+    let (told, told_id, told_addr, user_since_ns, is_bound_to_none) = unsafe {
+        (
+            (*state).flags,
+            (*state).announced_id,
+            (*state).announced_addr,
+            (&raw const (*state).user_since_ns).read_volatile(),
+            is_bound_to_none(sk),
+        )
+    };
+    let packet_addr = if is_bound_to_none && told < MAX_ADDRESSES * flags::ADDRESSES {
         source(&ctx).unwrap_or(NO_ADDRESS)
     } else {
-        state.announced_addr
+        NO_ADDRESS
     };
-    let is_news = state.flags & flags::USED == 0
-        || packet_addr != state.announced_addr
-        || (echo_id != NO_ID && echo_id != state.announced_id);
+    let is_news = told & flags::USED == 0
+        || (packet_addr != NO_ADDRESS && packet_addr != told_addr)
+        || (echo_id != NO_ID && echo_id != told_id);
     if is_news {
+        // The current process may be any, where a packet had to wait.
+        let is_as_told = user_since_ns != 0;
+        let used = if is_as_told { usage::ADDRESS } else { usage::USED };
         // SAFETY: as above.
-        unsafe { announce(&ctx, sk, state, echo_id, packet_addr) };
+        unsafe {
+            announce(&ctx, sk, state, echo_id, packet_addr, used, |owner, _| {
+                if is_as_told {
+                    words::clear(owner);
+                } else {
+                    words::copy(owner, &raw const (*state).owner);
+                }
+            });
+        }
     }
     ALLOW
 }
@@ -232,14 +273,17 @@ fn echo_id(ctx: &SkBuffContext, protocol: u32) -> Option<u32> {
 ///
 /// # Safety
 ///
-/// `sk` is a full socket of the context of the running program that was compared with null.
+/// `sk` is a full socket of the context of the running program that was compared with null, and `write_owner`
+/// writes all of the owner.
 #[inline(always)]
 unsafe fn announce(
     ctx: &impl EbpfContext,
     sk: *const bpf_sock,
-    state: &mut SocketState,
+    state: *mut SocketState,
     id: u32,
     packet_addr: [u32; 4],
+    used: u8,
+    write_owner: impl FnOnce(*mut Owner, u64),
 ) {
     // SAFETY: as for this function.
     let (local_addr, remote_addr) = unsafe { of_socket(sk) };
@@ -252,25 +296,25 @@ unsafe fn announce(
         NO_ID => port,
         id => id,
     };
-    if packet_addr != state.announced_addr {
-        state.flags += flags::ADDRESSES;
-        state.announced_addr = packet_addr;
-    }
-    state.flags |= flags::ANNOUNCED | flags::USED;
-    state.announced_id = local_port;
-    // SAFETY: all fields are written.
+    // SAFETY: the state may be written, see `owner::state_of`; all fields of the event are.
     unsafe {
+        if packet_addr != NO_ADDRESS && packet_addr != (*state).announced_addr {
+            (*state).flags += flags::ADDRESSES;
+            (*state).announced_addr = packet_addr;
+        }
+        (*state).flags |= flags::ANNOUNCED | flags::USED;
+        (*state).announced_id = local_port;
         events::send(|event: *mut EndpointOpen| {
             (*event).header = events::header(kind::ENDPOINT_OPEN);
             (*event).socket_cookie = cookie(ctx);
-            words::copy(&raw mut (*event).owner, &raw const state.owner);
+            write_owner(&raw mut (*event).owner, (*event).header.time_ns);
             address::write(&raw mut (*event).local_addr, local_addr);
             address::write(&raw mut (*event).remote_addr, remote_addr);
             address::write(&raw mut (*event).packet_addr, packet_addr);
             (*event).local_port = local_port as u16;
             (*event).remote_port = remote_port;
             (*event).protocol = protocol as u8;
-            (*event).used = 1;
+            (*event).used = used;
             (*event).pad = 0;
         });
     }

@@ -80,16 +80,17 @@ static SOCKETS: SkStorage<SocketState> = SkStorage::new();
 
 /// The state of a socket, `None` where nobody was seen to make it.
 ///
+/// Its owner is written under the lock of the socket or before anybody else knows it. All else may be
+/// written on several CPUs at once: words of which each stands for itself.
+///
 /// # Safety
 ///
 /// `sk` is a socket of the context of the running program that was compared with null, or the context
 /// itself in hooks where that is the socket.
 #[inline(always)]
-pub(crate) unsafe fn state_of(sk: *mut c_void) -> Option<&'static mut SocketState> {
+pub(crate) unsafe fn state_of(sk: *mut c_void) -> Option<*mut SocketState> {
     // SAFETY: as for this function. The value lives as long as the socket, which outlives the program.
-    // Programs that write it run under the lock of the socket or before anybody else knows it; where
-    // two processes send on one socket at the same time, either may win.
-    unsafe { SOCKETS.get(sk, 0).map(|state| &mut *state) }
+    unsafe { SOCKETS.get(sk, 0) }
 }
 
 /// Makes the state of a socket that listens, where it has none because it was not bound: accepted sockets
@@ -100,10 +101,23 @@ pub(crate) unsafe fn state_of(sk: *mut c_void) -> Option<&'static mut SocketStat
 /// As for [`state_of`].
 #[inline(always)]
 pub(crate) unsafe fn listen(sk: *mut c_void) {
+    // SAFETY: as for `state_of`.
+    let _ = unsafe { make_state(sk) };
+}
+
+/// The state of a socket, made where it has none.
+///
+/// # Safety
+///
+/// As for [`state_of`].
+#[inline(always)]
+pub(crate) unsafe fn make_state(sk: *mut c_void) -> Option<*mut SocketState> {
     // SAFETY: as for `state_of`. The kernel makes it all zero: no owner.
-    if unsafe { SOCKETS.get(sk, BPF_SK_STORAGE_GET_F_CREATE) }.is_none() {
-        debug!("no storage for a socket that listens");
+    let state = unsafe { SOCKETS.get(sk, BPF_SK_STORAGE_GET_F_CREATE) };
+    if state.is_none() {
+        debug!("no storage for a socket of process {}", current_tgid());
     }
+    state
 }
 
 /// Makes the current process the owner of `sk`. User space is told again of what it may know.
@@ -112,18 +126,13 @@ pub(crate) unsafe fn listen(sk: *mut c_void) {
 ///
 /// As for [`state_of`].
 #[inline(always)]
-pub(crate) unsafe fn own(ctx: &impl EbpfContext, sk: *mut c_void) -> Option<&'static mut SocketState> {
+pub(crate) unsafe fn own(ctx: &impl EbpfContext, sk: *mut c_void) -> Option<*mut SocketState> {
     // SAFETY: as for `state_of`.
-    let Some(state) = (unsafe { SOCKETS.get(sk, BPF_SK_STORAGE_GET_F_CREATE) }) else {
-        debug!("no storage for a socket of process {}", current_tgid());
-        return None;
-    };
-    // SAFETY: as for `state_of`.
-    let state = unsafe { &mut *state };
+    let state = unsafe { make_state(sk) }?;
     // SAFETY: the state may be written, see `state_of`.
     unsafe {
-        words::clear(ptr::from_mut(state));
-        write_current(ctx, &raw mut state.owner, events::now_ns());
+        words::clear(state);
+        write_current(ctx, &raw mut (*state).owner, events::now_ns());
     }
     Some(state)
 }
@@ -134,7 +143,7 @@ pub(crate) unsafe fn own(ctx: &impl EbpfContext, sk: *mut c_void) -> Option<&'st
 ///
 /// `owner` may be written.
 #[inline(always)]
-unsafe fn write_current(ctx: &impl EbpfContext, owner: *mut Owner, time_ns: u64) {
+pub(crate) unsafe fn write_current(ctx: &impl EbpfContext, owner: *mut Owner, time_ns: u64) {
     // SAFETY: as for this function; the context is the one of the running program. Where there is no
     // name the helper writes zero bytes.
     unsafe {
@@ -151,6 +160,12 @@ unsafe fn write_current(ctx: &impl EbpfContext, owner: *mut Owner, time_ns: u64)
 #[inline(always)]
 pub(crate) fn current_tgid() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// The current process and user in one word, as in [`SocketState::user`].
+#[inline(always)]
+pub(crate) fn current_user() -> u64 {
+    u64::from(current_tgid()) | bpf_get_current_uid_gid() << 32
 }
 
 /// `BPF_CGROUP_INET_SOCK_CREATE`: `socket(2)`, not for the kernel's own sockets.
@@ -222,7 +237,8 @@ fn connect(ctx: &SockAddrContext) -> i32 {
 pub(crate) fn owner_release(ctx: SockContext) -> i32 {
     // SAFETY: in this hook the context itself is the socket.
     let state = unsafe { state_of(ctx.as_ptr()) };
-    if state.is_some_and(|state| state.flags & TOLD_AT_RELEASE != 0) {
+    // SAFETY: the state may be read, see `state_of`.
+    if state.is_some_and(|state| unsafe { (*state).flags } & TOLD_AT_RELEASE != 0) {
         // SAFETY: all fields are written; the context is the one of the running program.
         unsafe {
             events::send(|event: *mut SocketRelease| {

@@ -1,7 +1,8 @@
 //! Processes: fork, exec and exit, so that user space knows what a thread group id stood for when.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::btf_maps::{LruHashMap, PerCpuArray};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use aya_ebpf::macros::{btf_map, tracepoint};
@@ -53,6 +54,21 @@ struct ExecWithArgs {
 #[btf_map]
 static EXEC: PerCpuArray<ExecWithArgs, 1> = PerCpuArray::new();
 
+/// How many processes of those that executed last are remembered: one that goes on with a socket uses it
+/// soon.
+const MAX_EXECUTED: usize = 16_384;
+
+/// When a process ran another program last, by thread group id; in `CLOCK_MONOTONIC` nanoseconds.
+#[btf_map]
+static EXECUTED: LruHashMap<u32, u64, MAX_EXECUTED> = LruHashMap::new();
+
+/// Whether the current process runs another program than at the time `since_ns`.
+#[inline(always)]
+pub(crate) fn has_executed_since(since_ns: u64) -> bool {
+    // SAFETY: the value is one word.
+    EXECUTED.get_ptr(current_tgid()).is_some_and(|at_ns| unsafe { *at_ns } >= since_ns)
+}
+
 /// `events/sched/sched_process_exec/format`: `__data_loc char[] filename` at 8: the offset in the
 /// lower half, the length with its terminating zero byte in the upper. Runs in the process.
 #[tracepoint(name = "sched_process_exec", category = "sched")]
@@ -80,6 +96,9 @@ pub(crate) fn process_exec(ctx: TracePointContext) -> u32 {
         // More than this cannot be given to `execve`.
         (*exec).args_len = args_len as u32;
         let sent_args = if args_len < ARGS_LEN as u64 { args_len as usize } else { ARGS_LEN };
+        if EXECUTED.insert((*exec).tgid, (*exec).header.time_ns, u64::from(BPF_ANY)).is_err() {
+            debug!("no room for the exec of process {}", (*exec).tgid);
+        }
         events::send_bytes(event.cast(), size_of::<ProcessExec>() + sent_args);
     }
     0

@@ -51,8 +51,11 @@ fn accepted(ctx: &SockOpsContext) {
     // SAFETY: it is the socket of this context and was compared with null.
     let state = if sk.is_null() { None } else { unsafe { owner::state_of(sk) } };
     if let Some(state) = state {
-        state.flags |= flags::ACCEPTED;
-        open(ctx, Some(&state.owner), 1);
+        // SAFETY: nobody else knows the socket yet.
+        unsafe {
+            (*state).flags |= flags::ACCEPTED;
+            open(ctx, Some(&raw const (*state).owner), 1);
+        }
     } else {
         debug!("socket {} was accepted by one without storage", cookie(ctx));
         open(ctx, None, 1);
@@ -61,7 +64,7 @@ fn accepted(ctx: &SockOpsContext) {
 
 /// Tells of a socket that has its tuple.
 #[inline(always)]
-fn open(ctx: &SockOpsContext, owner: Option<&Owner>, passive: u32) {
+fn open(ctx: &SockOpsContext, owner: Option<*const Owner>, passive: u32) {
     // Programs of others may have asked for other callbacks.
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
     // Without the flag there is no close: user space then ends the life of the socket when its tuple is

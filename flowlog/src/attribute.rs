@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use flowlog_common::{
     EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, TcpClose, TcpConnect, TcpOpen,
+    usage,
 };
 
 use crate::cmdline;
@@ -79,13 +80,19 @@ impl Tables {
             }
             Event::EndpointOpen(open) => {
                 let EndpointOpen { header, socket_cookie, owner, protocol, used, .. } = *open;
+                let port = Port { protocol: Protocol(protocol), number: open.local_port };
+                if used == usage::ADDRESS {
+                    self.endpoints.see(socket_cookie, port, open.packet_addr);
+                    return;
+                }
                 let seen = IpAddr::from(open.packet_addr);
                 let is_connected = !IpAddr::from(open.remote_addr).to_canonical().is_unspecified();
                 let endpoint = Endpoint {
                     cookie: socket_cookie,
-                    port: Port { protocol: Protocol(protocol), number: open.local_port },
+                    port,
                     holder: self.holder(owner, origin),
-                    is_used: used != 0,
+                    is_used: used != usage::BOUND,
+                    is_shared: used == usage::SHARED,
                     bound_addr: open.local_addr,
                     seen_addrs: if seen.is_unspecified() { Vec::new() } else { vec![open.packet_addr] },
                     peer: is_connected.then_some((open.remote_addr, open.remote_port)),
@@ -171,8 +178,16 @@ impl Tables {
                 Some(_) => {}
                 None => {
                     let seen_addrs = Vec::new();
-                    let endpoint =
-                        Endpoint { cookie, port, holder, is_used: false, bound_addr, seen_addrs, peer };
+                    let endpoint = Endpoint {
+                        cookie,
+                        port,
+                        holder,
+                        is_used: false,
+                        is_shared: false,
+                        bound_addr,
+                        seen_addrs,
+                        peer,
+                    };
                     self.endpoints.open(opened_ns, endpoint);
                 }
             },

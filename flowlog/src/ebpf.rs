@@ -230,7 +230,16 @@ impl Ebpf {
     ///
     /// Where the kernel refuses it.
     pub fn adopt(&mut self, socket: &impl AsRawFd, owner: Owner, flags: u32) -> Result<bool, EbpfError> {
-        let state = SocketState { owner, flags, announced_id: 0, announced_addr: [0; 4] };
+        let state = SocketState {
+            owner,
+            user: 0,
+            user_since_ns: 0,
+            user_changes: 0,
+            flags,
+            announced_id: 0,
+            announced_addr: [0; 4],
+            pad: 0,
+        };
         match self.sockets.insert(socket, state, BPF_NOEXIST) {
             Ok(()) => Ok(true),
             Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => {

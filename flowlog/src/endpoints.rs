@@ -7,6 +7,8 @@
 
 use std::net::IpAddr;
 
+use flowlog_common::Owner;
+
 use crate::flow::Protocol;
 use crate::lives::{Life, Limits, Lives};
 use crate::sockets::{CLOCK_SLACK_NS, Holder, Span, is_loopback};
@@ -43,12 +45,31 @@ pub struct Endpoint {
     pub holder: Holder,
     /// Whether the holder was seen to send or receive with it, rather than only to bind it.
     pub is_used: bool,
+    /// Several processes use it in turn: the holder is none of them.
+    pub is_shared: bool,
     /// The address that it is bound to; one of the two zero addresses where it is bound to none.
     pub bound_addr: [u8; 16],
     /// Addresses that it has sent from.
     pub seen_addrs: Vec<[u8; 16]>,
     /// Address and port of the peer, where it is connected.
     pub peer: Option<([u8; 16], u16)>,
+}
+
+impl Endpoint {
+    fn see(&mut self, addr: [u8; 16]) {
+        if self.seen_addrs.len() < MAX_SEEN && !self.seen_addrs.contains(&addr) {
+            self.seen_addrs.push(addr);
+        }
+    }
+}
+
+/// Whether both are one process with one identity, whatever it did with the socket since.
+fn is_same_owner(known: &Holder, other: &Holder) -> bool {
+    let identity = |holder: &Holder| {
+        let Owner { tgid, uid, cgroup_id, netns_cookie, .. } = holder.owner;
+        (tgid, uid, cgroup_id, netns_cookie)
+    };
+    known.owner == other.owner || (identity(known) == identity(other) && known.is_same_process(other))
 }
 
 /// One end of a flow, and what is known of the namespace that tracked it.
@@ -90,22 +111,39 @@ impl EndpointTable {
     }
 
     /// The socket has its port, or its holder uses it, or it was seen to send from one more address.
-    pub fn open(&mut self, opened_ns: u64, endpoint: Endpoint) {
+    pub fn open(&mut self, opened_ns: u64, mut endpoint: Endpoint) {
         // A packet may leave after its socket was closed: that begins no other life.
         if let Some(Life { value: known, .. }) = self.0.get_mut(endpoint.cookie)
             && known.port == endpoint.port
-            && known.holder.owner == endpoint.holder.owner
+            && known.is_shared == endpoint.is_shared
+            && is_same_owner(&known.holder, &endpoint.holder)
             && known.peer == endpoint.peer
         {
             known.is_used |= endpoint.is_used;
             for addr in endpoint.seen_addrs {
-                if known.seen_addrs.len() < MAX_SEEN && !known.seen_addrs.contains(&addr) {
-                    known.seen_addrs.push(addr);
-                }
+                known.see(addr);
             }
             return;
         }
+        // Whoever uses it, its addresses are those of its namespace.
+        if let Some(Life { value: known, .. }) = self.0.get_mut(endpoint.cookie)
+            && known.port == endpoint.port
+            && known.bound_addr == endpoint.bound_addr
+        {
+            for addr in &known.seen_addrs {
+                endpoint.see(*addr);
+            }
+        }
         self.0.open(endpoint.cookie, endpoint.port, Life { opened_ns, closed_ns: None, value: endpoint });
+    }
+
+    /// The socket sends from this address, too, whoever uses it.
+    pub fn see(&mut self, cookie: u64, port: Port, addr: [u8; 16]) {
+        if let Some(Life { value: known, .. }) = self.0.get_mut(cookie)
+            && known.port == port
+        {
+            known.see(addr);
+        }
     }
 
     /// The process at one end of a flow: the one whose socket had the port while the flow existed.
@@ -150,7 +188,9 @@ impl EndpointTable {
         for life in fitting().filter(|life| !handed_over(&life.value)) {
             let endpoint = &life.value;
             found = match found {
-                _ if !is_certain(life, wanted.span, transit_ns) => return FoundEndpoint::Ambiguous,
+                _ if endpoint.is_shared || !is_certain(life, wanted.span, transit_ns) => {
+                    return FoundEndpoint::Ambiguous;
+                }
                 FoundEndpoint::None => FoundEndpoint::One(&endpoint.holder, Some(endpoint.cookie)),
                 FoundEndpoint::One(holder, cookie) if holder.is_same_process(&endpoint.holder) => {
                     FoundEndpoint::One(holder, cookie.filter(|cookie| *cookie == endpoint.cookie))
@@ -251,6 +291,7 @@ mod tests {
             port: DNS,
             holder: Holder { owner, process, origin: Origin::default(), is_seeded: false },
             is_used: true,
+            is_shared: false,
             bound_addr: addr(bound),
             seen_addrs: Vec::new(),
             peer: None,
@@ -369,6 +410,33 @@ mod tests {
         assert_eq!(find(&table, &wanted("10.0.0.1")), Some((20, Some(1))));
         table.open(220_000_000, endpoint(1, 30, HOST, "0.0.0.0"));
         assert_eq!(find(&table, &wanted("10.0.0.1")), Some((-1, None)), "two children used it");
+    }
+
+    #[test]
+    fn of_a_socket_that_several_use_in_turn_none_is_named() {
+        let seen = Endpoint { seen_addrs: vec![addr("10.0.0.1")], ..endpoint(1, 10, HOST, "0.0.0.0") };
+        let mut table = table([seen]);
+        let owner = Owner { netns_cookie: HOST, ..Owner::UNKNOWN };
+        let holder = Holder { owner, process: None, origin: Origin::default(), is_seeded: false };
+        table.open(150_000_000, Endpoint { holder, is_shared: true, ..endpoint(1, 0, HOST, "0.0.0.0") });
+        assert_eq!(find(&table, &wanted("10.0.0.1")), Some((-1, None)));
+        let elsewhere = Wanted { netns_cookie: Some(CONTAINER), is_local: false, ..wanted("10.0.0.1") };
+        assert_eq!(find(&table, &elsewhere), Some((-1, None)), "its address stays known");
+    }
+
+    /// A process that goes on as another user has another row; one that only uses what it bound has not.
+    #[test]
+    fn a_user_is_told_apart_from_who_bound_it() {
+        let bound = Endpoint { is_used: false, ..endpoint(1, 10, HOST, "0.0.0.0") };
+        let mut used = Endpoint { is_used: true, ..bound.clone() };
+        used.holder.owner.time_ns = 2;
+        let mut table = table([bound]);
+        table.open(210_000_000, used.clone());
+        assert_eq!(table.0.with_key(&DNS).count(), 1);
+        used.holder.owner.uid = 65_534;
+        table.open(220_000_000, used);
+        let uids: Vec<_> = table.0.with_key(&DNS).map(|(_, life)| life.value.holder.owner.uid).collect();
+        assert_eq!((uids.len(), uids.contains(&65_534)), (2, true));
     }
 
     #[test]

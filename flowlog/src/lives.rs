@@ -49,7 +49,8 @@ struct Entry<K, T> {
     life: Life<T>,
     /// Its end was not seen: it has ended at the latest when something else began.
     is_end_inferred: bool,
-    /// Number of another life with the same key.
+    /// Numbers of other lives with the same key: those before and after this one.
+    previous: Option<u64>,
     next: Option<u64>,
 }
 
@@ -185,7 +186,10 @@ impl<K: Copy + Eq + Hash, T> Lives<K, T> {
 
     fn insert(&mut self, number: u64, key: K, life: Life<T>, is_end_inferred: bool) {
         let next = self.by_key.insert(key, number);
-        self.entries.insert(number, Entry { key, life, is_end_inferred, next });
+        if let Some(next) = next.and_then(|next| self.entries.get_mut(&next)) {
+            next.previous = Some(number);
+        }
+        self.entries.insert(number, Entry { key, life, is_end_inferred, previous: None, next });
     }
 
     /// The socket may have begun another life since this close was noted.
@@ -196,24 +200,14 @@ impl<K: Copy + Eq + Hash, T> Lives<K, T> {
 
     fn remove(&mut self, number: u64) -> Option<Entry<K, T>> {
         let removed = self.entries.remove(&number)?;
-        let Entry { key, next, .. } = removed;
-        let first = self.by_key.get_mut(&key)?;
-        if *first == number {
-            match next {
-                Some(next) => *first = next,
-                None => drop(self.by_key.remove(&key)),
-            }
-            return Some(removed);
+        let Entry { key, previous, next, .. } = removed;
+        if let Some(next) = next.and_then(|next| self.entries.get_mut(&next)) {
+            next.previous = previous;
         }
-        let mut at = *first;
-        while let Some(entry) = self.entries.get_mut(&at) {
-            match entry.next {
-                Some(other) if other != number => at = other,
-                _ => {
-                    entry.next = next;
-                    break;
-                }
-            }
+        match (previous, next) {
+            (Some(previous), _) => self.entries.get_mut(&previous)?.next = next,
+            (None, Some(next)) => *self.by_key.get_mut(&key)? = next,
+            (None, None) => drop(self.by_key.remove(&key)),
         }
         Some(removed)
     }
@@ -250,6 +244,23 @@ mod tests {
         assert_eq!(values(&lives, 7), [300]);
         lives.expire(1000 + LINGER_NS);
         assert!(lives.entries.is_empty() && lives.by_key.is_empty() && lives.closed.is_empty());
+    }
+
+    #[test]
+    fn lives_that_share_a_key_are_forgotten_in_any_order() {
+        for order in [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
+            let mut lives = remember(10);
+            for cookie in 1..=3 {
+                lives.open(cookie, 7, life(cookie));
+            }
+            let mut left = vec![1, 2, 3];
+            for cookie in order {
+                lives.remove(cookie);
+                left.retain(|other| *other != cookie);
+                assert_eq!(values(&lives, 7), left, "{order:?}");
+            }
+            assert!(lives.by_key.is_empty(), "{order:?}");
+        }
     }
 
     #[test]

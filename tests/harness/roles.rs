@@ -49,6 +49,10 @@ pub(crate) fn play(words: &[&str]) {
         ["send-lent", to] => handover::send_lent(to.parse().unwrap()),
         ["receive-many-lent"] => handover::receive_many_lent(),
         ["hold-lent"] => handover::hold_lent(),
+        ["keep-and-execute", kind, exe, ref role @ ..] => {
+            handover::keep_and_execute(kind, exe, &role.join(" "));
+        }
+        ["answer-lent"] => handover::answer_lent(),
         ["receive-lent"] => handover::receive_lent(),
         ["pass-on", kind, at] => handover::pass_on(kind, at),
         ["take-and-connect", at, to] => handover::take_and_connect(at, to.parse().unwrap()),
@@ -56,6 +60,7 @@ pub(crate) fn play(words: &[&str]) {
         ["udp-send", to] => datagram::send(to.parse().unwrap()),
         ["udp-serve", at] => datagram::serve(at.parse().unwrap(), false),
         ["udp-serve-shared", at] => datagram::serve(at.parse().unwrap(), true),
+        ["udp-serve-as", uid, at] => datagram::serve_as(uid.parse().unwrap(), at.parse().unwrap()),
         ["raw-echo", to, id] => datagram::raw_echo(to.parse().unwrap(), id.parse().unwrap()),
         ["raw", to, protocol] => datagram::raw(to.parse().unwrap(), protocol.parse().unwrap()),
         _ => panic!("no such role: {words:?}"),

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use flowlog_common::{EventHeader, FILENAME_LEN};
+use flowlog_common::{EventHeader, FILENAME_LEN, usage};
 use proptest::prelude::*;
 
 use super::*;
@@ -284,7 +284,7 @@ impl Host {
                 local_port,
                 remote_port: 0,
                 protocol: Protocol::UDP.0,
-                used: 1,
+                used: usage::USED,
                 pad: 0,
             }),
             _ => Event::TcpOpen(TcpOpen {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+use nix::unistd::{Uid, setuid};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{end_with_the_test, tell};
@@ -28,7 +29,19 @@ pub(super) fn serve(at: SocketAddr, shared: bool) {
     socket.set_reuse_port(shared).unwrap();
     socket.bind(&at.into()).unwrap();
     tell("listening");
-    let socket = UdpSocket::from(socket);
+    answer(&UdpSocket::from(socket));
+}
+
+/// Binds, goes on as another user, and answers each datagram.
+pub(super) fn serve_as(uid: u32, at: SocketAddr) {
+    end_with_the_test();
+    let socket = UdpSocket::bind(at).unwrap();
+    setuid(Uid::from_raw(uid)).unwrap();
+    tell("listening");
+    answer(&socket);
+}
+
+pub(super) fn answer(socket: &UdpSocket) {
     loop {
         // A client that is gone makes the next call fail.
         if let Ok((_, from)) = socket.recv_from(&mut [0; 64]) {

@@ -5,6 +5,7 @@ use std::mem;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::process::{self, Child, Stdio};
 
 use nix::sys::prctl::set_pdeathsig;
@@ -14,7 +15,7 @@ use nix::sys::socket::{
 };
 use socket2::{Domain, Socket, Type};
 
-use super::{end_with_the_test, tell};
+use super::{datagram, end_with_the_test, tell};
 use crate::harness::program::Program;
 use crate::harness::wait::LIMIT;
 
@@ -83,6 +84,22 @@ pub(super) fn send_lent(to: SocketAddr) {
     let socket = UdpSocket::from(lent());
     socket.send_to(b"request", to).unwrap();
     tell(&format!("port {}", socket.local_addr().unwrap().port()));
+}
+
+/// Makes a socket, and goes on as another program that has it.
+pub(super) fn keep_and_execute(kind: &str, exe: &str, role: &str) {
+    let socket = new_socket(kind);
+    if kind.starts_with("tcp") {
+        socket.listen(128).unwrap();
+    }
+    tell("listening");
+    let error = Program::at(exe).command(0, role).stdin(Stdio::from(OwnedFd::from(socket))).exec();
+    panic!("{error}");
+}
+
+/// Answers each datagram.
+pub(super) fn answer_lent() {
+    datagram::answer(&UdpSocket::from(lent()));
 }
 
 /// Receives one datagram and does not answer.

@@ -172,3 +172,31 @@ fn serve(parent: &Program, worker: &Program, namespace: &Namespace, at: SocketAd
     running.wait_for("listening");
     running
 }
+
+/// The program that listened is gone when the connection comes.
+#[test]
+fn who_accepts_is_the_program_after_the_bind() {
+    let at: SocketAddr = V4.parse().unwrap();
+    let namespace = Namespace::tracked();
+    let [output, programs] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let daemon = Daemon::start(output.path(), &[&namespace], &[]);
+    let [binder, server] = ["fl-binder", "fl-server"].map(|name| Program::new(programs.path(), name));
+    let role = format!("keep-and-execute tcp4={at} {} accept-lent close", server.exe());
+    let running = binder.start(&namespace, &role);
+    running.wait_for("listening");
+    wait_for("the other program", || {
+        let exe = std::fs::read_link(format!("/proc/{}/exe", running.pid())).ok()?;
+        exe.ends_with("fl-server").then_some(())
+    });
+
+    let _client = connect(&namespace, at);
+    conntrack::flush(&namespace);
+    daemon.stop();
+
+    let dataset = Dataset::read(output.path());
+    let row = dataset.row_to(5000);
+    assert_eq!(row.text("dst_attribution"), Some("inherited"), "{row:?}");
+    assert_eq!(row.int("dst_pid"), Some(running.pid().into()), "{row:?}");
+    assert_eq!(row.text("dst_exe"), Some(server.exe()), "{row:?}");
+    assert_eq!((row.int("dst_uid"), row.text("dst_comm")), (None, None), "{row:?}");
+}

@@ -116,7 +116,7 @@ pub struct Owner {
     pub time_ns: u64,
     /// Thread group id in the initial pid namespace.
     pub tgid: u32,
-    /// User id of the task.
+    /// User id of the task. All ones: not known, which only user space writes.
     pub uid: u32,
     /// Id of the cgroup v2 (the inode of its directory).
     pub cgroup_id: u64,

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flowlog_common::{
-    EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, TcpClose, TcpConnect, TcpOpen,
-    usage,
+    COMM_LEN, EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, TcpClose,
+    TcpConnect, TcpOpen, usage,
 };
 
 use crate::cmdline;
@@ -68,7 +68,7 @@ impl Tables {
                     local_port: open.local_port,
                     remote_port: open.remote_port,
                 };
-                let holder = self.holder(owner, origin);
+                let holder = self.going_on(self.holder(owner, origin), header.time_ns);
                 let socket = Socket { cookie, holder, closer: None, passive: open.passive != 0, stats: None };
                 self.sockets.open(ends, realtime(header.time_ns), socket);
             }
@@ -198,6 +198,19 @@ impl Tables {
     /// The owner with what is known of it at the time when it was taken.
     fn holder(&self, owner: Owner, origin: impl FnOnce(&Owner) -> Origin) -> Holder {
         holder(owner, self.processes.at(owner.tgid, owner.time_ns).cloned(), origin)
+    }
+
+    /// The holder at the time `at_ns`, later than it took the socket: where it runs another program now, or
+    /// may do so, what its thread is called and which user it is are not known.
+    fn going_on(&self, holder: Holder, at_ns: u64) -> Holder {
+        let Some(before) = &holder.process else { return holder };
+        let process = self.processes.going_on(before, at_ns).cloned();
+        if process.as_ref().is_some_and(|process| Arc::ptr_eq(process, before)) {
+            return holder;
+        }
+        let Holder { owner, origin, is_seeded, process: _ } = holder;
+        let owner = Owner { uid: u32::MAX, comm: [0; COMM_LEN], ..owner };
+        Holder { owner, process, origin: Origin { user: None, ..origin }, is_seeded }
     }
 
     /// Forgets what ended long before `now_ns` (`CLOCK_REALTIME`).

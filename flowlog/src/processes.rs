@@ -28,6 +28,10 @@ const IMAGE_BYTES: usize = 336;
 /// The kernel thread that makes all others.
 const KTHREADD: u32 = 2;
 
+/// By how much the starts of one process may differ that an event and /proc told: more than the steps in which
+/// /proc has it.
+const START_SLACK_NS: u64 = 1_000_000_000;
+
 /// A process while it runs one program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Process {
@@ -105,6 +109,19 @@ impl ProcessTable {
         let images = self.images.get(&tgid)?;
         let image = images.iter().rev().find(|image| image.from_ns <= at_ns)?;
         (at_ns < image.until_ns).then_some(&image.process)
+    }
+
+    /// What `process` runs at the time `at_ns`, or ran last; `None` where that is not known.
+    pub fn going_on<'a>(&'a self, process: &'a Arc<Process>, at_ns: u64) -> Option<&'a Arc<Process>> {
+        let now = self.acting(process.tgid, at_ns)?;
+        match (now.start_ns, process.start_ns) {
+            (Some(start_ns), Some(before_ns)) if start_ns == before_ns => Some(now),
+            (Some(start_ns), Some(before_ns)) if start_ns.abs_diff(before_ns) > START_SLACK_NS => {
+                Some(process)
+            }
+            // It may be the same process, of which /proc told.
+            _ => Arc::ptr_eq(now, process).then_some(now),
+        }
     }
 
     /// What does something as `tgid` at the time `at_ns`, also after the event of its exit: other threads go

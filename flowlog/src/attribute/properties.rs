@@ -125,6 +125,7 @@ struct Host {
     programs: u32,
     cookies: u64,
     running: BTreeMap<u32, Process>,
+    /// Who bound the listener, with the program that it runs, or ran last.
     listener: Option<(Owner, Process)>,
     open: Vec<OpenSocket>,
     tracked: BTreeMap<(Kind, u16), Tracked>,
@@ -244,6 +245,11 @@ impl Host {
         self.programs += 1;
         let path = format!("/bin/{}", self.programs);
         process.exe = Some(path.as_str().into());
+        if let Some((_, listener)) = &mut self.listener
+            && (listener.tgid, listener.start_ns) == (tgid, process.start_ns)
+        {
+            listener.exe.clone_from(&process.exe);
+        }
         let mut filename = [0; FILENAME_LEN];
         filename[..path.len()].copy_from_slice(path.as_bytes());
         let filename_len = u32::try_from(path.len()).unwrap();

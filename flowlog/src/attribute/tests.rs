@@ -167,3 +167,25 @@ fn a_raw_socket_had_its_echo_id_until_it_took_another() {
     assert_eq!(life_of(8), (300, Some(400)));
     assert_eq!(life_of(9), (400, None));
 }
+
+/// A server binds, and runs another program: its user may be another one, too.
+#[test]
+fn a_listener_is_of_the_program_that_its_process_runs_when_it_accepts() {
+    let mut tables = Tables::new(Limits::default(), cmdline::Mode::Full);
+    let apply = |tables: &mut Tables, event| tables.apply(&event, 0, |_| Origin::default());
+    tables.processes.fork(Fork { tgid: TGID, maker_tgid: 1, ppid: None, login_uid: None, start_ns: 50 }, 50);
+    apply(&mut tables, exec("/bin/binds", 100));
+    let bound = tables.holder(Owner { tgid: TGID, time_ns: 150, ..Owner::UNKNOWN }, |_| Origin::default());
+    apply(&mut tables, exec("/bin/serves", 200));
+    let exe_at = |at_ns: u64| {
+        let Holder { owner, process, .. } = tables.going_on(bound.clone(), at_ns);
+        (process.unwrap().exe.clone().unwrap().to_string(), owner.uid == u32::MAX)
+    };
+    assert_eq!(exe_at(199), ("/bin/binds".to_owned(), false));
+    assert_eq!(exe_at(200), ("/bin/serves".to_owned(), true));
+    tables.processes.exit(TGID, 300);
+    let next = Fork { tgid: TGID, maker_tgid: 1, ppid: None, login_uid: None, start_ns: 2_000_000_000 };
+    tables.processes.fork(next, 400);
+    let holder = tables.going_on(bound, 450);
+    assert_eq!(holder.process.unwrap().exe.as_deref(), Some("/bin/binds"), "the number is of another one");
+}

@@ -57,7 +57,7 @@ impl EndColumns {
         let Holder { owner, process, origin: Origin { user, cgroup }, is_seeded: _ } = holder;
         let Owner { time_ns: _, tgid, uid, cgroup_id: _, netns_cookie, comm: task } = owner;
         self.process.append(Some(*tgid), process.as_deref());
-        self.uid.append(Some(i64::from(*uid)));
+        self.uid.append(Some(i64::from(*uid)).filter(|_| *uid != u32::MAX));
         self.user.append(user.as_ref());
         match comm(task) {
             Some(name) => {

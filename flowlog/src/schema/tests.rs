@@ -158,7 +158,7 @@ fn full() -> Flow {
 }
 
 fn holder(tgid: u32, comm: &[u8], exe: Option<&str>) -> Holder {
-    let mut owner = Owner { time_ns: 1, tgid, uid: u32::MAX, netns_cookie: 1, ..Owner::UNKNOWN };
+    let mut owner = Owner { time_ns: 1, tgid, uid: u32::MAX - 1, netns_cookie: 1, ..Owner::UNKNOWN };
     owner.comm[..comm.len()].copy_from_slice(comm);
     let process = Process { tgid, exe: exe.map(Arc::from), ..Process::default() };
     Holder { owner, process: Some(Arc::new(process)), origin: Origin::default(), is_seeded: false }
@@ -315,7 +315,7 @@ src_attribution=socket
 src_pid=4194304
 src_process_start_time=1699999999000001
 src_ppid=1
-src_uid=4294967295
+src_uid=4294967294
 src_login_uid=1000
 src_user=nobody
 src_comm=curl
@@ -335,7 +335,7 @@ src_tcp_bytes_sent=100
 src_tcp_bytes_received=9223372036854775807
 dst_attribution=inherited
 dst_pid=77
-dst_uid=4294967295
+dst_uid=4294967294
 dst_comm=na\u{fffd}me
 dst_netns_cookie=1
 ";

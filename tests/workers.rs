@@ -185,8 +185,8 @@ fn who_accepts_is_the_program_after_the_bind() {
     let running = binder.start(&namespace, &role);
     running.wait_for("listening");
     wait_for("the other program", || {
-        let exe = std::fs::read_link(format!("/proc/{}/exe", running.pid())).ok()?;
-        exe.ends_with("fl-server").then_some(())
+        let comm = std::fs::read_to_string(format!("/proc/{}/comm", running.pid())).ok()?;
+        (comm.trim_end() == server.comm()).then_some(())
     });
 
     let _client = connect(&namespace, at);

@@ -54,7 +54,7 @@ pub mod flags {
     pub const ADDRESSES: u32 = 1 << 16;
 }
 
-/// What an [`EndpointOpen`](crate::EndpointOpen) tells: the values of its field `used`.
+/// What an [`EndpointOpen`] tells: the values of its field `used`.
 pub mod usage {
     /// The owner binds the socket.
     pub const BOUND: u8 = 0;

@@ -28,10 +28,6 @@ const IMAGE_BYTES: usize = 336;
 /// The kernel thread that makes all others.
 const KTHREADD: u32 = 2;
 
-/// By how much the starts of one process may differ that an event and /proc told: more than the steps in which
-/// /proc has it.
-const START_SLACK_NS: u64 = 1_000_000_000;
-
 /// A process while it runs one program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Process {
@@ -116,10 +112,8 @@ impl ProcessTable {
         let now = self.acting(process.tgid, at_ns)?;
         match (now.start_ns, process.start_ns) {
             (Some(start_ns), Some(before_ns)) if start_ns == before_ns => Some(now),
-            (Some(start_ns), Some(before_ns)) if start_ns.abs_diff(before_ns) > START_SLACK_NS => {
-                Some(process)
-            }
-            // It may be the same process, of which /proc told.
+            // It may be the same process, of which /proc told; or another one has the number, and the former
+            // may have run another program in the end.
             _ => Arc::ptr_eq(now, process).then_some(now),
         }
     }

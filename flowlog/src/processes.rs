@@ -170,9 +170,11 @@ impl ProcessTable {
     /// `tgid` is gone.
     pub fn exit(&mut self, tgid: u32, at_ns: u64) {
         self.forget_seeded_after(tgid, at_ns);
-        self.end(tgid, at_ns);
-        if let Some(image) = self.images.get_mut(&tgid).and_then(VecDeque::back_mut) {
-            image.exited = image.until_ns == at_ns;
+        // What ended before was not this process, also where it ended at the same time.
+        if self.end(tgid, at_ns)
+            && let Some(image) = self.images.get_mut(&tgid).and_then(VecDeque::back_mut)
+        {
+            image.exited = true;
         }
     }
 
@@ -220,10 +222,11 @@ impl ProcessTable {
         images.push_back(Image { from_ns, until_ns: u64::MAX, exited: false, process });
     }
 
-    fn end(&mut self, tgid: u32, at_ns: u64) {
-        let Some(image) = self.images.get_mut(&tgid).and_then(VecDeque::back_mut) else { return };
+    /// Whether there was one that had not ended.
+    fn end(&mut self, tgid: u32, at_ns: u64) -> bool {
+        let Some(image) = self.images.get_mut(&tgid).and_then(VecDeque::back_mut) else { return false };
         if image.until_ns != u64::MAX {
-            return;
+            return false;
         }
         image.until_ns = at_ns;
         let bytes = image_bytes(&image.process);
@@ -239,6 +242,7 @@ impl ProcessTable {
                 self.images.remove(&oldest);
             }
         }
+        true
     }
 }
 

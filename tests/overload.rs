@@ -59,11 +59,7 @@ fn another_listener_that_makes_the_kernel_repeat_events_gives_no_duplicates() {
     let daemon = Daemon::spawn(command(output.path(), &namespace, &[]));
     let mut other = namespace.inside(|| Listener::open(64 << 10, Delivery::Reliable)).unwrap();
     make_and_flush(&namespace, 0..FLOWS);
-    let mut buffers = Buffers::default();
-    wait_for("the other listener to have all events", || {
-        while !matches!(other.recv(&mut buffers).unwrap(), Received::WouldBlock) {}
-        (entries(&namespace) == 0).then_some(())
-    });
+    read_all(&mut other, &namespace);
     let log = daemon.stop();
     assert!(!log.contains("duplicates=0 "), "the kernel repeated nothing: {log}");
     assert_eq!(Tally::read(output.path()).check_exact(FLOWS), 0, "{log}");
@@ -82,11 +78,7 @@ fn a_listener_that_lags_gives_no_duplicates_after_a_restart() {
     assert!(entries(&namespace) > FLOWS / 2, "the case is not what it should be");
 
     let daemon = Daemon::spawn(command(output.path(), &namespace, &[]));
-    let mut buffers = Buffers::default();
-    wait_for("the other listener to have all events", || {
-        while !matches!(other.recv(&mut buffers).unwrap(), Received::WouldBlock) {}
-        (entries(&namespace) == 0).then_some(())
-    });
+    read_all(&mut other, &namespace);
     let log = daemon.stop();
     assert!(!log.contains("duplicates=0 "), "the kernel repeated nothing: {log}");
     let tally = Tally::read(output.path());
@@ -149,6 +141,16 @@ fn a_disk_that_hangs_stops_neither_connections_nor_the_count() {
     let lost = tally.check_exact(BURST * BURSTS + BURSTS);
     assert!(lost > 0, "the case is not what it should be: {log}");
     assert!(tally.causes().iter().all(|cause| *cause == "overload"), "{:?}", tally.gaps);
+}
+
+/// Reads until the kernel holds nothing more for this listener.
+#[track_caller]
+fn read_all(listener: &mut Listener, namespace: &Namespace) {
+    let mut buffers = Buffers::default();
+    wait_for("the other listener to have all events", || {
+        while !matches!(listener.recv(&mut buffers).unwrap(), Received::WouldBlock) {}
+        (entries(namespace) == 0).then_some(())
+    });
 }
 
 /// How many entries the kernel has, those that it holds for a listener included.

@@ -366,11 +366,3 @@ fn in_all(settings: &[Settings], sysctl: impl Fn(&Settings) -> Option<u8>) -> Op
     let first = values.next()?;
     values.all(|value| value == first).then_some(first)?
 }
-
-/// An error with its causes on one line: the kernel's verifier answers with many.
-fn one_line(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let lines: Vec<String> =
-        causes.filter_map(|cause| cause.to_string().lines().next().map(str::to_owned)).collect();
-    lines.join(": ")
-}

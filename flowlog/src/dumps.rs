@@ -10,12 +10,11 @@
 //! [`Dumps::take_record`], never by both.
 
 use std::collections::VecDeque;
-use std::hash::BuildHasher;
 
-use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use crate::attribute::Sighting;
+use crate::duplicates::entry_key;
 use crate::flow::{Counters, Flow};
 
 /// In how many dumps an entry has to be missing before it is taken to have ended without a message. The
@@ -232,9 +231,7 @@ fn went_down(before: &Flow, after: &Flow) -> bool {
 }
 
 fn identity(flow: &Flow) -> Identity {
-    let tuple = FixedState::default().hash_one((&flow.orig, flow.zone));
-    let id = u64::from(flow.id.unwrap_or_default());
-    (id << 32 | tuple >> 32, flow.start_ns.unwrap_or_default())
+    (entry_key(flow), flow.start_ns.unwrap_or_default())
 }
 
 #[cfg(test)]

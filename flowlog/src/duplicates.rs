@@ -97,16 +97,19 @@ impl Seen {
     }
 }
 
+/// What tells an entry from others that are there at the same time: its id and a hash of its tuple.
+pub fn entry_key(flow: &Flow) -> u64 {
+    let tuple = FixedState::default().hash_one((&flow.orig, flow.zone));
+    u64::from(flow.id.unwrap_or_default()) << 32 | tuple >> 32
+}
+
 fn identity(flow: &Flow) -> Identity {
-    let hasher = FixedState::default();
-    let tuple = hasher.hash_one((&flow.orig, flow.zone));
-    let id = u64::from(flow.id.unwrap_or_default());
     let start = flow.start_ns.unwrap_or_else(|| {
         let counters =
             [flow.orig_counters, flow.reply_counters].map(|counters| counters.map(|c| (c.packets, c.bytes)));
-        hasher.hash_one((counters, &flow.reply))
+        FixedState::default().hash_one((counters, &flow.reply))
     });
-    (id << 32 | tuple >> 32, start)
+    (entry_key(flow), start)
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ use jiff::Timestamp;
 use nix::fcntl::OFlag;
 use uuid::Uuid;
 
+use crate::disk::{FILE_MODE, sync_directory};
+
 pub use history::{Damage, History, LastLine, Torn, Unfinished};
 pub use line::{
     BadLine, DeclaredGap, DeleteReason, Deleted, Event, Hash, Line, PublishedFile, Recovered, Started,
@@ -33,9 +35,6 @@ pub use lines::{Entry, Lines, lines};
 
 /// Path of the ledger below the output directory.
 pub const PATH: &str = "_flowlog/ledger.jsonl";
-
-/// The service writes, its group reads.
-const FILE_MODE: u32 = 0o640;
 
 /// The ledger of an output directory, open for appending. The caller sees to it that there is one.
 #[derive(Debug)]
@@ -89,8 +88,7 @@ impl Ledger {
         ledger.cut()?;
         if let Some(directory) = path.parent() {
             // A line that is synced must be found after a power failure, so the file must be, too.
-            let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-            File::open(directory)?.sync_all()?;
+            sync_directory(directory)?;
         }
         Ok((ledger, history))
     }

@@ -25,6 +25,8 @@
 //! | [`gaps`] | declared losses | no |
 //! | [`dumps`] | entries that end without an event, and those that go on | no |
 //! | [`schema`] | record = row of a record batch; the only place that builds Arrow arrays | no |
+//! | [`causes`] | errors as one line of the log | no |
+//! | [`disk`] | rights, durability and full disks | disk |
 //! | [`wal`] | rows on the disk before they are published: segments, recovery | disk |
 //! | [`ledger`] | the chain of what was written, lost and deleted | disk |
 //! | [`writer`] | record batches = Parquet files: staging, rotation, publishing | disk |
@@ -83,6 +85,10 @@ pub mod gaps;
 pub mod dumps;
 
 pub mod schema;
+
+pub mod causes;
+
+pub mod disk;
 
 pub mod wal;
 

@@ -33,6 +33,7 @@ use uuid::Uuid;
 
 pub use error::{OpenError, Refused};
 
+use crate::causes::one_line;
 use crate::gaps::{Cause, Declared, Gap};
 use crate::ledger::{Event, Ledger, PublishedFile, Started, Stopped, Table};
 use crate::retention::RetentionLimits;
@@ -178,7 +179,7 @@ impl Store {
             said: None,
             is_ledger_stuck: false,
         };
-        store.log(Event::Start(started), now);
+        store.log(Unlogged::Event(Event::Start(started)), now);
         // If the process is killed now, it was complete until here.
         store.mark(watched_since_us);
         Ok(store)
@@ -271,14 +272,9 @@ impl Store {
         }
         if is_complete {
             let last_seq = self.seqs.last().map_or(0, |last| *last.end());
-            self.log(
-                Event::Stop(Stopped {
-                    last_seq,
-                    rows: self.summary.rows,
-                    complete_until_us: self.complete_until_us,
-                }),
-                now,
-            );
+            let stopped =
+                Stopped { last_seq, rows: self.summary.rows, complete_until_us: self.complete_until_us };
+            self.log(Unlogged::Event(Event::Stop(stopped)), now);
             is_complete = self.unlogged.is_empty();
         }
         if let Err(error) = self.wal.seal() {
@@ -343,15 +339,13 @@ impl Store {
         let (seq_first, seq_last) = file.seq_range();
         let line = PublishedFile {
             of_run,
-            rows: file.rows,
             seq_first: Some(seq_first),
             seq_last: Some(seq_last),
             end_time_min_us: Some(file.end_first_us),
             end_time_max_us: Some(file.end_last_us),
             ..losses::published_file(Table::Flows, &file.path, file.rows)
         };
-        self.unlogged.push_back(Unlogged::File(line));
-        self.flush_log(now);
+        self.log(Unlogged::File(line), now);
     }
 
     fn seal(&mut self) {
@@ -400,8 +394,8 @@ impl Store {
     }
 
     /// Appends a line to the ledger, now or as soon as there is room for it.
-    fn log(&mut self, event: Event, now: SystemTime) {
-        self.unlogged.push_back(Unlogged::Event(event));
+    fn log(&mut self, line: Unlogged, now: SystemTime) {
+        self.unlogged.push_back(line);
         self.flush_log(now);
     }
 
@@ -440,7 +434,7 @@ impl Store {
             *gaps += 1;
             *lost_flows += declared.loss.lost_flows.unwrap_or_default();
             self.writer.add_gap(declared.loss.clone());
-            self.log(Event::Gap(declared), now);
+            self.log(Unlogged::Event(Event::Gap(declared)), now);
         }
     }
 
@@ -450,8 +444,7 @@ impl Store {
             match self.losses.publish(now) {
                 Ok(None) => return,
                 Ok(Some(line)) => {
-                    self.unlogged.push_back(Unlogged::File(line));
-                    self.flush_log(now);
+                    self.log(Unlogged::File(line), now);
                 }
                 Err(error) => {
                     return self.say(format!("a file of gaps cannot be written: {}", one_line(&error)));
@@ -484,12 +477,6 @@ fn remove_segment(path: &std::path::Path) {
 fn micros(time: SystemTime) -> i64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-}
-
-/// An error with its causes on one line.
-fn one_line(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

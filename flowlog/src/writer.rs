@@ -35,6 +35,7 @@ use arrow_schema::SchemaRef;
 pub use directory::{Directory, FLOWS, GAPS};
 pub use error::{Fault, OpenError, WriteError};
 pub use gap_file::{GapWriter, read_gap_file};
+pub use partition::seqs;
 pub use published::Published;
 
 use crate::gaps::Gap;

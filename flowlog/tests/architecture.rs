@@ -23,6 +23,7 @@ const WITHOUT_IO: &[&str] = &[
     "endpoints.rs",
     "containers.rs",
     "attribute.rs",
+    "causes.rs",
     "dumps.rs",
     "gaps.rs",
     "schema.rs",

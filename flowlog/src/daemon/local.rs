@@ -3,14 +3,13 @@
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::Result;
-use flowlog_common::COMM_LEN;
-use flowlog_common::TaskLayout;
+use flowlog_common::{COMM_LEN, TaskLayout};
 use nix::time::ClockId;
 use tracing::{debug, warn};
 
 use super::clock::{micros, now_ns, now_us, realtime_less_ns, realtime_offset_ns};
-use super::one_line;
 use crate::attribute::Tables;
+use crate::causes::one_line;
 use crate::cmdline::Mode;
 use crate::ebpf::{Ebpf, Event, HANDFUL, KERNEL_TYPES, task_layout};
 use crate::gaps::{Cause, Gap, Pending, Stage};

@@ -13,8 +13,8 @@ use tracing::warn;
 
 use super::clock::{now_ns, now_us};
 use super::local::Local;
-use super::one_line;
 use crate::attribute::Observer;
+use crate::causes::one_line;
 use crate::ctnetlink::{Delivery, Listener, Requests};
 use crate::doctor::{Settings, read_settings};
 use crate::dumps::Dumps;

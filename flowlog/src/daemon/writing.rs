@@ -9,7 +9,7 @@ use arrow_array::RecordBatch;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
-use super::one_line;
+use crate::causes::one_line;
 use crate::gaps::{Cause, Gap};
 use crate::metrics::{Metrics, set};
 use crate::store::{Store, Summary};

@@ -4,17 +4,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::Int64Type;
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_schema::ArrowError;
 use arrow_select::filter::filter_record_batch;
 use rangemap::RangeInclusiveSet;
 use tracing::{error, warn};
 
-use super::{Store, one_line};
+use super::Store;
+use crate::causes::one_line;
 use crate::gaps::{Cause, Gap, Stage};
 use crate::wal::{self, Damage, DamageCause, Frame, ReadError, Segment};
+use crate::writer::seqs;
 
 /// Segments of the run itself whose rows were dropped from memory, because their files could not be
 /// written.
@@ -69,12 +69,12 @@ impl Readout {
 /// # Errors
 ///
 /// A segment cannot be read now, or its rows cannot be taken.
-pub(super) fn read_out<E: From<ArrowError> + From<io::Error>>(
+pub(super) fn read_out(
     segments: &[PathBuf],
     was_killed: bool,
     published: &RangeInclusiveSet<i64>,
-    mut each: impl FnMut(RecordBatch, &Path) -> Result<(), E>,
-) -> Result<Readout, E> {
+    mut each: impl FnMut(RecordBatch, &Path) -> Result<(), Fault>,
+) -> Result<Readout, Fault> {
     let mut readout = Readout::default();
     for (index, path) in segments.iter().enumerate() {
         let may_be_torn = was_killed && index + 1 == segments.len();
@@ -128,13 +128,10 @@ impl Readout {
 }
 
 /// The rows whose number is not in the set.
-fn unpublished(batch: &RecordBatch, published: &RangeInclusiveSet<i64>) -> Result<RecordBatch, ArrowError> {
-    let seqs = batch
-        .column_by_name("seq")
-        .and_then(|column| column.as_primitive_opt::<Int64Type>())
-        .ok_or_else(|| ArrowError::SchemaError("found no column `seq` of numbers".to_owned()))?;
+fn unpublished(batch: &RecordBatch, published: &RangeInclusiveSet<i64>) -> Result<RecordBatch, Fault> {
+    let seqs = seqs(batch).map_err(|error| Fault(one_line(&error)))?;
     let is_new: BooleanArray = seqs.values().iter().map(|seq| Some(!published.contains(seq))).collect();
-    filter_record_batch(batch, &is_new)
+    Ok(filter_record_batch(batch, &is_new)?)
 }
 
 /// Moves a damaged segment out of the way, so that it is looked at by people and not at each start.

@@ -9,20 +9,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::Int64Type;
 use rangemap::RangeInclusiveSet;
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::convert::{Fault, Readout, read_out, set_aside};
 use super::losses::{Losses, gap_file};
-use super::{Store, Unlogged, one_line};
+use super::{Store, Unlogged};
+use crate::causes::one_line;
 use crate::gaps::{Cause, Gap, Stage};
 use crate::ledger::{self, DeclaredGap, Event, History, PublishedFile, Recovered};
 use crate::schema::{RunContext, RunFacts};
 use crate::wal::{self, ReadError, Segment};
-use crate::writer::{Directory, FLOWS, GAPS, Published, Writer, read_gap_file};
+use crate::writer::{Directory, FLOWS, GAPS, Published, Writer, read_gap_file, seqs};
 
 /// What the ledger says of a file.
 #[derive(Clone, Copy)]
@@ -57,7 +56,7 @@ pub(super) struct Unfinished {
 impl Unfinished {
     /// Whether this file is of the run.
     pub(super) fn has(&self, path: &Path) -> bool {
-        let in_name = format!("_{}_", self.run_id);
+        let in_name = in_file_names(self.run_id);
         path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.contains(&in_name))
     }
 
@@ -230,7 +229,7 @@ impl Store {
                 dropped_bytes: *dropped_bytes,
                 dropped_reason: dropped_reason.clone(),
             };
-            self.log(Event::Recover(recovered), now);
+            self.log(Unlogged::Event(Event::Recover(recovered)), now);
         }
         for path in &run.segments {
             if damaged.contains(path) {
@@ -274,10 +273,15 @@ impl Store {
     }
 }
 
+/// What is in the names of the files of a run.
+fn in_file_names(run_id: Uuid) -> String {
+    format!("_{run_id}_")
+}
+
 /// The files of a table whose name says that they have rows of this run, below the output directory.
 fn files_of(directory: &Directory, table: &str, run_id: Uuid) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    let in_name = format!("_{run_id}_");
+    let in_name = in_file_names(run_id);
     let mut partitions = subdirectories(&directory.root().join(table))?;
     while let Some(partition) = partitions.pop() {
         partitions.extend(subdirectories(&partition)?);
@@ -319,8 +323,7 @@ fn first_seq(segments: &[PathBuf]) -> Option<i64> {
         let (_, mut frames) = wal::read(path).ok()?;
         frames.find_map(|frame| frame.ok()?.batch)
     })?;
-    let seqs = batch.column_by_name("seq")?.as_primitive_opt::<Int64Type>()?;
-    seqs.values().first().copied()
+    seqs(&batch).ok()?.values().first().copied()
 }
 
 /// Until when all flows that ended are in the segments.

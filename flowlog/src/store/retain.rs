@@ -48,8 +48,7 @@ impl Store {
         let line = Deleted { path: file.path.display().to_string(), sha256, bytes, reason };
         // The line comes first, so that no file is missing without one; but a full disk may have no room
         // for it before the file is gone.
-        self.unlogged.push_back(Unlogged::Event(Event::Delete(line)));
-        self.flush_log(now);
+        self.log(Unlogged::Event(Event::Delete(line)), now);
         fs::remove_file(&path)?;
         info!(path = %file.path.display(), bytes, ?reason, "deleted");
         // The partition, where this was its last file.

@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-/// Files: the service writes, its group reads.
-const FILE_MODE: u32 = 0o640;
-const DIRECTORY_MODE: u32 = 0o750;
+use crate::disk::{DIRECTORY_MODE, FILE_MODE, sync_directory};
 
 const EXTENSION: &str = ".wal";
 
@@ -71,7 +69,7 @@ pub fn segments(directory: &Path) -> io::Result<Listing> {
 /// The file is still there, or may be there again after a power failure.
 pub fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path)?;
-    path.parent().map_or(Ok(()), sync)
+    path.parent().map_or(Ok(()), sync_directory)
 }
 
 /// Creates a segment, and the directory where it is missing.
@@ -83,7 +81,7 @@ pub(super) fn create(directory: &Path, run_id: Uuid, number: u64) -> io::Result<
         // Also where somebody removed it meanwhile: that must not end the log.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)?;
-            directory.parent().map_or(Ok(()), sync)?;
+            directory.parent().map_or(Ok(()), sync_directory)?;
             create()?
         }
         file => file?,
@@ -91,12 +89,6 @@ pub(super) fn create(directory: &Path, run_id: Uuid, number: u64) -> io::Result<
     // Whatever the umask of the process.
     file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     Ok((path, file))
-}
-
-/// Makes what was created or removed in a directory durable.
-pub(super) fn sync(directory: &Path) -> io::Result<()> {
-    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-    File::open(directory)?.sync_all()
 }
 
 fn name(run_id: Uuid, number: u64) -> String {

@@ -9,6 +9,8 @@ use arrow_array::RecordBatch;
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use uuid::Uuid;
 
+use crate::disk::is_full;
+
 use super::columns::{Columns, EncodeError, MAX_BYTES};
 use super::directory;
 use super::frame::{HEAD_BYTES, Head, MARK, ROWS};
@@ -108,10 +110,9 @@ impl WalError {
 
     /// Whether there is no space, or no more of it for this user.
     pub fn is_disk_full(&self) -> bool {
-        let full = |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         match self {
             Self::Directory { source, .. } | Self::Append { source, .. } | Self::Sync { source, .. } => {
-                full(source.kind())
+                is_full(source)
             }
             Self::Encode { .. } => false,
         }

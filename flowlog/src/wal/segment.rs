@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use super::directory;
+use crate::disk::sync_directory;
 
 /// A segment, as far as it has good frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl OpenSegment {
         }
         self.file.sync_data()?;
         if !self.is_entry_synced {
-            self.segment.path.parent().map_or(Ok(()), directory::sync)?;
+            self.segment.path.parent().map_or(Ok(()), sync_directory)?;
             self.is_entry_synced = true;
         }
         self.is_synced = true;

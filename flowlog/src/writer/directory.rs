@@ -21,10 +21,7 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 
 use super::error::OpenError;
-
-/// Files: the service writes, its group reads.
-const FILE_MODE: u32 = 0o640;
-const DIRECTORY_MODE: u32 = 0o750;
+use crate::disk::{DIRECTORY_MODE, FILE_MODE, is_full, sync_directory};
 
 /// Name of the empty file that is published once, to see that it can be done.
 const PROBE: &str = "_probe";
@@ -81,8 +78,7 @@ impl Directory {
         directory.remove_orphans().map_err(not_writable(&directory.staging))?;
         match directory.probe() {
             // What is there is taken in all the same, and there may be room again.
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {}
+            Err(error) if is_full(&error) => {}
             result => result.map_err(not_writable(&flows))?,
         }
         Ok(directory)
@@ -141,7 +137,7 @@ impl Directory {
         }
         fs::rename(staged, &path)?;
         // The rows are visible from here on, so a failure is not a loss of rows.
-        if let Err(error) = sync(directory) {
+        if let Err(error) = sync_directory(directory) {
             let path = path.display();
             tracing::warn!(%path, %error, "published, but a power failure now may undo it");
         }
@@ -212,13 +208,8 @@ fn create_directories(path: &Path) -> io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new(""));
     create_directories(parent)?;
     match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
-        Ok(()) => sync(parent),
+        Ok(()) => sync_directory(parent),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-fn sync(directory: &Path) -> io::Result<()> {
-    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-    File::open(directory)?.sync_all()
 }

@@ -59,7 +59,11 @@ pub(super) fn end_times(batch: &RecordBatch) -> Result<&TimestampMicrosecondArra
         .ok_or(Fault::Schema)
 }
 
-/// The column `seq`.
-pub(super) fn seqs(batch: &RecordBatch) -> Result<&Int64Array, Fault> {
+/// The column `seq` of a batch of flows.
+///
+/// # Errors
+///
+/// It is no batch of flows.
+pub fn seqs(batch: &RecordBatch) -> Result<&Int64Array, Fault> {
     batch.column_by_name("seq").and_then(|column| column.as_primitive_opt::<Int64Type>()).ok_or(Fault::Schema)
 }

@@ -29,6 +29,7 @@ mod crash;
 /// Connections that are older than flowlog, or go on.
 mod dumps;
 /// There is no room on the disk.
+mod filter;
 mod full_disk;
 /// Somebody cannot keep up: the reader, the writer, another listener.
 mod overload;

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use flowlog::ctnetlink::{Buffers, Delivery, Listener, Received, Requests};
+use flowlog::flow_filter::FlowFilter;
 use nix::sys::signal::Signal;
 
 use crate::harness::daemon::{Daemon, run_command};
@@ -57,7 +58,8 @@ fn another_listener_that_makes_the_kernel_repeat_events_gives_no_duplicates() {
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
     let daemon = Daemon::spawn(command(output.path(), &namespace, &[]));
-    let mut other = namespace.inside(|| Listener::open(64 << 10, Delivery::Reliable)).unwrap();
+    let mut other =
+        namespace.inside(|| Listener::open(64 << 10, Delivery::Reliable, &FlowFilter::default())).unwrap();
     make_and_flush(&namespace, 0..FLOWS);
     read_all(&mut other, &namespace);
     let log = daemon.stop();
@@ -72,7 +74,8 @@ fn a_listener_that_lags_gives_no_duplicates_after_a_restart() {
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
     let daemon = Daemon::spawn(command(output.path(), &namespace, &[]));
-    let mut other = namespace.inside(|| Listener::open(4 << 10, Delivery::Reliable)).unwrap();
+    let mut other =
+        namespace.inside(|| Listener::open(4 << 10, Delivery::Reliable, &FlowFilter::default())).unwrap();
     make_and_flush(&namespace, 0..FLOWS);
     daemon.stop();
     assert!(entries(&namespace) > FLOWS / 2, "the case is not what it should be");

@@ -18,12 +18,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use settings::{Attribution, Hold, Process, Retention, Rotate, Settings, Wal};
+pub use settings::{Attribution, Conditions, Filter, Hold, Process, Retention, Rotate, Settings, Wal};
 pub use sources::ConfigError;
-pub use values::{Address, Expected, Interval, Percent, ReceiveBuffer, RingBuffer, Size};
+pub use values::{Address, Expected, Interval, Network, Percent, ReceiveBuffer, RingBuffer, Size};
 
 use crate::cmdline;
 use crate::ctnetlink::Delivery;
+use crate::flow_filter::{self, FlowFilter};
 use crate::lives::Limits;
 use crate::namespace::Namespace;
 use crate::retention::RetentionLimits;
@@ -71,6 +72,8 @@ pub struct Config {
     pub ring_buffer_bytes: u32,
     /// How many sockets are remembered, and how long.
     pub sockets: Limits,
+    /// Which flows are recorded.
+    pub filter: FlowFilter,
 }
 
 impl Config {
@@ -91,6 +94,7 @@ impl Config {
             retention,
             process,
             attribution,
+            filter,
         } = settings;
         let Rotate { interval, rows, bytes } = rotate;
         let rotation = Rotation::default();
@@ -132,7 +136,19 @@ impl Config {
             cmdline: cmdline.unwrap_or_default(),
             ring_buffer_bytes: ring_buffer.unwrap_or_default().0,
             sockets: limits,
+            filter: FlowFilter { only: conditions(filter.only), except: conditions(filter.except) },
         }
+    }
+}
+
+/// A list that is not there says nothing, as an empty one.
+fn conditions(conditions: Conditions) -> flow_filter::Conditions {
+    let Conditions { address, protocol, zone, mark } = conditions;
+    flow_filter::Conditions {
+        address: address.unwrap_or_default().into_iter().map(|Network(network)| network).collect(),
+        protocol: protocol.unwrap_or_default(),
+        zone: zone.unwrap_or_default(),
+        mark: mark.unwrap_or_default(),
     }
 }
 

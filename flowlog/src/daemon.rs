@@ -133,8 +133,10 @@ impl Daemon {
             retention,
             metrics: metrics_address,
             cmdline,
+            filter,
         } = config;
-        let watch = Watch { delivery, receive_buffer_bytes, active_interval };
+        let recorded = if filter.is_empty() { None } else { Some(serde_json::to_value(&filter)?) };
+        let watch = Watch { delivery, receive_buffer_bytes, active_interval, filter: &filter };
         let metrics = Metrics::default();
         if let Some(address) = metrics_address {
             scrape::serve(address, metrics.exposition())?;
@@ -166,6 +168,7 @@ impl Daemon {
             kernel: host.kernel.clone(),
             delivery: delivery.name().to_owned(),
             netns: watched.iter().map(|watched| watched.namespace.inode()).collect(),
+            filter: recorded.clone(),
             wal_sync: wal_sync.to_string(),
             unwatched_since_us: None,
             torn_bytes: None,
@@ -175,6 +178,7 @@ impl Daemon {
             kernel: host.kernel,
             acct: in_all(&settings, |settings| settings.acct),
             timestamp: in_all(&settings, |settings| settings.timestamp),
+            filter: recorded.clone(),
         };
         let store = Store::open(
             StoreConfig {
@@ -191,6 +195,9 @@ impl Daemon {
         local.drain()?;
         local.seed();
         local.seed_sockets()?;
+        if let Some(filter) = recorded {
+            info!("not all flows are recorded: the filter is {filter}");
+        }
         // After the subscription: what ends from now on is either in the dump or sends a message.
         for watched in &mut watched {
             watched.dump(&mut local, false)?;

@@ -233,7 +233,13 @@ impl Rows {
             rotation: Rotation::default(),
             wal_sync,
             retention: RetentionLimits::default(),
-            facts: RunFacts { run: run.clone(), kernel: kernel.clone(), acct: None, timestamp: None },
+            facts: RunFacts {
+                run: run.clone(),
+                kernel: kernel.clone(),
+                acct: None,
+                timestamp: None,
+                filter: None,
+            },
             started: Started {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 host_id: id.clone(),
@@ -242,6 +248,7 @@ impl Rows {
                 kernel,
                 delivery: "import".to_owned(),
                 netns: Vec::new(),
+                filter: None,
                 wal_sync: wal_sync.to_string(),
                 unwatched_since_us: None,
                 torn_bytes: None,

@@ -6,6 +6,7 @@
 //! | module | owns | IO |
 //! |---|---|---|
 //! | [`flow`] | a tracked connection as plain values | no |
+//! | [`flow_filter`] | which flows are recorded | no |
 //! | [`ctnetlink`] | the kernel's connection tracking over netlink: bytes to values, events, requests | netlink |
 //! | [`proc_net`] | the text formats of connection tracking | no |
 //! | [`namespace`] | network namespaces | yes |
@@ -47,6 +48,8 @@
 #![forbid(unsafe_code)]
 
 pub mod flow;
+
+pub mod flow_filter;
 
 pub mod ctnetlink;
 

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::values::{Address, Interval, Percent, ReceiveBuffer, RingBuffer, Size, path};
+use super::values::{Address, Interval, Network, Percent, ReceiveBuffer, RingBuffer, Size, path};
 use crate::cmdline;
 use crate::ctnetlink::Delivery;
+use crate::flow::Protocol;
+use crate::flow_filter::Mark;
 use crate::wal::WalSync;
 
 /// Defines a section: what has no such name is an error, and what is left out may come from another source.
@@ -60,6 +62,8 @@ section! {
         process: Process,
         /// What is needed to know processes.
         attribution: Attribution,
+        /// Which flows are recorded.
+        filter: Filter,
     }
 }
 
@@ -122,5 +126,29 @@ section! {
         sockets: Option<NonZeroU32>,
         /// How long a closed socket is remembered.
         linger: Option<Interval>,
+    }
+}
+
+section! {
+    /// Which flows are recorded.
+    Filter {
+        /// Those that meet all of these.
+        only: Conditions,
+        /// Of them, those that meet none of these.
+        except: Conditions,
+    }
+}
+
+section! {
+    /// What a flow may have: for each key, one of the list.
+    Conditions {
+        /// An address in one of the networks.
+        address: Option<Vec<Network>>,
+        /// The layer 4 protocol.
+        protocol: Option<Vec<Protocol>>,
+        /// The zone.
+        zone: Option<Vec<u16>>,
+        /// The connection mark.
+        mark: Option<Vec<Mark>>,
     }
 }

@@ -64,6 +64,21 @@ fn the_environment_has_all_kinds_of_values() {
 }
 
 #[test]
+fn filters_are_networks_names_and_numbers() {
+    let text = "[filter.only]\nprotocol = ['tcp', '47']\n[filter.except]\naddress = ['10.1.2.3/8', '::1']\n";
+    let environment = environment(&[
+        ("FLOWLOG__FILTER__ONLY__ZONE", "[0, 7]"),
+        ("FLOWLOG__FILTER__EXCEPT__MARK", r#"["0x10/0xf0", "7"]"#),
+    ]);
+    let filter = config(environment.unwrap().or(file(text).unwrap())).filter;
+    let expected = concat!(
+        r#"{"only":{"protocol":["tcp","gre"],"zone":[0,7]},"#,
+        r#""except":{"address":["10.0.0.0/8","::1/128"],"mark":["0x10/0xf0","0x7/0xffffffff"]}}"#
+    );
+    assert_eq!(serde_json::to_string(&filter).unwrap(), expected);
+}
+
+#[test]
 fn faults_of_a_file_have_their_place() {
     for (text, place, message) in [
         ("out = '/'", "1:1", "unknown field `out`, expected one of `output`, `netns`, "),
@@ -100,6 +115,18 @@ fn faults_of_a_file_have_their_place() {
             "1:27",
             "invalid value: string \"4KiB\", expected a power of two",
         ),
+        ("filter.only.zone = [-1]", "1:21", "invalid value: integer `-1`, expected u16"),
+        (
+            "filter.except.address = ['10.0.0.0/33']",
+            "1:26",
+            "invalid value: string \"10.0.0.0/33\", expected a network or an address, such as",
+        ),
+        (
+            "[filter.only]\nprotocol = ['tpc']",
+            "2:13",
+            "invalid value: string \"tpc\", expected a protocol by name or number",
+        ),
+        ("filter.only.mark = ['1/0']", "1:21", "invalid value: string \"1/0\", expected a mark or its bits"),
         ("output = '/a'\noutput = '/b'", "2:1", "duplicate key"),
         ("ebpf = yes", "1:8", "string values must be quoted, expected literal string"),
         ("output = \"\n", "1:11", "invalid basic string, expected"),
@@ -166,14 +193,21 @@ fn the_document_has_all_keys_and_no_other() {
     assert!(!debug.contains("None"), "a key is missing in the document: {debug}");
 }
 
+/// The key, or those within it.
+fn keys(key: &str, value: &toml::Value) -> Vec<String> {
+    match value.as_table() {
+        Some(section) => {
+            section.iter().flat_map(|(inner, value)| keys(&format!("{key}.{inner}"), value)).collect()
+        }
+        None => vec![key.to_owned()],
+    }
+}
+
 #[test]
 fn the_document_names_all_variables() {
     let mut names = Vec::new();
     for (key, value) in documented_in_full().parse::<toml::Table>().unwrap() {
-        match value {
-            toml::Value::Table(section) => names.extend(section.keys().map(|inner| format!("{key}.{inner}"))),
-            _ => names.push(key),
-        }
+        names.extend(keys(&key, &value));
     }
     assert!(names.len() > 10, "{names:?}");
     for name in names {

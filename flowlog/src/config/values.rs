@@ -2,17 +2,20 @@
 
 use std::fmt::{self, Display, Formatter};
 use std::marker::PhantomData;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use ipnet::IpNet;
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::cmdline;
 use crate::ctnetlink::Delivery;
+use crate::flow::Protocol;
+use crate::flow_filter::Mark;
 use crate::wal::WalSync;
 
 /// A text is not what was expected.
@@ -44,6 +47,10 @@ pub struct RingBuffer(pub u32);
 /// An address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address(pub SocketAddr);
+
+/// A network, or a single address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(pub IpNet);
 
 /// A share of 0 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -138,6 +145,27 @@ from_text!(cmdline::Mode, r#""masked", "full" or "off""#, |text| match text {
     "off" => Some(Self::Off),
     _ => None,
 });
+
+from_text!(Network, r#"a network or an address, such as "10.0.0.0/8" or "::1""#, |text| {
+    let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+    text.parse::<IpNet>().ok().or_else(address).map(|network| Self(network.trunc()))
+});
+
+from_text!(Protocol, r#"a protocol by name or number, such as "tcp" or "47""#, |text| {
+    let named = || (0..=u8::MAX).map(Self).find(|protocol| protocol.name() == Some(text));
+    text.parse().ok().map(Self).or_else(named)
+});
+
+from_text!(Mark, r#"a mark or its bits in a mask, such as "7" or "0x10/0xf0""#, |text| {
+    let (value, mask) = text.split_once('/').map_or((text, None), |(value, mask)| (value, Some(mask)));
+    let (value, mask) = (number(value)?, mask.map_or(Some(u32::MAX), number)?);
+    // With bits outside of the mask no flow would have it.
+    (value & !mask == 0).then_some(Self { value, mask })
+});
+
+fn number(text: &str) -> Option<u32> {
+    text.strip_prefix("0x").map_or_else(|| text.parse().ok(), |hex| u32::from_str_radix(hex, 16).ok())
+}
 
 fn bytes(text: &str) -> Option<u64> {
     text.parse().ok().map(|ByteSize(bytes)| bytes).filter(|bytes| *bytes > 0)

@@ -16,9 +16,13 @@ use netlink_sys::Socket;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
 use nix::sys::socket::{MsgFlags, MultiHeaders, NetlinkAddr, getsockopt, recvmmsg, setsockopt};
+use socket2::{SockFilter, SockRef};
+use tracing::warn;
 
+use super::socket_filter::{self, Instruction, MAX_INSTRUCTIONS};
 use super::uapi::*;
 use super::{Error, open_socket};
+use crate::flow_filter::FlowFilter;
 
 /// Datagrams of one system call. Enough that the call itself no longer counts beside the microsecond
 /// that the kernel needs for each datagram: with 32, 64 and 256 the measured costs are the same.
@@ -28,6 +32,9 @@ const DATAGRAMS: usize = 64;
 /// its datagram, and no part of it has a variable length. So this leaves room for what newer kernels
 /// add, while all slots together (256 KiB) stay in the cache of a core.
 const DATAGRAM_BYTES: usize = 4096;
+
+/// For errors: what failed.
+const SUBSCRIBE: &str = "subscribe to conntrack events";
 
 /// The largest receive buffer that the kernel takes (`__sock_set_rcvbuf` doubles it in an `int`).
 const MAX_RECEIVE_BUFFER_BYTES: usize = 1 << 30;
@@ -159,8 +166,20 @@ impl Listener {
     /// The subscription succeeds also where the kernel has no ctnetlink (yet):
     /// [`Requests::count`](super::Requests::count) tells. Without `CAP_NET_ADMIN` the receive buffer
     /// is bounded by `net.core.rmem_max`; a warning says so.
-    pub fn open(receive_buffer_bytes: usize, delivery: Delivery) -> Result<Self, Error> {
-        Self::subscribe(&[Group::Destroy], Some(receive_buffer_bytes), delivery)
+    ///
+    /// The kernel keeps back what `filter` does not record, if it can: the program for it has to fit into
+    /// what the kernel takes. Where it does not, a warning says so, and all events come.
+    pub fn open(receive_buffer_bytes: usize, delivery: Delivery, filter: &FlowFilter) -> Result<Self, Error> {
+        let listener = Self::unsubscribed(Some(receive_buffer_bytes), delivery)?;
+        if !filter.is_empty()
+            && let Err(error) = attach(&listener.socket, &socket_filter::compile(filter))
+        {
+            warn!(
+                "the kernel does not take the filter, so unwanted events cost time until flowlog leaves them \
+                 out: {error}"
+            );
+        }
+        listener.join(&[Group::Destroy])
     }
 
     /// Subscribes to these groups, in the network namespace of the calling thread; without a size, the
@@ -170,7 +189,10 @@ impl Listener {
         receive_buffer_bytes: Option<usize>,
         delivery: Delivery,
     ) -> Result<Self, Error> {
-        const SUBSCRIBE: &str = "subscribe to conntrack events";
+        Self::unsubscribed(receive_buffer_bytes, delivery)?.join(groups)
+    }
+
+    fn unsubscribed(receive_buffer_bytes: Option<usize>, delivery: Delivery) -> Result<Self, Error> {
         let socket = open_socket()?;
         if let Some(bytes) = receive_buffer_bytes {
             set_receive_buffer(&socket, bytes)?;
@@ -180,10 +202,15 @@ impl Listener {
             reliable.map_err(|error| Error::io("ask for reliable delivery of conntrack events", error))?;
         }
         socket.set_non_blocking(true).map_err(|error| Error::io(SUBSCRIBE, error))?;
-        for group in groups {
-            socket.add_membership(group.number()).map_err(|error| Error::io(SUBSCRIBE, error))?;
-        }
         Ok(Self { socket, delivery, losses: Losses::default() })
+    }
+
+    fn join(self, groups: &[Group]) -> Result<Self, Error> {
+        for group in groups {
+            let joined = self.socket.add_membership(group.number());
+            joined.map_err(|error| Error::io(SUBSCRIBE, error))?;
+        }
+        Ok(self)
     }
 
     /// What it was opened with.
@@ -258,6 +285,23 @@ impl Listener {
     }
 }
 
+/// Lets the kernel run this program on each message.
+fn attach(socket: &Socket, program: &[Instruction]) -> io::Result<()> {
+    if program.len() > MAX_INSTRUCTIONS {
+        let found = program.len();
+        return Err(io::Error::other(format!(
+            "found {found} instructions, expected at most {MAX_INSTRUCTIONS}; make its lists shorter"
+        )));
+    }
+    let program: Vec<SockFilter> = program
+        .iter()
+        .map(|Instruction { code, jump_true, jump_false, k }| {
+            SockFilter::new(*code, *jump_true, *jump_false, *k)
+        })
+        .collect();
+    SockRef::from(socket).attach_filter(&program)
+}
+
 /// Makes the receive buffer that large, past `net.core.rmem_max` where that is permitted.
 fn set_receive_buffer(socket: &Socket, bytes: usize) -> Result<(), Error> {
     const REQUEST: &str = "set the receive buffer of a netlink socket";
@@ -271,7 +315,7 @@ fn set_receive_buffer(socket: &Socket, bytes: usize) -> Result<(), Error> {
     // The kernel reports twice the size, the half of which is for its own structures.
     let found = getsockopt(socket, RcvBuf).map_err(error)? / 2;
     if found < bytes {
-        tracing::warn!(
+        warn!(
             "found a receive buffer of {found} bytes, expected {bytes}; run with CAP_NET_ADMIN or raise \
              the sysctl net.core.rmem_max"
         );

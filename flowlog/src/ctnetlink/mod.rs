@@ -7,6 +7,7 @@
 //! | [`decode`] | bytes to [`Flow`](crate::flow::Flow), or to a whole [`Entry`]; no IO |
 //! | [`sets`] | all that a message may hold, as values, in both directions; no IO |
 //! | [`encode`] | requests to bytes; no IO |
+//! | [`socket_filter`] | which events a listener wants, as a program for the kernel; no IO |
 //! | [`Listener`] | receives events of entries and expectations |
 //! | [`Requests`] | lists, finds, makes, changes, removes and counts entries and expectations |
 //!
@@ -86,6 +87,7 @@ pub mod nla;
 pub(crate) mod properties;
 mod requests;
 pub mod sets;
+pub mod socket_filter;
 pub mod uapi;
 
 use std::io;

@@ -45,7 +45,7 @@ fn state() -> impl Strategy<Value = ProtoState> {
 }
 
 /// All that [`encode::create`] encodes.
-fn flow() -> impl Strategy<Value = Flow> {
+pub(crate) fn flow() -> impl Strategy<Value = Flow> {
     let numbers = any::<(Option<u32>, Option<u32>, Option<u32>, Option<u16>, Option<[u8; 16]>)>();
     (tuple(), tuple(), numbers, option::of(state())).prop_map(|(orig, reply, numbers, state)| {
         let (status, timeout_s, mark, zone, labels) = numbers;

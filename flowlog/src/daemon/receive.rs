@@ -203,7 +203,7 @@ fn record(
             _ => Ok(None),
         });
         match decoded {
-            Ok(Some(decode::Decoded { flow, unknown_attributes })) => {
+            Ok(Some(decode::Decoded { flow, unknown_attributes })) if watched.filter.records(&flow) => {
                 counts.flows += 1;
                 counts.unknown_attributes += u64::from(unknown_attributes);
                 let max = watched.seen_max();
@@ -226,7 +226,7 @@ fn record(
                 counts.rows.add(&record);
                 output.batch.append(&record);
             }
-            Ok(None) => {}
+            Ok(Some(_) | None) => {}
             Err(error) => {
                 // A stream of them would fill the log with nothing new.
                 if counts.undecodable.is_power_of_two() || counts.undecodable == 0 {

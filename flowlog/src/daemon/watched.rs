@@ -19,6 +19,7 @@ use crate::ctnetlink::{Delivery, Listener, Requests};
 use crate::doctor::{Settings, read_settings};
 use crate::dumps::Dumps;
 use crate::duplicates::Seen;
+use crate::flow_filter::FlowFilter;
 use crate::gaps::{Cause, Gap, Pending, Stage};
 use crate::namespace::Namespace;
 use crate::sockets::mapped;
@@ -41,10 +42,11 @@ const ROOM_AGAIN_PERCENT: u64 = 90;
 
 /// How a namespace is watched.
 #[derive(Clone, Copy)]
-pub(super) struct Watch {
+pub(super) struct Watch<'f> {
     pub(super) delivery: Delivery,
     pub(super) receive_buffer_bytes: usize,
     pub(super) active_interval: Option<Duration>,
+    pub(super) filter: &'f FlowFilter,
 }
 
 /// One network namespace.
@@ -55,6 +57,8 @@ pub(super) struct Watched {
     local_addrs: Vec<[u8; 16]>,
     timeouts: Timeouts,
     pub(super) listener: Listener,
+    /// Which of its flows are recorded. The listener sends no others where the kernel can tell.
+    pub(super) filter: FlowFilter,
     requests: Requests,
     pub(super) seen: Seen,
     /// Entries of the table that the kernel allows.
@@ -85,16 +89,16 @@ impl Watched {
     /// Subscribes in the namespace, and adds the socket to those that are waited for.
     pub(super) fn open(
         namespace: Namespace,
-        watch: Watch,
+        watch: Watch<'_>,
         local: &Local,
         epoll: &Epoll,
     ) -> Result<(Self, Settings)> {
-        let Watch { delivery, receive_buffer_bytes, active_interval } = watch;
+        let Watch { delivery, receive_buffer_bytes, active_interval, filter } = watch;
         let (opened, probe, settings) = namespace.run(|| {
             let opened = Requests::open().and_then(|mut requests| {
                 // Subscribing succeeds also where nothing will ever come.
                 requests.count()?;
-                Ok((requests, Listener::open(receive_buffer_bytes, delivery)?))
+                Ok((requests, Listener::open(receive_buffer_bytes, delivery, filter)?))
             });
             (opened, UdpSocket::bind("0.0.0.0:0"), read_settings())
         })?;
@@ -109,6 +113,7 @@ impl Watched {
             local_addrs: Vec::new(),
             timeouts: Timeouts::default(),
             listener,
+            filter: filter.clone(),
             requests,
             seen: Seen::new(now_ns(ClockId::CLOCK_MONOTONIC)),
             table_max: 0,
@@ -201,7 +206,7 @@ impl Watched {
         if !self.dumps.is_needed() || self.dumps.has_records() {
             return Ok(());
         }
-        let Self { requests, dumps, .. } = self;
+        let Self { requests, dumps, filter, .. } = self;
         let mut drained = Instant::now();
         let mut drain = || match drained.elapsed() >= super::DRAIN_INTERVAL {
             true => {
@@ -214,7 +219,10 @@ impl Watched {
         dumps.begin();
         let dumped = requests.dump(|decoded| {
             match decoded {
-                Ok(decoded) => dumps.saw(decoded.flow, now_ns(ClockId::CLOCK_REALTIME)),
+                Ok(decoded) if filter.records(&decoded.flow) => {
+                    dumps.saw(decoded.flow, now_ns(ClockId::CLOCK_REALTIME));
+                }
+                Ok(_) => {}
                 Err(error) => warn!("an entry of the connection tracking table cannot be read: {error}"),
             }
             if result.is_ok() {

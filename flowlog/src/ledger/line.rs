@@ -7,6 +7,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -136,6 +137,9 @@ pub struct Started {
     pub delivery: String,
     /// Inodes of the network namespaces that are watched. None are watched by an import.
     pub netns: Vec<u64>,
+    /// Which flows are recorded; `None` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Value>,
     /// When the write-ahead log is synced, as it was configured.
     pub wal_sync: String,
     /// Since when nobody watched, in microseconds since 1970, where there was a run before. The run declares

@@ -33,6 +33,7 @@ fn start() -> Event {
         kernel: "6.18.5".into(),
         delivery: "reliable".into(),
         netns: vec![4_026_531_840],
+        filter: None,
         wal_sync: "1s".into(),
         unwatched_since_us: None,
         torn_bytes: None,

@@ -10,6 +10,7 @@ use arrow_array::builder::{
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{ArrayRef, Int32Array, Int64Array, RecordBatch};
 use arrow_schema::SchemaRef;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::columns::{ColumnType, batch_schema};
@@ -44,6 +45,8 @@ pub struct RunFacts {
     pub acct: Option<bool>,
     /// Whether the kernel takes start and stop times (`nf_conntrack_timestamp`), where known.
     pub timestamp: Option<bool>,
+    /// Which flows are recorded, as JSON; `None` for all.
+    pub filter: Option<Value>,
 }
 
 /// The rows of one record batch. It numbers the rows of the run: `seq` goes on from batch to batch.

@@ -99,6 +99,7 @@ pub(super) fn unfinished(
             kernel: started.kernel,
             acct: None,
             timestamp: None,
+            filter: started.filter,
         });
         let listed = |file: &PublishedFile| Listed {
             seq_first: file.seq_first.unwrap_or(i64::MAX),

@@ -38,7 +38,7 @@ fn facts(run: u128) -> RunFacts {
         host_name: "web-1".into(),
         boot_id: None,
     };
-    RunFacts { run, kernel: "6.18.5".into(), acct: Some(true), timestamp: Some(true) }
+    RunFacts { run, kernel: "6.18.5".into(), acct: Some(true), timestamp: Some(true), filter: None }
 }
 
 /// A store of the run with this number, which starts at that second.
@@ -59,6 +59,7 @@ fn open_watching(output: &Path, run: u128, second: u64, netns: Vec<u64>) -> Stor
         kernel: facts.kernel.clone(),
         delivery: "reliable".into(),
         netns,
+        filter: None,
         wal_sync: "off".into(),
         unwatched_since_us: None,
         torn_bytes: None,

@@ -66,6 +66,7 @@ impl Bench {
             kernel: "6.18.5".into(),
             delivery: "reliable".into(),
             netns: vec![1],
+            filter: None,
             wal_sync: "1s".into(),
             unwatched_since_us: None,
             torn_bytes: None,

@@ -1,6 +1,7 @@
 //! What stands before the first frame of a segment.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::bytes::Bytes;
@@ -31,6 +32,9 @@ pub struct SegmentHeader {
     pub acct: Option<bool>,
     /// Whether the kernel took start and stop times, where known.
     pub timestamp: Option<bool>,
+    /// Which flows were recorded; `None` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Value>,
     /// When the run began, in microseconds since 1970.
     pub started_us: i64,
 }
@@ -38,16 +42,16 @@ pub struct SegmentHeader {
 impl SegmentHeader {
     /// The header of the segments of a run.
     pub fn of(facts: &RunFacts, started_us: i64) -> Self {
-        let RunFacts { run, kernel, acct, timestamp } = facts.clone();
+        let RunFacts { run, kernel, acct, timestamp, filter } = facts.clone();
         let RunContext { run_id, host_id, host_name, boot_id } = run;
-        Self { run_id, host_id, host_name, boot_id, kernel, acct, timestamp, started_us }
+        Self { run_id, host_id, host_name, boot_id, kernel, acct, timestamp, filter, started_us }
     }
 
     /// The run, for the files made of it.
     pub fn facts(&self) -> RunFacts {
-        let Self { run_id, host_id, host_name, boot_id, kernel, acct, timestamp, started_us: _ } =
+        let Self { run_id, host_id, host_name, boot_id, kernel, acct, timestamp, filter, started_us: _ } =
             self.clone();
-        RunFacts { run: RunContext { run_id, host_id, host_name, boot_id }, kernel, acct, timestamp }
+        RunFacts { run: RunContext { run_id, host_id, host_name, boot_id }, kernel, acct, timestamp, filter }
     }
 
     /// The bytes before the first frame.

@@ -30,6 +30,7 @@ fn header() -> SegmentHeader {
         kernel: "6.18.5".into(),
         acct: Some(true),
         timestamp: None,
+        filter: None,
         started_us: 1_795_248_000_000_000,
     }
 }

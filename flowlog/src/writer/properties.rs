@@ -43,7 +43,7 @@ pub(super) struct Properties {
 
 impl Properties {
     pub(super) fn new(facts: &RunFacts) -> Self {
-        let RunFacts { run, kernel, acct, timestamp } = facts;
+        let RunFacts { run, kernel, acct, timestamp, filter } = facts;
         let RunContext { run_id, host_id, host_name: _, boot_id } = run;
         let known = |key, value: Option<String>| value.map(|value| pair(key, value));
         let metadata = [
@@ -55,6 +55,7 @@ impl Properties {
             Some(pair("kernel", kernel)),
             known("acct", acct.map(|on| on.to_string())),
             known("timestamp", timestamp.map(|on| on.to_string())),
+            known("filter", filter.as_ref().map(ToString::to_string)),
         ];
         Self {
             schema: schema::file_schema(),

@@ -15,6 +15,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
+use serde_json::json;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -49,7 +50,13 @@ fn run() -> RunContext {
 }
 
 fn facts() -> RunFacts {
-    RunFacts { run: run(), kernel: "6.18.5".into(), acct: Some(true), timestamp: None }
+    RunFacts {
+        run: run(),
+        kernel: "6.18.5".into(),
+        acct: Some(true),
+        timestamp: None,
+        filter: Some(json!({"only":{"zone":[3]}})),
+    }
 }
 
 /// An output directory with a writer, and the rows of one run.
@@ -435,6 +442,7 @@ fn a_file_describes_itself() {
         [
             "flowlog.acct=true",
             "flowlog.boot_id=b00t",
+            r#"flowlog.filter={"only":{"zone":[3]}}"#,
             "flowlog.host_id=8f2c",
             "flowlog.kernel=6.18.5",
             "flowlog.ledger_tip=c0ffee",

@@ -2,12 +2,16 @@
 //!
 //! Every type is `repr(C)` and made of integers and byte arrays only. Padding is written out as
 //! named zero fields and sizes are asserted, so that no byte of an event or of a map value is ever
-//! uninitialised. There is no logic here.
+//! uninitialised. There is no logic here. Beside the ABI there is only `heap`: this crate has the unsafe code
+//! of user space.
 //!
 //! Both sides are built from the same commit and the object is embedded in the binary, so the
 //! layout may change between versions of flowlog.
 
 #![no_std]
+
+#[cfg(feature = "user")]
+pub mod heap;
 
 /// Length of a task's name with its terminating zero byte: `TASK_COMM_LEN`.
 pub const COMM_LEN: usize = 16;

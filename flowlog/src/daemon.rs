@@ -18,6 +18,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use flowlog_common::heap;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -202,6 +203,7 @@ impl Daemon {
         for watched in &mut watched {
             watched.dump(&mut local, false)?;
         }
+        heap::give_back();
         info!(
             "ready: run {}, {} network namespace(s), {}, writing to `{}`",
             context.run_id,

@@ -138,7 +138,9 @@ impl Ebpf {
             source,
         })?;
 
+        // Without the kernel's types, which aya would read for relocations: there are none in the object.
         let mut object = aya::EbpfLoader::new()
+            .btf(None)
             .map_max_entries("EVENTS", ring_buffer_bytes)
             .override_global("TASK_LAYOUT", tasks, true)
             .load(OBJECT)?;

@@ -197,6 +197,10 @@ impl SocketTable {
     /// preferred; one of another namespace counts where its packets can have come from there and it
     /// is the only one: a container behind the NAT of its host.
     pub fn find(&self, ends: &Ends, netns_cookie: Option<u64>, span: Span) -> Found<'_> {
+        // Most flows of a router have no socket here.
+        if self.0.with_key(ends).next().is_none() {
+            return Found::None;
+        }
         let netns = |life: &Life<Socket>| life.value.holder.owner.netns_cookie;
         let own = self.find_in(ends, span, |life| Some(netns(life)) == netns_cookie);
         if !matches!(own, Found::None) || is_loopback([ends.local_addr, ends.remote_addr]) {

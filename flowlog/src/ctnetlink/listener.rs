@@ -24,9 +24,9 @@ use super::uapi::*;
 use super::{Error, open_socket};
 use crate::flow_filter::FlowFilter;
 
-/// Datagrams of one system call. Enough that the call itself no longer counts beside the microsecond
+/// Datagrams of one [`Listener::recv`] at most: one system call. Enough that the call itself no longer counts beside the microsecond
 /// that the kernel needs for each datagram: with 32, 64 and 256 the measured costs are the same.
-const DATAGRAMS: usize = 64;
+pub const DATAGRAMS: usize = 64;
 
 /// Room for one datagram; one that is larger is lost. A DESTROY message has 140 to 330 bytes, alone in
 /// its datagram, and no part of it has a variable length. So this leaves room for what newer kernels

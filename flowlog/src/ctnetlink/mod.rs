@@ -95,7 +95,7 @@ use std::io;
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-pub use listener::{Buffers, Datagrams, Delivery, Group, Listener, Losses, Received};
+pub use listener::{Buffers, DATAGRAMS, Datagrams, Delivery, Group, Listener, Losses, Received};
 pub use requests::{Filter, Listed, Requests};
 pub use sets::{Entry, Expectation};
 

@@ -10,13 +10,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::clock::now_us;
 use super::writing::{Status, ToWriter, Written, start_writer};
+use crate::ctnetlink::DATAGRAMS;
 use crate::gaps::{Gap, Pending};
 use crate::metrics::Metrics;
 use crate::schema::FlowBatch;
 use crate::store::Store;
 
-/// Rows after which a batch goes to the writing side. More make this side hold more memory, fewer
-/// make the other side slower.
+/// Rows that a batch has at most. More make this side hold more memory, fewer make the other side slower. A
+/// power of two: columns grow by doubling, so one row more would take twice the memory.
 const BATCH_ROWS: usize = 8192;
 
 /// How long a row waits in an unfinished batch.
@@ -83,9 +84,9 @@ impl Output {
         Ok(())
     }
 
-    /// Hands the batch over where it is full.
+    /// Hands the batch over where it has no room for all that one read may bring.
     pub(super) fn flush_if_full(&mut self) -> Result<()> {
-        if self.batch.len() >= BATCH_ROWS { self.flush() } else { Ok(()) }
+        if self.batch.len() + DATAGRAMS > BATCH_ROWS { self.flush() } else { Ok(()) }
     }
 
     /// Once a second: hands over what is there.

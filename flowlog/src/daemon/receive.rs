@@ -19,6 +19,10 @@ use crate::gaps::{Cause, Gap, Stage};
 /// Reads of one listener before signals, ticks and the other listeners get their turn.
 const READS_PER_TURN: usize = 16;
 
+/// How long this side sleeps when it has read all that was there. To be woken costs as much as reading a
+/// message does, and the sender, too: after a nap there are many. It also bounds how late signals and ticks are.
+const NAP: Duration = Duration::from_millis(1);
+
 /// How long nothing has to come after an overrun until the kernel has nothing left that it held: it sends
 /// that again 10 to 100 ms after there was no room (`ecache_work`), as long as there is room.
 const HELD: Duration = Duration::from_millis(500);
@@ -88,7 +92,7 @@ impl Daemon {
     /// Reads each listener for a while. Says whether there may be more.
     pub(super) fn receive(&mut self) -> anyhow::Result<bool> {
         let Self { watched, buffers, local, output, counts, .. } = self;
-        let mut more = false;
+        let (mut more, mut has_received) = (false, false);
         for watched in watched {
             for read in 1.. {
                 // It goes on when there is room, or too much is held.
@@ -107,6 +111,7 @@ impl Daemon {
                     }
                     Received::Overrun => watched.has_overrun(),
                     Received::Datagrams(datagrams) => {
+                        has_received = true;
                         watched.received = Instant::now();
                         if datagrams.truncated() > 0 {
                             let detail = "messages that are larger than the buffer";
@@ -125,6 +130,9 @@ impl Daemon {
                     break;
                 }
             }
+        }
+        if has_received && !more {
+            std::thread::sleep(NAP);
         }
         Ok(more)
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use arrow_array::RecordBatch;
+use flowlog_common::heap;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
@@ -110,6 +111,7 @@ fn write(
     store.recover(SystemTime::now());
     while let Some(message) = from_reader.blocking_recv() {
         let now = SystemTime::now();
+        let files = store.summary().files;
         match message {
             ToWriter::Batch { rows, complete_until_us } => {
                 // After lost rows there are no others: what comes after the last one is not watched.
@@ -121,6 +123,9 @@ fn write(
             ToWriter::Tick { complete_until_us } if lost_rows == 0 => store.tick(complete_until_us, now),
             ToWriter::Tick { .. } => {}
             ToWriter::Rotate => store.rotate(now),
+        }
+        if store.summary().files > files {
+            heap::give_back();
         }
         update_metrics(metrics, &store);
     }

@@ -1,7 +1,7 @@
 //! Rows become columns: the builders of one record batch, appended in place.
 
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use arrow_array::builder::{
@@ -341,9 +341,21 @@ impl SameKey {
 
 fn append_addr(column: &mut Keyed<IpAddr>, addr: Option<IpAddr>) {
     match addr {
+        Some(IpAddr::V4(v4)) => column.append(v4.into(), |values| append_v4(values, v4)),
         Some(addr) => column.append(addr, |values| append_formatted(values, format_args!("{addr}"))),
         None => column.append_null(),
     }
+}
+
+/// Formats by itself: that of the standard library takes several times as long.
+fn append_v4(values: &mut StringBuilder, addr: Ipv4Addr) {
+    let mut text = itoa::Buffer::new();
+    for (place, octet) in addr.octets().into_iter().enumerate() {
+        // Writing to the builder never fails.
+        let _ = if place > 0 { values.write_str(".") } else { Ok(()) };
+        let _ = values.write_str(text.format(octet));
+    }
+    values.append_value("");
 }
 
 fn append_labels(column: &mut Keyed<[u8; 16]>, labels: Option<[u8; 16]>) {
@@ -375,7 +387,7 @@ fn append_counters(
 /// program, worth the allocation.
 fn append_state(column: &mut Names, state: Option<ProtoState>) {
     match state.map(|state| (state.name(), state.number())) {
-        Some((None, number)) => column.append(Some(&number.to_string())),
+        Some((None, number)) => column.append_number(number),
         Some((name, _)) => column.append(name),
         None => column.append(None),
     }

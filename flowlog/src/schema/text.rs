@@ -22,23 +22,40 @@ pub(super) struct Names {
     /// At most a few dozen, so that looking from the front is faster than hashing.
     names: Vec<Box<str>>,
     values: ArrayRef,
+    /// The name of the row before, which often repeats.
+    last: Option<(&'static str, i32)>,
 }
 
 impl Names {
     pub(super) fn new() -> Self {
-        Self { keys: Sparse::new(), names: Vec::new(), values: text_array([]) }
+        Self { keys: Sparse::new(), names: Vec::new(), values: text_array([]), last: None }
     }
 
-    pub(super) fn append(&mut self, name: Option<&str>) {
-        let key = name.map(|name| {
-            let known = self.names.iter().position(|known| **known == *name);
-            to_key(known.unwrap_or_else(|| {
-                self.names.push(name.into());
-                self.values = text_array(self.names.iter().map(AsRef::as_ref));
-                self.names.len() - 1
-            }))
+    pub(super) fn append(&mut self, name: Option<&'static str>) {
+        let key = name.map(|name| match self.last {
+            Some((last, key)) if std::ptr::eq(last, name) => key,
+            _ => {
+                let key = self.key(name);
+                self.last = Some((name, key));
+                key
+            }
         });
         self.keys.append(key);
+    }
+
+    /// Appends what has no name of its own.
+    pub(super) fn append_number(&mut self, number: u8) {
+        let key = self.key(&number.to_string());
+        self.keys.append(Some(key));
+    }
+
+    fn key(&mut self, name: &str) -> i32 {
+        let known = self.names.iter().position(|known| **known == *name);
+        to_key(known.unwrap_or_else(|| {
+            self.names.push(name.into());
+            self.values = text_array(self.names.iter().map(AsRef::as_ref));
+            self.names.len() - 1
+        }))
     }
 
     /// The column, which is `unknown` where it has no value at all; so in the other types.

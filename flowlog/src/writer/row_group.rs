@@ -89,11 +89,12 @@ impl Buffer {
         let before = writer.bytes_written();
         let column_writers = factory.create_column_writers(writer.flushed_row_groups().len())?;
         let mut row_group = writer.next_row_group()?;
-        // One column is sorted, encoded and freed before the next, so that the sorted copy of the
-        // rows never exists as a whole.
-        for (index, (field, mut column_writer)) in schema.fields().iter().zip(column_writers).enumerate() {
-            let parts: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(index).as_ref()).collect();
-            for leaf in compute_leaves(field, &sorted(&parts, &order)?)? {
+        let mut batches: Vec<_> = batches.into_iter().map(|batch| batch.into_parts().1.into_iter()).collect();
+        // One column is sorted, encoded and freed before the next: the sorted copy of the rows never exists as
+        // a whole, and the rows themselves make room for those that come meanwhile.
+        for (field, mut column_writer) in schema.fields().iter().zip(column_writers) {
+            let parts: Vec<ArrayRef> = batches.iter_mut().filter_map(Iterator::next).collect();
+            for leaf in compute_leaves(field, &sorted(parts, &order)?)? {
                 column_writer.write(&leaf)?;
             }
             column_writer.close()?.append_to_row_group(&mut row_group)?;
@@ -119,13 +120,18 @@ fn by_end_time(batches: &[RecordBatch]) -> Result<UInt32Array, Fault> {
 }
 
 /// One column of all batches, in this order.
-fn sorted(parts: &[&dyn Array], order: &UInt32Array) -> Result<ArrayRef, ArrowError> {
+fn sorted(parts: Vec<ArrayRef>, order: &UInt32Array) -> Result<ArrayRef, ArrowError> {
     match parts.first() {
         // Most columns of most files: not worth to gather what is NULL everywhere.
         Some(first) if parts.iter().all(|part| part.null_count() == part.len()) => {
             Ok(new_null_array(first.data_type(), order.len()))
         }
-        _ => take(&concat(parts)?, order, None),
+        _ => {
+            let references: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+            let column = concat(&references)?;
+            drop(parts);
+            take(&column, order, None)
+        }
     }
 }
 

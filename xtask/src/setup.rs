@@ -24,6 +24,9 @@ const TRAFFIC_TOOLS: [(&str, &str); 6] = [
     ("python3", "python3"),
 ];
 
+/// What people use today, and what flowlog is compared with.
+const PEERS: [&str; 2] = ["ulogd2", "ulogd2-json"];
+
 /// How long rustup may try, in seconds, before another way is taken: it fetches 4 MB, and may be
 /// cut off from its server without an error.
 const RUSTUP_SECONDS: &str = "60";
@@ -82,6 +85,15 @@ pub(crate) fn for_network() -> Result<()> {
         bail!("`{program}` is not on PATH after installing `{package}`; add the directory to PATH");
     }
     Ok(())
+}
+
+/// What flowlog is compared with, besides conntrack(8). What cannot be installed is left out by who needs it.
+pub(crate) fn for_comparison() {
+    if sh::find("ulogd").is_none()
+        && let Err(error) = debian::install(&PEERS, "the comparison with ulogd2")
+    {
+        eprintln!("setup: {error:#}");
+    }
 }
 
 /// Prefers rustup, which changes the least; its server is not reachable from everywhere.

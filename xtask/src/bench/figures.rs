@@ -27,6 +27,11 @@ impl Samples {
         };
         Some([at(1)?, at(2)?, at(3)?])
     }
+
+    /// The median; not a number without any sample.
+    pub(super) fn median(&self) -> f64 {
+        self.quartiles().map_or(f64::NAN, |[_, median, _]| median)
+    }
 }
 
 /// A number that is small enough to be exact.

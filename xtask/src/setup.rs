@@ -89,11 +89,21 @@ pub(crate) fn for_network() -> Result<()> {
 
 /// What flowlog is compared with, besides conntrack(8). What cannot be installed is left out by who needs it.
 pub(crate) fn for_comparison() {
-    if sh::find("ulogd").is_none()
+    if !has_ulogd()
         && let Err(error) = debian::install(&PEERS, "the comparison with ulogd2")
     {
         eprintln!("setup: {error:#}");
     }
+}
+
+/// Whether ulogd2 is there, with what writes JSON: a package of its own in Debian.
+pub(crate) fn has_ulogd() -> bool {
+    let has_json = |directory: &Path| directory.join("ulogd/ulogd_output_JSON.so").is_file();
+    // Debian has a directory for each architecture, others have none.
+    let architectures =
+        std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
+    let libraries = ["/usr/lib", "/usr/lib64"].map(Into::into);
+    sh::find("ulogd").is_some() && libraries.into_iter().chain(architectures).any(|path| has_json(&path))
 }
 
 /// Prefers rustup, which changes the least; its server is not reachable from everywhere.

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 use crate::fingerprint::Fingerprint;
 use crate::mix::Mix;
 
+/// Longer than any measurement, so that entries do not expire by themselves.
+const TIMEOUT_S: u32 = 3600;
+
 /// Arguments of `load make`.
 #[derive(clap::Args)]
 pub(crate) struct Make {
@@ -29,7 +32,7 @@ impl Make {
     /// Entries that are removed are different ones; then they come again.
     pub(crate) fn run(&self) -> Result<Value> {
         let mut mix = Mix::new()?;
-        let flows: Vec<Flow> = (0..self.at_once.min(self.count)).map(|_| mix.flow().1).collect();
+        let flows: Vec<Flow> = (0..self.at_once.min(self.count)).map(|_| entry(mix.flow())).collect();
         drop(mix);
         let mut fingerprint = Fingerprint::default();
         let mut requests = Requests::open()?;
@@ -59,6 +62,11 @@ impl Make {
             "late_seconds": late.as_secs_f64(),
         }))
     }
+}
+
+/// What the kernel makes of a flow: the times and counters are its own.
+fn entry(flow: Flow) -> Flow {
+    Flow { timeout_s: Some(TIMEOUT_S), ..flow }
 }
 
 fn add(fingerprint: &mut Fingerprint, flow: &Flow) {

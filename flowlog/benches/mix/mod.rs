@@ -28,7 +28,7 @@ use rand_xorshift::XorShiftRng;
 const SEED: u64 = 20_240_229;
 
 const CLIENTS: u32 = 20_000;
-const WEB_SERVERS: u32 = 24;
+pub(crate) const WEB_SERVERS: u32 = 24;
 const WEB_ADDRESSES: u32 = 4;
 const SERVICES: u32 = 60;
 const OUTSIDE: u32 = 50_000;
@@ -49,12 +49,15 @@ const OUTSIDE_PORTS: [(Protocol, u16, u32); 5] = [
 const FIRST_STOP_NS: u64 = 1_790_000_000_000_000_000;
 const BETWEEN_STOPS_NS: u64 = 50_000;
 
-/// Longer than any measurement, so that entries do not expire by themselves.
-const TIMEOUT_S: u32 = 3600;
+/// The timeout of an open connection of TCP.
+const ESTABLISHED_S: u32 = 432_000;
+
+/// What TCP carries each way: at most so many bytes, as a power of two, and how many flows of 100.
+const VOLUMES: [(u32, u32); 5] = [(10, 40), (12, 30), (14, 20), (17, 8), (24, 2)];
 
 /// What a flow is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+enum Kind {
     /// From a client to a web server.
     Web,
     /// From a server to a service.
@@ -75,6 +78,7 @@ pub(crate) struct Mix {
     service: WeightedIndex<f64>,
     outside: WeightedIndex<f64>,
     outside_port: WeightedIndex<u32>,
+    volume: WeightedIndex<u32>,
     /// Tuples that are taken, of both directions: the kernel has each once.
     taken: HashSet<Tuple>,
     made: u64,
@@ -95,25 +99,26 @@ impl Mix {
             service: zipf(SERVICES)?,
             outside: zipf(OUTSIDE)?,
             outside_port: WeightedIndex::new(OUTSIDE_PORTS.map(|(_, _, weight)| weight))?,
+            volume: WeightedIndex::new(VOLUMES.map(|(_, weight)| weight))?,
             taken: HashSet::new(),
             made: 0,
         })
     }
 
     /// The next flow, as its DESTROY message describes it.
-    pub(crate) fn flow(&mut self) -> (Kind, Flow) {
+    pub(crate) fn flow(&mut self) -> Flow {
         loop {
-            let (kind, orig, reply) = self.tuples();
+            let (orig, reply) = self.tuples();
             if self.taken.contains(&orig) || self.taken.contains(&reply) {
                 continue;
             }
             self.taken.extend([orig, reply]);
             self.made += 1;
-            return (kind, self.describe(orig, reply));
+            return self.describe(orig, reply);
         }
     }
 
-    fn tuples(&mut self) -> (Kind, Tuple, Tuple) {
+    fn tuples(&mut self) -> (Tuple, Tuple) {
         let kind = match self.kind.sample(&mut self.rng) {
             0 => Kind::Web,
             1 => Kind::Service,
@@ -159,7 +164,7 @@ impl Mix {
             let (ask, answer) = if is_v6 { (128, 129) } else { (8, 0) };
             let l4 = |icmp_type| L4::Icmp { icmp_type, code: 0, id: port };
             let orig = Tuple { src, dst, proto, l4: l4(ask), zone: None };
-            return (kind, orig, Tuple { src: dst, dst: src, l4: l4(answer), ..orig });
+            return (orig, Tuple { src: dst, dst: src, l4: l4(answer), ..orig });
         }
         let ports = |src, dst| L4::Ports { src, dst };
         let orig = Tuple { src, dst, proto, l4: ports(port, dst_port), zone: None };
@@ -169,7 +174,7 @@ impl Mix {
         } else {
             (src, port)
         };
-        (kind, orig, Tuple { src: server, dst: client, l4: ports(server_port, client_port), ..orig })
+        (orig, Tuple { src: server, dst: client, l4: ports(server_port, client_port), ..orig })
     }
 
     fn describe(&mut self, orig: Tuple, reply: Tuple) -> Flow {
@@ -181,26 +186,39 @@ impl Mix {
             _ => TcpState::SYN_SENT,
         });
         let is_answered = state != Some(TcpState::SYN_SENT);
-        // Of any magnitude alike, up to a limit that is rarely high.
-        let mut magnitude = |low: u32, high: u32| 1_u64 << rng.random_range(low..=high.max(low));
-        let high = if state.is_some() { [10, 12, 14, 17, 24] } else { [7, 7, 8, 9, 14] };
-        let high = high.get(usize::from(magnitude(0, 9).trailing_zeros() > 1)..).unwrap_or_default();
-        let high = high.get(index(magnitude(0, 3).trailing_zeros())).copied().unwrap_or(12);
-        let (sent_base, got_base) = (magnitude(7, high), magnitude(7, high));
-        let duration_base = magnitude(20, 36);
-        let mut jitter = |base: u64| base + rng.random_range(0..base);
-        let counters = |bytes: u64| Counters { packets: bytes / 800 + 1, bytes };
-        let (sent, got) = (counters(jitter(sent_base)), counters(jitter(got_base)));
-        let stop_ns = FIRST_STOP_NS + self.made * BETWEEN_STOPS_NS + rng.random_range(0..BETWEEN_STOPS_NS);
-        let answered = if is_answered { Status::SEEN_REPLY.0 | Status::ASSURED.0 } else { 0 };
+        let is_stream = matches!(orig.l4, L4::Ports { dst: 443, .. }) || state.is_some();
+        let mut status = Status::CONFIRMED.0 | nat(&orig, &reply);
+        if is_answered {
+            status |= Status::SEEN_REPLY.0 | if is_stream { Status::ASSURED.0 } else { 0 };
+        }
+        // Who is removed while it is open has some of its five days left.
+        let is_open = state == Some(TcpState::ESTABLISHED);
+        let idle_s = match state {
+            Some(TcpState::ESTABLISHED) => rng.random_range(0..600),
+            Some(TcpState::CLOSE) => 10,
+            Some(_) => 120,
+            None if is_stream => 120,
+            None => 30,
+        };
+        let high = VOLUMES.get(self.volume.sample(rng)).map_or(10, |(high, _)| *high);
+        let high = if state.is_some() { high } else { 10 };
+        // Of any magnitude alike: from half of a power of two to it.
+        let mut of_magnitude = |high: u32, low: u32| {
+            let limit = 1_u64 << rng.random_range(low..=high);
+            rng.random_range(limit / 2..limit)
+        };
+        let [sent, got] = [of_magnitude(high, 7), of_magnitude(high, 7)]
+            .map(|bytes| Counters { packets: bytes / 800 + 1, bytes });
+        let active_ns = of_magnitude(36, 20);
         let no_answer = Counters { packets: 0, bytes: 0 };
+        let stop_ns = FIRST_STOP_NS + self.made * BETWEEN_STOPS_NS + rng.random_range(0..BETWEEN_STOPS_NS);
         Flow {
             id: Some(rng.random()),
-            status: Some(Status(Status::CONFIRMED.0 | answered | nat(&orig, &reply))),
-            timeout_s: Some(TIMEOUT_S),
+            status: Some(Status(status)),
+            timeout_s: is_open.then_some(ESTABLISHED_S - idle_s),
             orig_counters: Some(sent),
             reply_counters: Some(if is_answered { got } else { no_answer }),
-            start_ns: Some(stop_ns - (duration_base + rng.random_range(0..duration_base))),
+            start_ns: Some(stop_ns - u64::from(idle_s) * 1_000_000_000 - active_ns),
             stop_ns: Some(stop_ns),
             state: state.map(ProtoState::Tcp),
             ..Flow::new(orig, reply)
@@ -217,17 +235,24 @@ fn nat(orig: &Tuple, reply: &Tuple) -> u32 {
 
 /// Where an address belongs.
 #[derive(Clone, Copy)]
-enum Network {
+pub(crate) enum Network {
+    /// Who calls.
     Clients,
+    /// The addresses of the host that everybody sees.
     Public,
+    /// Web servers.
     Servers,
+    /// Databases and the like.
     Services,
+    /// For names.
     Resolvers,
+    /// Everybody else.
     Outside,
 }
 
 impl Network {
-    fn address(self, number: usize, is_v6: bool) -> IpAddr {
+    /// The address of its nth host.
+    pub(crate) fn address(self, number: usize, is_v6: bool) -> IpAddr {
         let number = u32::try_from(number).unwrap_or_default();
         let (v4, prefix): (Ipv4Addr, u16) = match self {
             Self::Clients => (Ipv4Addr::new(10, 16, 0, 0), 0xfd00),
@@ -254,6 +279,6 @@ impl Network {
     }
 }
 
-fn index(number: u32) -> usize {
+pub(crate) fn index(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -157,6 +157,7 @@ fn growth(tools: &Tools<'_>, count: u32, bursts: u32) -> Result<Section> {
         rows.push(vec![
             Cell::Figure(f64::from(burst), 0),
             Cell::Figure(usage.rss_mib, 1),
+            Cell::Figure(usage.anonymous_mib, 1),
             Cell::Figure(usage.peak_mib, 1),
         ]);
         all = Some(all.map_or(made.clone(), |all| all.and(&made)));
@@ -169,7 +170,7 @@ fn growth(tools: &Tools<'_>, count: u32, bursts: u32) -> Result<Section> {
     Ok(Section {
         title: format!("Memory of one flowlog after each burst of {count}; all together {exact}"),
         key: "growth",
-        columns: &["burst", "rss_mib", "peak_mib"],
+        columns: &["burst", "rss_mib", "anonymous_mib", "peak_mib"],
         rows,
     })
 }

@@ -31,6 +31,7 @@ pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<Report
         rows.push(vec![
             Cell::Text(reader.name().to_owned()),
             Cell::Figure(after.rss_mib, 1),
+            Cell::Figure(after.anonymous_mib, 1),
             Cell::Figure(after.peak_mib, 1),
             Cell::Figure((after.cpu - before.cpu).as_secs_f64() / elapsed_s * 100.0, 2),
             Cell::Figure(figure(after.waits - before.waits) / elapsed_s, 1),
@@ -43,7 +44,7 @@ pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<Report
                 "A namespace in which nothing happens, for {seconds} s; processes of the whole host come and go"
             ),
             key: "idle",
-            columns: &["reader", "rss_mib", "peak_mib", "cpu_percent", "wake_ups_per_s"],
+            columns: &["reader", "rss_mib", "anonymous_mib", "peak_mib", "cpu_percent", "wake_ups_per_s"],
             rows,
         }],
     })

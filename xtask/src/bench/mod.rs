@@ -13,6 +13,7 @@ mod output;
 mod programs;
 mod reader;
 mod run;
+mod stages;
 mod steady;
 mod table;
 mod usage;
@@ -36,8 +37,10 @@ usage: cargo xtask bench NAME [OPTIONS]
   steady  flows that end at a steady rate: whether all are kept, and the load
   idle    memory, load and wake-ups where nothing happens
   ebpf    time of each eBPF program per connection, and the rate of connections with and without them
+  encode  time of each stage of a flow by itself: decode, duplicates, attribute, batch, wal, parquet
+  size    bytes of a flow in a file, by column
 
-  --count N      flows of a burst (default 500000), connections for ebpf (default 20000)
+  --count N      flows of a burst and of size (default 500000), connections for ebpf (default 20000)
   --rounds N     how often each is measured, in turns: burst (default 5), ebpf (default 10)
   --bursts N     then so many bursts into one flowlog, and its memory after each
   --seconds N    how long each rate of steady takes, and idle (default 10)
@@ -72,11 +75,13 @@ impl Options {
 /// Measures something.
 type Measure = fn(&Options, &Interrupt) -> Result<Report>;
 
-const MEASUREMENTS: [(&str, Measure); 4] = [
+const MEASUREMENTS: [(&str, Measure); 6] = [
     ("burst", burst::measure),
     ("steady", steady::measure),
     ("idle", idle::measure),
     ("ebpf", ebpf::measure),
+    ("encode", stages::encode),
+    ("size", stages::size),
 ];
 
 /// Runs the measurement that `arguments` name, and prints its tables.

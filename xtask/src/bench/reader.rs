@@ -9,12 +9,12 @@ use anyhow::{Context as _, Result};
 
 use super::load::{Load, Made, Said};
 use crate::namespace::Namespace;
-use crate::sh;
+use crate::{setup, sh};
 
 /// As flowlog has it by default.
 const RECEIVE_BUFFER_BYTES: &str = "67108864";
 
-/// For those that ask for no reliable delivery: with more than that they lose as much.
+/// What conntrack and ulogd2 are told to use: with 64 or 256 MiB they keep as much.
 const PEER_BUFFER_BYTES: &str = "536870912";
 
 /// How long the second reader that throws everything away sleeps where nothing is there.
@@ -66,7 +66,7 @@ impl Reader {
         match self {
             Self::Flowlog | Self::FlowlogNoEbpf | Self::Bare | Self::BarePausing => true,
             Self::Conntrack => sh::find("conntrack").is_some(),
-            Self::Ulogd => sh::find("ulogd").is_some(),
+            Self::Ulogd => setup::has_ulogd(),
         }
     }
 
@@ -147,7 +147,8 @@ impl Reader {
     }
 }
 
-/// Events of ended flows only, without a table of its own, which is the cheapest that it can do.
+/// Events of ended flows only, without a table of its own, which is the cheapest that it can do, and with the
+/// reliable delivery that flowlog has, without which it loses some.
 fn ulogd_configuration(output: &Path) -> String {
     let output = output.display();
     format!(

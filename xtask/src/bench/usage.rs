@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use nix::unistd::{SysconfVar, sysconf};
@@ -13,8 +13,11 @@ use nix::unistd::{SysconfVar, sysconf};
 pub(super) struct Usage {
     /// User and system time, in steps of 10 ms.
     pub(super) cpu: Duration,
-    /// Memory now, and the most so far.
+    /// Memory now.
     pub(super) rss_mib: f64,
+    /// Of the memory now, what is no file and not shared: the rest is the program and the ring buffer.
+    pub(super) anonymous_mib: f64,
+    /// The most memory so far.
     pub(super) peak_mib: f64,
     /// How often a thread waited for something, and was woken.
     pub(super) waits: u64,
@@ -43,7 +46,13 @@ impl Usage {
                 field(&status, name).with_context(|| format!("found no `{name}` in /proc/{pid}/status"))?;
             anyhow::Ok(f64::from(u32::try_from(kib)?) / 1024.0)
         };
-        Ok(Self { cpu: cpu(&read("stat")?)?, rss_mib: mib("VmRSS")?, peak_mib: mib("VmHWM")?, waits })
+        Ok(Self {
+            cpu: cpu(&read("stat")?)?,
+            rss_mib: mib("VmRSS")?,
+            anonymous_mib: mib("RssAnon")?,
+            peak_mib: mib("VmHWM")?,
+            waits,
+        })
     }
 }
 
@@ -70,10 +79,11 @@ fn field(status: &str, name: &str) -> Option<u64> {
 fn cpu(stat: &str) -> Result<Duration> {
     // The name of the program, in brackets, may hold anything.
     let fields = stat.rsplit_once(')').map_or(stat, |(_, fields)| fields);
-    let ticks: Option<u32> =
-        fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u32>().ok()).sum();
-    let ticks =
-        ticks.with_context(|| format!("found `{stat}`, expected what proc(5) says of /proc/PID/stat"))?;
+    let mut times = fields.split_whitespace().skip(11).map(str::parse::<u32>);
+    let ticks = match (times.next(), times.next()) {
+        (Some(Ok(user)), Some(Ok(system))) => user + system,
+        _ => bail!("found `{stat}`, expected what proc(5) says of /proc/PID/stat"),
+    };
     let per_s = sysconf(SysconfVar::CLK_TCK)?.context("the kernel has no clock ticks")?;
     Ok(Duration::from_secs(1) * ticks / u32::try_from(per_s)?)
 }

@@ -1,8 +1,9 @@
 //! `cargo xtask build`: the daemon with its eBPF programs, which `flowlog/build.rs` builds.
 
 use std::path::PathBuf;
+use std::process::{Output, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{setup, sh};
@@ -42,7 +43,11 @@ pub(crate) fn bench(name: &str) -> Result<PathBuf> {
     cargo.args(["--release", "--package=flowlog", "--bench", name]);
     // Cargo puts it where only cargo knows.
     cargo.args(["--quiet", "--message-format=json-render-diagnostics"]);
-    let messages = sh::output(&mut cargo)?;
+    // What the compiler says is for whoever waits.
+    let Output { status, stdout, .. } =
+        cargo.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    ensure!(status.success(), "cargo could not build the measurement `{name}`");
+    let messages = String::from_utf8_lossy(&stdout);
     let executable = messages.lines().rev().find_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         let is_wanted = message.pointer("/target/name")?.as_str()? == name;

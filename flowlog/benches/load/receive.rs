@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use flowlog::ctnetlink::{Delivery, Listener};
+use flowlog::flow_filter::FlowFilter;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -36,7 +37,7 @@ impl Receive {
         signals.add(Signal::SIGTERM);
         signals.thread_block()?;
         let stop = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
-        let listener = Listener::open(self.buffer, Delivery::Reliable)?;
+        let listener = Listener::open(self.buffer, Delivery::Reliable, &FlowFilter::default())?;
         let mut datagram = [0; DATAGRAM_BYTES];
         let mut received = 0_u64;
         loop {

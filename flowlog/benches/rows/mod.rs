@@ -250,5 +250,6 @@ pub(crate) fn facts() -> RunFacts {
         kernel: "6.18.0".to_owned(),
         acct: Some(true),
         timestamp: Some(true),
+        filter: None,
     }
 }

@@ -38,7 +38,6 @@ impl Make {
         let mut requests = Requests::open()?;
         let begin = Instant::now();
         let mut first_removed_ns = None;
-        let mut late = Duration::ZERO;
         let mut left = self.count;
         while left > 0 {
             let flows = flows.get(..left.min(flows.len())).unwrap_or(&flows);
@@ -48,10 +47,8 @@ impl Make {
             flows.iter().for_each(|flow| add(&mut fingerprint, flow));
             left -= flows.len();
             if let Some(per_second) = self.per_second {
-                let due = Duration::from_secs_f64(per_s(fingerprint.count) / f64::from(per_second));
-                let took = begin.elapsed();
-                late = late.max(took.saturating_sub(due));
-                thread::sleep(due.saturating_sub(took));
+                let due = Duration::from_secs_f64(figure(fingerprint.count) / f64::from(per_second));
+                thread::sleep(due.saturating_sub(begin.elapsed()));
             }
         }
         Ok(json!({
@@ -59,7 +56,6 @@ impl Make {
             "fingerprint": fingerprint.hex(),
             "first_removed_ns": first_removed_ns.unwrap_or_default().to_string(),
             "seconds": begin.elapsed().as_secs_f64(),
-            "late_seconds": late.as_secs_f64(),
         }))
     }
 }
@@ -79,6 +75,6 @@ fn add(fingerprint: &mut Fingerprint, flow: &Flow) {
 }
 
 /// A count as a figure: exact far beyond what can be made here.
-fn per_s(count: u64) -> f64 {
+fn figure(count: u64) -> f64 {
     u32::try_from(count).map_or(f64::INFINITY, f64::from)
 }

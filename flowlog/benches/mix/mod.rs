@@ -94,7 +94,7 @@ impl Mix {
         let zipf = |count: u32| WeightedIndex::new((1..=count).map(|rank| 1.0 / f64::from(rank)));
         Ok(Self {
             rng: XorShiftRng::seed_from_u64(SEED),
-            kind: WeightedIndex::new([42, 25, 16, 16, 1])?,
+            kind: WeightedIndex::new(KINDS.map(|(_, weight)| weight))?,
             client: zipf(CLIENTS)?,
             service: zipf(SERVICES)?,
             outside: zipf(OUTSIDE)?,
@@ -119,13 +119,7 @@ impl Mix {
     }
 
     fn tuples(&mut self) -> (Tuple, Tuple) {
-        let kind = match self.kind.sample(&mut self.rng) {
-            0 => Kind::Web,
-            1 => Kind::Service,
-            2 => Kind::Dns,
-            3 => Kind::Outside,
-            _ => Kind::Ping,
-        };
+        let kind = KINDS.get(self.kind.sample(&mut self.rng)).map_or(Kind::Web, |(kind, _)| *kind);
         let is_v6 = self.rng.random_ratio(1, 10);
         let address = |network: Network, number: usize| network.address(number, is_v6);
         let client = address(Network::Clients, self.client.sample(&mut self.rng));
@@ -232,6 +226,10 @@ fn nat(orig: &Tuple, reply: &Tuple) -> u32 {
     let done = Status::SRC_NAT_DONE.0 | Status::DST_NAT_DONE.0;
     when(orig.src != reply.dst, Status::SRC_NAT) | when(orig.dst != reply.src, Status::DST_NAT) | done
 }
+
+/// How many of 100 flows are of each.
+const KINDS: [(Kind, u32); 5] =
+    [(Kind::Web, 42), (Kind::Service, 25), (Kind::Dns, 16), (Kind::Outside, 16), (Kind::Ping, 1)];
 
 /// Where an address belongs.
 #[derive(Clone, Copy)]

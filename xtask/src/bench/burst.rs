@@ -3,10 +3,10 @@
 use anyhow::Result;
 
 use super::Options;
-use super::figures::{Cell, Report, Samples, Section};
+use super::figures::{Cell, Report, Samples, Section, figure};
 use super::load::Made;
 use super::reader::Reader;
-use super::run::{Outcome, Run, Tools, figure};
+use super::run::{Outcome, Run, Tools};
 use super::table::Raised;
 use crate::interrupt::Interrupt;
 use crate::setup;

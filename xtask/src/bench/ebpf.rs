@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Options;
-use super::figures::{Cell, Report, Samples, Section};
+use super::figures::{Cell, Report, Samples, Section, figure};
 use super::loopback::{self, Took};
 use super::output::Output;
 use super::programs::{self, Counting, Runs};
@@ -70,7 +70,7 @@ fn costs(binary: &Path, count: u32, interrupt: &Interrupt) -> Result<Vec<Section
 
 fn cost(key: &'static str, title: &str, runs: BTreeMap<String, Runs>, count: u32) -> Section {
     let row = |(name, runs): (String, Runs)| {
-        let (times, ns) = (wide(runs.count), runs.time.as_secs_f64() * 1e9);
+        let (times, ns) = (figure(runs.count), runs.time.as_secs_f64() * 1e9);
         let count = f64::from(count);
         vec![
             Cell::Text(name),
@@ -87,11 +87,6 @@ fn cost(key: &'static str, title: &str, runs: BTreeMap<String, Runs>, count: u32
     }
     let rows = by_time.into_iter().chain([("sum".to_owned(), sum)]).map(row).collect();
     Section { title: title.to_owned(), key, columns: &["program", "runs", "ns_per_run", "ns"], rows }
-}
-
-/// A count as a figure: exact far beyond what can be counted here.
-fn wide(count: u64) -> f64 {
-    u32::try_from(count).map_or(f64::INFINITY, f64::from)
 }
 
 /// Makes connections with and without the programs, in turns and in other respects the same.

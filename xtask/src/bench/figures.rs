@@ -39,6 +39,11 @@ fn small(number: usize) -> f64 {
     u32::try_from(number).map_or(f64::INFINITY, f64::from)
 }
 
+/// A count as a figure: exact far beyond what can be counted here.
+pub(super) fn figure(count: u64) -> f64 {
+    u32::try_from(count).map_or(f64::INFINITY, f64::from)
+}
+
 /// One cell of a table.
 pub(super) enum Cell {
     /// A name.

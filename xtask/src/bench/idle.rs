@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::Options;
-use super::figures::{Cell, Report, Section};
+use super::figures::{Cell, Report, Section, figure};
 use super::reader::Reader;
-use super::run::{Run, Tools, figure};
+use super::run::{Run, Tools};
 use crate::interrupt::Interrupt;
 
 const DEFAULT_SECONDS: u32 = 10;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Result, ensure};
 
 use super::Options;
+use super::figures::figure;
 use super::load::{Load, Made};
 use super::output::Output;
 use super::reader::{Kept, Reader};
@@ -159,9 +160,4 @@ impl<'a> Run<'a> {
         ensure!(kept.flows > 0, "`{}` has kept no flow at all", self.reader.name());
         Ok(Outcome { kept, cpu, peak_mib, took, refused })
     }
-}
-
-/// A count as a figure: exact far beyond what can be counted here.
-pub(super) fn figure(count: u64) -> f64 {
-    u32::try_from(count).map_or(f64::INFINITY, f64::from)
 }

@@ -3,9 +3,9 @@
 use anyhow::Result;
 
 use super::Options;
-use super::figures::{Cell, Report, Section};
+use super::figures::{Cell, Report, Section, figure};
 use super::reader::Reader;
-use super::run::{Run, Tools, figure};
+use super::run::{Run, Tools};
 use crate::interrupt::Interrupt;
 
 /// Flows a second.

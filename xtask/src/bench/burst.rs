@@ -27,8 +27,9 @@ pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<Report
     let tools = Tools::build(options, interrupt)?;
     let count = options.count.unwrap_or(DEFAULT_COUNT);
     let rounds = options.rounds.unwrap_or(DEFAULT_ROUNDS);
+    let readers = options.readers.clone().unwrap_or_else(|| Reader::ALL.to_vec());
     let _raised = Raised::to_hold(count.min(MAX_AT_ONCE))?;
-    let mut sections = vec![compare(&tools, count, rounds)?];
+    let mut sections = vec![compare(&tools, &readers, count, rounds)?];
     if let Some(bursts) = options.bursts {
         sections.push(growth(&tools, count, bursts)?);
     }
@@ -101,9 +102,9 @@ impl Measured {
     }
 }
 
-fn compare(tools: &Tools<'_>, count: u32, rounds: u32) -> Result<Section> {
+fn compare(tools: &Tools<'_>, readers: &[Reader], count: u32, rounds: u32) -> Result<Section> {
     let (present, missing): (Vec<Reader>, Vec<Reader>) =
-        Reader::ALL.into_iter().partition(|reader| reader.is_installed());
+        readers.iter().partition(|reader| reader.is_installed());
     for reader in missing {
         eprintln!("bench: `{}` is not installed, and left out", reader.name());
     }

@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use self::figures::Report;
+use self::reader::Reader;
 use crate::build::Profile;
 use crate::interrupt::Interrupt;
 use crate::{build, setup, workspace};
@@ -42,6 +43,7 @@ usage: cargo xtask bench NAME [OPTIONS]
 
   --count N      flows of a burst and of size (default 500000), connections for ebpf (default 20000)
   --rounds N     how often each is measured, in turns: burst (default 5), ebpf (default 10)
+  --readers LIST only these of burst: flowlog, no-ebpf, bare, pausing, conntrack, ulogd2; separated by commas
   --bursts N     then so many bursts into one flowlog, and its memory after each
   --seconds N    how long each rate of steady takes, and idle (default 10)
   --json FILE    write the figures to FILE, too
@@ -53,6 +55,7 @@ usage: cargo xtask bench NAME [OPTIONS]
 struct Options {
     count: Option<u32>,
     rounds: Option<u32>,
+    readers: Option<Vec<Reader>>,
     bursts: Option<u32>,
     seconds: Option<u32>,
     json: Option<PathBuf>,
@@ -138,6 +141,7 @@ fn parse(mut arguments: &[&str]) -> Result<Options> {
         match *name {
             "--count" => options.count = Some(number(name, value)?),
             "--rounds" => options.rounds = Some(number(name, value)?),
+            "--readers" => options.readers = Some(Reader::parse_list(value)?),
             "--bursts" => options.bursts = Some(number(name, value)?),
             "--seconds" => options.seconds = Some(number(name, value)?),
             "--json" => options.json = Some(value.into()),
@@ -161,6 +165,10 @@ mod tests {
             (vec!["--count"], "`--count` is unknown, or has no value"),
             (vec!["--count", "0"], "`--count 0`: expected a number greater than zero"),
             (vec!["--rounds", "many"], "`--rounds many`: expected a number greater than zero"),
+            (
+                vec!["--readers", "bare,perf"],
+                "`perf` is no reader, expected one of flowlog, no-ebpf, bare, pausing, conntrack, ulogd2",
+            ),
             (vec!["--round", "1"], "unknown option `--round`"),
         ] {
             assert_eq!(parse(&arguments).err().unwrap().to_string(), mistake);

@@ -50,6 +50,33 @@ impl Reader {
     pub(super) const ALL: [Self; 6] =
         [Self::Flowlog, Self::FlowlogNoEbpf, Self::Bare, Self::BarePausing, Self::Conntrack, Self::Ulogd];
 
+    /// Its name on the command line.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Self::Flowlog => "flowlog",
+            Self::FlowlogNoEbpf => "no-ebpf",
+            Self::Bare => "bare",
+            Self::BarePausing => "pausing",
+            Self::Conntrack => "conntrack",
+            Self::Ulogd => "ulogd2",
+        }
+    }
+
+    /// Those that a list names, separated by commas.
+    ///
+    /// # Errors
+    ///
+    /// When it names something else.
+    pub(super) fn parse_list(list: &str) -> Result<Vec<Self>> {
+        let parse = |name: &str| {
+            let reader = Self::ALL.into_iter().find(|reader| reader.key() == name);
+            let keys = || Self::ALL.map(Self::key).join(", ");
+            reader.with_context(|| format!("`{name}` is no reader, expected one of {}", keys()))
+        };
+        list.split(',').map(parse).collect()
+    }
+
+    /// Its name in tables.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Flowlog => "flowlog",

@@ -23,7 +23,8 @@ pub(super) struct Raised {
 
 impl Raised {
     /// Makes room for `entries`, and for flowlog to let the kernel hold them: half of the table is for that.
-    /// A burst is many times what usually is in a table; on the host that this stands for there is room.
+    /// A burst is many times what usually is in a table; on the host that this stands for there is room. Flowlog
+    /// remembers as many flows as there is room for, to tell repeated events: its memory is that of such a host.
     ///
     /// # Errors
     ///

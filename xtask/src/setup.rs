@@ -24,6 +24,9 @@ const TRAFFIC_TOOLS: [(&str, &str); 6] = [
     ("python3", "python3"),
 ];
 
+/// What people use today, and what flowlog is compared with.
+const PEERS: [&str; 2] = ["ulogd2", "ulogd2-json"];
+
 /// How long rustup may try, in seconds, before another way is taken: it fetches 4 MB, and may be
 /// cut off from its server without an error.
 const RUSTUP_SECONDS: &str = "60";
@@ -82,6 +85,25 @@ pub(crate) fn for_network() -> Result<()> {
         bail!("`{program}` is not on PATH after installing `{package}`; add the directory to PATH");
     }
     Ok(())
+}
+
+/// What flowlog is compared with, besides conntrack(8). What cannot be installed is left out by who needs it.
+pub(crate) fn for_comparison() {
+    if !has_ulogd()
+        && let Err(error) = debian::install(&PEERS, "the comparison with ulogd2")
+    {
+        eprintln!("setup: {error:#}");
+    }
+}
+
+/// Whether ulogd2 is there, with what writes JSON: a package of its own in Debian.
+pub(crate) fn has_ulogd() -> bool {
+    let has_json = |directory: &Path| directory.join("ulogd/ulogd_output_JSON.so").is_file();
+    // Debian has a directory for each architecture, others have none.
+    let architectures =
+        std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
+    let libraries = ["/usr/lib", "/usr/lib64"].map(Into::into);
+    sh::find("ulogd").is_some() && libraries.into_iter().chain(architectures).any(|path| has_json(&path))
 }
 
 /// Prefers rustup, which changes the least; its server is not reachable from everywhere.

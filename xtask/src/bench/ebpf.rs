@@ -1,21 +1,23 @@
 //! What the eBPF programs cost: time of each per connection, and the rate of connections with and without.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{self, Command};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::Options;
-use super::figures::{Cell, Report, Samples, Section};
+use super::figures::{Cell, Report, Samples, Section, figure};
 use super::loopback::{self, Took};
+use super::output::Output;
 use super::programs::{self, Counting, Runs};
 use crate::background::Background;
 use crate::interrupt::Interrupt;
 use crate::namespace::Namespace;
-use crate::workspace;
+
+const DEFAULT_COUNT: u32 = 20_000;
+const DEFAULT_ROUNDS: u32 = 10;
 
 /// How long a daemon may take to load its programs and subscribe, and to publish and exit.
 const DAEMON_LIMIT: Duration = Duration::from_secs(30);
@@ -26,14 +28,17 @@ const OF_PROCESSES: &str = "process_";
 /// A process costs the machine about as much as twenty connections.
 const CONNECTIONS_PER_PROCESS: u32 = 20;
 
-/// Measures the daemon `binary`.
+/// Measures flowlog's programs.
 ///
 /// # Errors
 ///
 /// When a daemon or the traffic fails, and when a signal came.
-pub(super) fn measure(binary: &Path, options: &Options, interrupt: &Interrupt) -> Result<Report> {
-    let mut sections = costs(binary, options.count, interrupt)?;
-    sections.push(rates(binary, options, interrupt)?);
+pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<Report> {
+    let binary = options.flowlog()?;
+    let count = options.count.unwrap_or(DEFAULT_COUNT);
+    let rounds = options.rounds.unwrap_or(DEFAULT_ROUNDS);
+    let mut sections = costs(&binary, count, interrupt)?;
+    sections.push(rates(&binary, count, rounds, interrupt)?);
     Ok(Report { name: "ebpf", sections })
 }
 
@@ -65,7 +70,7 @@ fn costs(binary: &Path, count: u32, interrupt: &Interrupt) -> Result<Vec<Section
 
 fn cost(key: &'static str, title: &str, runs: BTreeMap<String, Runs>, count: u32) -> Section {
     let row = |(name, runs): (String, Runs)| {
-        let (times, ns) = (wide(runs.count), runs.time.as_secs_f64() * 1e9);
+        let (times, ns) = (figure(runs.count), runs.time.as_secs_f64() * 1e9);
         let count = f64::from(count);
         vec![
             Cell::Text(name),
@@ -84,21 +89,16 @@ fn cost(key: &'static str, title: &str, runs: BTreeMap<String, Runs>, count: u32
     Section { title: title.to_owned(), key, columns: &["program", "runs", "ns_per_run", "ns"], rows }
 }
 
-/// A count as a figure: exact far beyond what can be counted here.
-fn wide(count: u64) -> f64 {
-    u32::try_from(count).map_or(f64::INFINITY, f64::from)
-}
-
 /// Makes connections with and without the programs, in turns and in other respects the same.
-fn rates(binary: &Path, options: &Options, interrupt: &Interrupt) -> Result<Section> {
+fn rates(binary: &Path, count: u32, rounds: u32, interrupt: &Interrupt) -> Result<Section> {
     let mut rate = Compared::default();
     let mut cpu = Compared::default();
-    for round in 1..=options.rounds {
-        println!("== rate: round {round} of {}", options.rounds);
+    for round in 1..=rounds {
+        println!("== rate: round {round} of {rounds}");
         let one = |arguments: &[&str]| -> Result<Took> {
             let watched = Watched::start(binary, arguments, interrupt)?;
-            watched.namespace.inside(|| loopback::tcp(options.count.div_ceil(10)))?;
-            let took = watched.namespace.inside(|| loopback::tcp(options.count))?;
+            watched.namespace.inside(|| loopback::tcp(count.div_ceil(10)))?;
+            let took = watched.namespace.inside(|| loopback::tcp(count))?;
             watched.stop(interrupt)?;
             Ok(took)
         };
@@ -110,13 +110,13 @@ fn rates(binary: &Path, options: &Options, interrupt: &Interrupt) -> Result<Sect
             let without = one(&["--no-ebpf"])?;
             (one(&[])?, without)
         };
-        let count = f64::from(options.count);
-        rate.add([with, without].map(|took| count / took.elapsed.as_secs_f64()));
-        cpu.add([with, without].map(|took| took.cpu.as_secs_f64() * 1e6 / count));
+        let connections = f64::from(count);
+        rate.add([with, without].map(|took| connections / took.elapsed.as_secs_f64()));
+        cpu.add([with, without].map(|took| took.cpu.as_secs_f64() * 1e6 / connections));
     }
     let rows = vec![rate.row("connections per s", 0), cpu.row("CPU us per connection, both sides", 2)];
     Ok(Section {
-        title: format!("TCP with and without the programs: {} rounds, medians and quartiles", options.rounds),
+        title: format!("TCP with and without the programs: {rounds} rounds, medians and quartiles"),
         key: "rate",
         columns: &[
             "figure",
@@ -147,9 +147,8 @@ impl Compared {
     }
 
     fn row(&self, name: &str, decimals: usize) -> Vec<Cell> {
-        let median = |samples: &Samples| samples.quartiles().map_or(f64::NAN, |[_, median, _]| median);
         let [low, middle, high] = self.difference_percent.quartiles().unwrap_or([f64::NAN; 3]);
-        let medians = [&self.with, &self.without].map(|samples| Cell::Figure(median(samples), decimals));
+        let medians = [&self.with, &self.without].map(|samples| Cell::Figure(samples.median(), decimals));
         let percent = [middle, low, high].map(|percent| Cell::Figure(percent, 1));
         [Cell::Text(name.to_owned())].into_iter().chain(medians).chain(percent).collect()
     }
@@ -168,9 +167,9 @@ impl Watched {
         let namespace = Namespace::new("bench", "loopback")?;
         let output = Output::new()?;
         let mut command = Command::new(binary);
-        command.arg("run").arg("--output").arg(output.0.join("data")).args(["--netns", &namespace.name]);
+        command.arg("run").arg("--output").arg(output.path().join("data")).args(["--netns", &namespace.name]);
         command.args(["--fix", "--rotate-interval", "1h"]).args(arguments);
-        let daemon = Background::start(command, &output.0.join("log"))?;
+        let daemon = Background::start(command, &output.path().join("log"))?;
         let mut watched = Self { daemon, namespace, _output: output };
         interrupt.wait_for("the daemon to be ready", DAEMON_LIMIT, || watched.daemon.has_said("ready"))?;
         Ok(watched)
@@ -192,24 +191,5 @@ impl Watched {
     fn stop(mut self, interrupt: &Interrupt) -> Result<()> {
         self.daemon.terminate()?;
         interrupt.wait_for("the daemon to exit", DAEMON_LIMIT, || self.daemon.has_succeeded())
-    }
-}
-
-/// A directory for what a daemon writes, which nobody reads. Dropping it removes it.
-struct Output(PathBuf);
-
-impl Output {
-    fn new() -> Result<Self> {
-        let directory = workspace::target_dir().join("bench").join(process::id().to_string());
-        fs::create_dir_all(&directory).with_context(|| format!("cannot make `{}`", directory.display()))?;
-        Ok(Self(directory))
-    }
-}
-
-impl Drop for Output {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("bench: cannot remove `{}`: {error}", self.0.display());
-        }
     }
 }

@@ -27,11 +27,21 @@ impl Samples {
         };
         Some([at(1)?, at(2)?, at(3)?])
     }
+
+    /// The median; not a number without any sample.
+    pub(super) fn median(&self) -> f64 {
+        self.quartiles().map_or(f64::NAN, |[_, median, _]| median)
+    }
 }
 
 /// A number that is small enough to be exact.
 fn small(number: usize) -> f64 {
     u32::try_from(number).map_or(f64::INFINITY, f64::from)
+}
+
+/// A count as a figure: exact far beyond what can be counted here.
+pub(super) fn figure(count: u64) -> f64 {
+    u32::try_from(count).map_or(f64::INFINITY, f64::from)
 }
 
 /// One cell of a table.

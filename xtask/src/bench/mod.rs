@@ -3,10 +3,20 @@
 //! It gives figures and ratios, and never judges them: how long something takes depends on the machine and
 //! on what else runs there. What is compared is measured in the same run, in turns.
 
+mod burst;
 mod ebpf;
 mod figures;
+mod idle;
+mod load;
 mod loopback;
+mod output;
 mod programs;
+mod reader;
+mod run;
+mod stages;
+mod steady;
+mod table;
+mod usage;
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,6 +24,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use self::figures::Report;
+use self::reader::Reader;
 use crate::build::Profile;
 use crate::interrupt::Interrupt;
 use crate::{build, setup, workspace};
@@ -21,21 +33,59 @@ use crate::{build, setup, workspace};
 const USAGE: &str = "\
 usage: cargo xtask bench NAME [OPTIONS]
 
-  ebpf  time of each eBPF program per connection, and the rate of connections with and without them
+  burst   many flows that end at once: what flowlog, conntrack -E and ulogd2 keep of them, and what that costs,
+          beside a reader that throws everything away
+  steady  flows that end at a steady rate: whether all are kept, and the load
+  idle    memory, load and wake-ups where nothing happens
+  ebpf    time of each eBPF program per connection, and the rate of connections with and without them
+  encode  time of each stage of a flow by itself: decode, duplicates, attribute, batch, wal, parquet
+  size    bytes of a flow in a file, by column
 
-  --count N      connections of each measurement (default 20000)
-  --rounds N     rounds with and without, in turns (default 10)
+  --count N      flows of a burst and of size (default 500000), connections for ebpf (default 20000)
+  --rounds N     how often each is measured, in turns: burst (default 5), ebpf (default 10)
+  --readers LIST only these of burst: flowlog, no-ebpf, bare, pausing, conntrack, ulogd2; separated by commas
+  --bursts N     then so many bursts into one flowlog, and its memory after each
+  --seconds N    how long each rate of steady takes, and idle (default 10)
   --json FILE    write the figures to FILE, too
   --binary FILE  measure this flowlog instead of building one
 ";
 
 /// What a measurement is told.
+#[derive(Default)]
 struct Options {
-    count: u32,
-    rounds: u32,
+    count: Option<u32>,
+    rounds: Option<u32>,
+    readers: Option<Vec<Reader>>,
+    bursts: Option<u32>,
+    seconds: Option<u32>,
     json: Option<PathBuf>,
     binary: Option<PathBuf>,
 }
+
+impl Options {
+    /// The daemon that is measured. Builds it, unless one is named.
+    fn flowlog(&self) -> Result<PathBuf> {
+        match &self.binary {
+            Some(binary) => Ok(binary.clone()),
+            None => {
+                build::run(Profile::Release)?;
+                Ok(workspace::flowlog(Profile::Release))
+            }
+        }
+    }
+}
+
+/// Measures something.
+type Measure = fn(&Options, &Interrupt) -> Result<Report>;
+
+const MEASUREMENTS: [(&str, Measure); 6] = [
+    ("burst", burst::measure),
+    ("steady", steady::measure),
+    ("idle", idle::measure),
+    ("ebpf", ebpf::measure),
+    ("encode", stages::encode),
+    ("size", stages::size),
+];
 
 /// Runs the measurement that `arguments` name, and prints its tables.
 ///
@@ -44,16 +94,16 @@ struct Options {
 /// When something is missing that cannot be installed, when a part of the measurement fails, and when
 /// it is interrupted.
 pub(crate) fn run(arguments: &[&str]) -> Result<ExitCode> {
-    let (measure, arguments) = match arguments {
+    let (name, arguments) = match arguments {
         [] | ["help" | "-h" | "--help", ..] => {
             print!("{USAGE}");
             return Ok(ExitCode::SUCCESS);
         }
-        ["ebpf", arguments @ ..] => (ebpf::measure, arguments),
-        [name, ..] => {
-            eprint!("xtask: unknown measurement `{name}`\n\n{USAGE}");
-            return Ok(ExitCode::from(2));
-        }
+        [name, arguments @ ..] => (*name, arguments),
+    };
+    let Some((_, measure)) = MEASUREMENTS.iter().find(|(known, _)| *known == name) else {
+        eprint!("xtask: unknown measurement `{name}`\n\n{USAGE}");
+        return Ok(ExitCode::from(2));
     };
     let options = match parse(arguments) {
         Ok(options) => options,
@@ -67,16 +117,8 @@ pub(crate) fn run(arguments: &[&str]) -> Result<ExitCode> {
         "the measurements make network namespaces and load eBPF programs: run them as root"
     );
     setup::for_network()?;
-    let binary = match &options.binary {
-        Some(binary) => binary.clone(),
-        None => {
-            build::run(Profile::Release)?;
-            workspace::flowlog(Profile::Release)
-        }
-    };
-
     let interrupt = Interrupt::catch()?;
-    let measured = measure(&binary, &options, &interrupt);
+    let measured = measure(&options, &interrupt);
     // The same signal may have ended the program that was running: its failure is not the cause.
     ensure!(!interrupt.is_set(), "interrupted");
     let report = measured?;
@@ -93,12 +135,15 @@ fn parse(mut arguments: &[&str]) -> Result<Options> {
         Ok(0) | Err(_) => bail!("`{name} {value}`: expected a number greater than zero"),
         Ok(number) => Ok(number),
     };
-    let mut options = Options { count: 20_000, rounds: 10, json: None, binary: None };
+    let mut options = Options::default();
     while let [name, rest @ ..] = arguments {
         let [value, rest @ ..] = rest else { bail!("`{name}` is unknown, or has no value") };
         match *name {
-            "--count" => options.count = number(name, value)?,
-            "--rounds" => options.rounds = number(name, value)?,
+            "--count" => options.count = Some(number(name, value)?),
+            "--rounds" => options.rounds = Some(number(name, value)?),
+            "--readers" => options.readers = Some(Reader::parse_list(value)?),
+            "--bursts" => options.bursts = Some(number(name, value)?),
+            "--seconds" => options.seconds = Some(number(name, value)?),
             "--json" => options.json = Some(value.into()),
             "--binary" => options.binary = Some(value.into()),
             _ => bail!("unknown option `{name}`"),
@@ -115,11 +160,15 @@ mod tests {
     #[test]
     fn options_are_taken_and_mistakes_are_named() {
         let options = parse(&["--rounds", "3", "--json", "out.json"]).unwrap();
-        assert_eq!((options.count, options.rounds, options.json), (20_000, 3, Some("out.json".into())));
+        assert_eq!((options.count, options.rounds, options.json), (None, Some(3), Some("out.json".into())));
         for (arguments, mistake) in [
             (vec!["--count"], "`--count` is unknown, or has no value"),
             (vec!["--count", "0"], "`--count 0`: expected a number greater than zero"),
             (vec!["--rounds", "many"], "`--rounds many`: expected a number greater than zero"),
+            (
+                vec!["--readers", "bare,perf"],
+                "`perf` is no reader, expected one of flowlog, no-ebpf, bare, pausing, conntrack, ulogd2",
+            ),
             (vec!["--round", "1"], "unknown option `--round`"),
         ] {
             assert_eq!(parse(&arguments).err().unwrap().to_string(), mistake);

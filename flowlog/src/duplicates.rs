@@ -6,7 +6,7 @@
 
 use std::hash::BuildHasher;
 
-use foldhash::fast::FixedState;
+use foldhash::quality::FixedState;
 use hashbrown::{HashMap, HashSet};
 
 use crate::flow::Flow;
@@ -24,7 +24,10 @@ const WITHOUT_START_NS: u64 = 2 * 1_000_000_000;
 ///
 /// The id alone comes again: the kernel makes it from the address of the entry and its tuple. Where the
 /// kernel takes no start times, the counters stand for them, for a short time.
-type Identity = (u64, u64);
+///
+/// It is a hash of all that, since a busy host has a million of them. That a flow has the one of another among as
+/// many happens once in 10^13 flows.
+type Identity = u64;
 
 /// The identities of the flows that ended last.
 #[derive(Debug)]
@@ -109,7 +112,7 @@ fn identity(flow: &Flow) -> Identity {
             [flow.orig_counters, flow.reply_counters].map(|counters| counters.map(|c| (c.packets, c.bytes)));
         FixedState::default().hash_one((counters, &flow.reply))
     });
-    (entry_key(flow), start)
+    FixedState::default().hash_one((&flow.orig, flow.zone, flow.id, start))
 }
 
 #[cfg(test)]

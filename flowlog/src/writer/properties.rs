@@ -133,7 +133,10 @@ fn writer_properties() -> WriterProperties {
         .set_sorting_columns(Some(sorting_columns(&columns)));
     for column in &columns {
         let path = || ColumnPath::from(column.name.clone());
-        if column.kind == ColumnType::TimestampUs || DELTA_ENCODED.contains(&column.name.as_str()) {
+        // The start of a process comes again with each of its flows.
+        let is_time_of_flow =
+            column.kind == ColumnType::TimestampUs && !column.name.ends_with("process_start_time");
+        if is_time_of_flow || DELTA_ENCODED.contains(&column.name.as_str()) {
             builder = builder
                 .set_column_dictionary_enabled(path(), false)
                 .set_column_encoding(path(), Encoding::DELTA_BINARY_PACKED);

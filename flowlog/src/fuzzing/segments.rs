@@ -147,7 +147,7 @@ fn open(output: &Path, now: SystemTime) -> Store {
         host_name: "web-1".into(),
         boot_id: None,
     };
-    let facts = RunFacts { run, kernel: "6.18.5".into(), acct: None, timestamp: None };
+    let facts = RunFacts { run, kernel: "6.18.5".into(), acct: None, timestamp: None, filter: None };
     let started = Started {
         version: "0".into(),
         host_id: facts.run.host_id.clone(),
@@ -158,6 +158,7 @@ fn open(output: &Path, now: SystemTime) -> Store {
         netns: vec![1],
         wal_sync: "off".into(),
         unwatched_since_us: None,
+        filter: None,
         torn_bytes: None,
     };
     let config = StoreConfig {
@@ -198,6 +199,7 @@ fn segment_of(rows: u16, columns: &[u8]) -> Vec<u8> {
         kernel: "6.18.5".into(),
         acct: None,
         timestamp: None,
+        filter: None,
         started_us: 0,
     };
     let compressed = lz4_flex::block::compress(columns);

@@ -3,11 +3,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::full_disk::logged_rows;
 use crate::harness::daemon::{Daemon, flowlog, run_command};
+use crate::harness::dataset::files_below;
 use crate::harness::entries::make_and_flush;
-use crate::harness::fault::Fault;
+use crate::harness::fault::{Fault, with_fault};
 use crate::harness::namespace::Namespace;
 use crate::harness::tally::Tally;
 use crate::harness::wait::wait_for;
@@ -19,11 +21,15 @@ const WRITER: &str = "writer";
 /// How many flows are made at once.
 const BURST: u32 = 1000;
 
-#[track_caller]
-fn start(output: &Path, namespace: &Namespace) -> Daemon {
+fn command(output: &Path, namespace: &Namespace) -> Command {
     let mut command = run_command(output, &[namespace]);
     command.arg("--no-ebpf").env("FLOWLOG__WAL__SYNC", "batch");
-    Daemon::spawn(command)
+    command
+}
+
+#[track_caller]
+fn start(output: &Path, namespace: &Namespace) -> Daemon {
+    Daemon::spawn(command(output, namespace))
 }
 
 #[track_caller]
@@ -148,6 +154,35 @@ fn what_a_stop_could_not_publish_the_next_start_does() {
         let tally = Tally::read(output.path());
         tally.check_each_once();
         assert_eq!(tally.rows.len(), usize::try_from(BURST).unwrap(), "{log}\n{traced}");
+        check_verified(output.path());
+    }
+}
+
+/// What a killed daemon left cannot be read at first.
+#[test]
+fn recovery_goes_on_after_faults() {
+    for fault in [
+        "read:error=EIO:when=1..3",
+        "read:error=EIO:when=5",
+        "openat:error=EMFILE:when=1..2",
+        "unlink:error=EIO",
+    ] {
+        println!("{fault}");
+        let namespace = Namespace::tracked();
+        let output = tempfile::tempdir().unwrap();
+        let daemon = start(output.path(), &namespace);
+        make_and_flush(&namespace, 0..BURST);
+        wait_for("the rows to be logged", || (logged_rows(output.path()) == BURST).then_some(()));
+        daemon.kill();
+        let log = files_below(&output.path().join("_flowlog/wal"));
+        let [segment] = &log[..] else { panic!("one segment: {log:?}") };
+        let daemon = Daemon::spawn(with_fault(&command(output.path(), &namespace), segment, fault));
+        wait_for("recovery to succeed", || daemon.log().contains("recovered what a run left").then_some(()));
+        let log = daemon.stop();
+        start(output.path(), &namespace).stop();
+        let tally = Tally::read(output.path());
+        tally.check_each_once();
+        assert_eq!(tally.rows.len(), usize::try_from(BURST).unwrap(), "{log}");
         check_verified(output.path());
     }
 }

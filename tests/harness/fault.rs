@@ -2,7 +2,7 @@
 //! there for it, and it is the binary that is shipped.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -11,6 +11,22 @@ use tempfile::NamedTempFile;
 use super::daemon::Daemon;
 use super::process::Process;
 use super::wait::wait_for;
+
+/// The command, where its calls about one file meet a fault from the start; `injection` as for
+/// [`Fault::begin`].
+pub(crate) fn with_fault(command: &Command, file: &Path, injection: &str) -> Command {
+    let mut strace = Command::new("strace");
+    // The daemon stays the child of the test.
+    strace.args(["-D", "-f", "-o", "/dev/null", "-P"]).arg(file);
+    strace.arg(format!("-einject={injection}")).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => strace.env(name, value),
+            None => strace.env_remove(name),
+        };
+    }
+    strace
+}
 
 /// What a thread of a daemon meets from now on.
 pub(crate) struct Fault {

@@ -90,7 +90,7 @@ fn recovery_waits_for_room() {
 }
 
 /// Rows in the write-ahead log.
-fn logged_rows(output: &std::path::Path) -> u32 {
+pub(crate) fn logged_rows(output: &std::path::Path) -> u32 {
     let segments = flowlog::wal::segments(&output.join("_flowlog/wal")).unwrap().segments;
     let rows = segments.iter().filter_map(|segment| flowlog::wal::read(&segment.path).ok());
     let batches = rows.flat_map(|(_, frames)| frames.map_while(Result::ok).filter_map(|frame| frame.batch));

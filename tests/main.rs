@@ -28,6 +28,8 @@ mod ten_thousand;
 mod crash;
 /// Connections that are older than flowlog, or go on.
 mod dumps;
+/// System calls fail, and clocks are set.
+mod faults;
 /// There is no room on the disk.
 mod filter;
 mod full_disk;

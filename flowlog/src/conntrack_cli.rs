@@ -43,6 +43,20 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     }
 }
 
+/// Whether a line of a file for `-R` makes sense. For the tests and the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn understands(line: &str) -> bool {
+    parse::parse(load::words(line)).is_ok()
+}
+
+/// What `-o save` prints of an entry. For the tests and the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn saved(entry: &crate::ctnetlink::Entry, event: crate::ctnetlink::decode::Event) -> String {
+    let mut out = Vec::new();
+    save::entry(&mut out, entry, event);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 fn main(args: Vec<OsString>) -> Result<ExitCode, Failure> {
     if let [option, path, ..] = &args[..]
         && (option == "-R" || option == "--load-file")

@@ -253,7 +253,7 @@ impl Ebpf {
 }
 
 /// The event in the bytes of one entry of the ring buffer.
-fn parse(bytes: &[u8]) -> Option<Event> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<Event> {
     fn read<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Option<T> {
         bytemuck::try_pod_read_unaligned(bytes.get(..size_of::<T>())?).ok()
     }

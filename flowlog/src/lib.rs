@@ -42,6 +42,8 @@
 //! | [`daemon`] | threads, channel, signals: wires all of the above | yes |
 //! | [`cli`] | the command line | yes |
 //!
+//! Below them, and in tests and builds for fuzzing only, is `fuzzing`: what the fuzzer calls.
+//!
 //! A module uses only modules above it in this list. `flowlog/tests/architecture.rs` checks that, and
 //! that the modules without IO have none.
 
@@ -118,3 +120,7 @@ pub mod metrics;
 pub mod daemon;
 
 pub mod cli;
+
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;

@@ -5,6 +5,8 @@
 pub mod labels;
 pub mod parse;
 pub mod print;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod round_trip;
 mod text;
 mod words;
 pub mod xml;

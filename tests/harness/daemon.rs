@@ -64,6 +64,18 @@ impl Daemon {
         self.process.finish();
     }
 
+    /// Sends SIGTERM and waits until it has ended, however it does.
+    #[track_caller]
+    pub(crate) fn end(self) -> Finished {
+        self.process.signal(Signal::SIGTERM);
+        self.process.finish()
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
     /// Its memory in bytes, now.
     #[track_caller]
     pub(crate) fn memory_bytes(&self) -> u64 {
@@ -86,8 +98,7 @@ impl Daemon {
     /// Sends SIGTERM and waits until it has published everything; gives its log.
     #[track_caller]
     pub(crate) fn stop(self) -> String {
-        self.process.signal(Signal::SIGTERM);
-        let finished = self.process.finish();
+        let finished = self.end();
         assert_eq!(finished.status.code(), Some(0), "{finished}");
         assert_eq!(finished.stdout, "", "data goes to files and logs to standard error");
         finished.stderr

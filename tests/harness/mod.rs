@@ -9,6 +9,8 @@ pub(crate) mod daemon;
 pub(crate) mod dataset;
 /// Entries of the connection tracking table without traffic.
 pub(crate) mod entries;
+/// System calls that fail.
+pub(crate) mod fault;
 /// Throw-away network namespaces.
 pub(crate) mod namespace;
 /// Child processes that do not outlive their test.

@@ -8,6 +8,7 @@ mod build;
 mod debian;
 mod demo;
 mod ebpf_toolchain;
+mod fuzz;
 mod interrupt;
 mod namespace;
 mod python;
@@ -28,7 +29,9 @@ usage: cargo xtask COMMAND
   build [--release]  build flowlog with its eBPF programs
   demo               record real traffic in throw-away network namespaces, print the flows (needs root)
   test [--long]      formatting, lints, documentation, all tests (needs root); --long: also those that take
-                     many minutes
+                     many minutes, and the fuzzer
+  fuzz [--seconds N] [TARGET...]
+                     feed decoders and recovery with made-up bytes, 60 s each
   bench NAME         measure in throw-away network namespaces (needs root); without a name: what there is
 ";
 
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         ["demo"] => success(demo::run()),
         ["test"] => test::run(test::Length::Usual),
         ["test", "--long"] => test::run(test::Length::Long),
+        ["fuzz", arguments @ ..] => fuzz::run(arguments),
         ["bench", arguments @ ..] => bench::run(arguments),
         _ => {
             eprint!("xtask: unknown command `{}`\n\n{USAGE}", arguments.join(" "));

@@ -15,17 +15,22 @@ use crate::{debian, python, sh};
 const DEBIAN_COMPILER: [&str; 2] = ["rustc-web", "rust-web-src"];
 
 /// Programs that the tests, the demo and the measurements call, and the Debian packages they come from.
-const TRAFFIC_TOOLS: [(&str, &str); 6] = [
+const TRAFFIC_TOOLS: [(&str, &str); 8] = [
     ("nft", "nftables"),
     ("conntrack", "conntrack"),
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
     ("curl", "curl"),
     ("python3", "python3"),
+    ("strace", "strace"),
+    ("faketime", "faketime"),
 ];
 
 /// What people use today, and what flowlog is compared with.
 const PEERS: [&str; 2] = ["ulogd2", "ulogd2-json"];
+
+/// The version of cargo-fuzz that is installed where there is none.
+const CARGO_FUZZ_VERSION: &str = "0.13.2";
 
 /// How long rustup may try, in seconds, before another way is taken: it fetches 4 MB, and may be
 /// cut off from its server without an error.
@@ -104,6 +109,21 @@ pub(crate) fn has_ulogd() -> bool {
         std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
     let libraries = ["/usr/lib", "/usr/lib64"].map(Into::into);
     sh::find("ulogd").is_some() && libraries.into_iter().chain(architectures).any(|path| has_json(&path))
+}
+
+/// cargo-fuzz, and the compiler that its library needs.
+pub(crate) fn for_fuzzing() -> Result<()> {
+    if sh::find("c++").is_none() {
+        debian::install(&["g++"], "fuzzing")?;
+    }
+    if sh::find("cargo-fuzz").is_some() {
+        return Ok(());
+    }
+    eprintln!("setup: installing cargo-fuzz {CARGO_FUZZ_VERSION} with cargo (about a minute)");
+    let mut install = sh::cargo("install");
+    install.args(["--quiet", "--locked", "cargo-fuzz", "--version", CARGO_FUZZ_VERSION]);
+    install.env_remove("CARGO_TARGET_DIR");
+    sh::run(&mut install)
 }
 
 /// Prefers rustup, which changes the least; its server is not reachable from everywhere.

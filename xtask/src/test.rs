@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::ebpf_toolchain::EbpfToolchain;
-use crate::{build, python, setup, sh, workspace};
+use crate::{build, fuzz, python, setup, sh, workspace};
 
 /// The user side. The eBPF programs are for another target and are linted on their own.
 const USER_SIDE: [&str; 2] = ["--workspace", "--exclude=flowlog-ebpf"];
@@ -79,6 +79,7 @@ pub(crate) fn run(length: Length) -> Result<ExitCode> {
                 .env("FLOWLOG_BIN", workspace::flowlog(build::Profile::Release));
             sums.run(&mut test)
         })?;
+        step("fuzzing", fuzz::run_all)?;
     }
     println!("\n{} passed, {} failed", sums.passed, sums.failed);
     Ok(if sums.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -68,7 +68,7 @@ fn check(line: &Invocation) -> Result<(), Failure> {
 }
 
 /// The words of a line. Double quotes keep spaces together, a backslash in them keeps what follows it.
-fn words(line: &str) -> Vec<OsString> {
+pub(super) fn words(line: &str) -> Vec<OsString> {
     let mut words = Vec::new();
     let mut word = String::new();
     let mut is_quoted = false;

@@ -251,8 +251,17 @@ impl Listener {
             let mut vectors: [_; DATAGRAMS] =
                 array::from_fn(|_| [IoSliceMut::new(slots.next().unwrap_or_default())]);
             let fd = self.socket.as_raw_fd();
-            let received = match recvmmsg(fd, headers, &mut vectors, MsgFlags::empty(), None) {
-                Ok(received) => received,
+            match recvmmsg(fd, headers, &mut vectors, MsgFlags::empty(), None) {
+                Ok(received) => {
+                    for datagram in received {
+                        let from_kernel = datagram.address.is_some_and(|sender| sender.pid() == 0);
+                        let cut = datagram.flags.contains(MsgFlags::MSG_TRUNC);
+                        truncated += usize::from(from_kernel && cut);
+                        lengths.push(if from_kernel && !cut { datagram.bytes } else { 0 });
+                    }
+                }
+                // No datagram, but there may be some: a debugger, for one, interrupts also what does not wait.
+                Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(Received::WouldBlock),
                 Err(Errno::ENOBUFS) => {
                     self.losses.overruns += 1;
@@ -261,12 +270,6 @@ impl Listener {
                 Err(errno) => {
                     return Err(Error::Io { request: "receive conntrack events", source: errno.into() });
                 }
-            };
-            for datagram in received {
-                let from_kernel = datagram.address.is_some_and(|sender| sender.pid() == 0);
-                let cut = datagram.flags.contains(MsgFlags::MSG_TRUNC);
-                truncated += usize::from(from_kernel && cut);
-                lengths.push(if from_kernel && !cut { datagram.bytes } else { 0 });
             }
         }
         self.losses.truncated += truncated as u64;

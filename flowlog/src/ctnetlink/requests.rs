@@ -148,7 +148,10 @@ impl Requests {
         self.socket.send(&self.request, 0).map_err(io_error)?;
         let mut result = Ok(());
         loop {
-            let len = self.socket.recv(&mut &mut self.answer[..], 0).map_err(io_error)?;
+            let len = match self.socket.recv(&mut &mut self.answer[..], 0) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                len => len.map_err(io_error)?,
+            };
             for message in messages(self.answer.get(..len).unwrap_or_default()) {
                 let message = message.map_err(|source| Error::Answer { request, source })?;
                 // What is left of an exchange that ended early.

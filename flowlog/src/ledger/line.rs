@@ -293,7 +293,7 @@ impl Line {
     ///
     /// The hash in the next line shows a change of this one. While it is the last line, its checksum
     /// does, at least one that was not made with care.
-    pub(super) fn encode(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
+    pub(crate) fn encode(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
         bytes.clear();
         serde_json::to_writer(&mut *bytes, self)?;
         bytes.pop();

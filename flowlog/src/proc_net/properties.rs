@@ -5,9 +5,9 @@ use jiff::tz::TimeZone;
 use proptest::option;
 use proptest::prelude::*;
 
-use super::parse::{self, Context, Line};
+use super::parse::{self, Context};
 use super::print::{self, Style};
-use super::{LabelNames, ParseError};
+use super::round_trip::{MAX_TIME_S, names, parse, print_as};
 use crate::ctnetlink::Entry;
 use crate::ctnetlink::decode::Event;
 use crate::ctnetlink::sets::{
@@ -16,9 +16,6 @@ use crate::ctnetlink::sets::{
 use crate::flow::{DccpState, ProtoState, SctpState, TcpState};
 
 const NANOS: u64 = 1_000_000_000;
-
-/// A second of the year 2540: later ones do not fit in nanoseconds.
-const MAX_TIME_S: u64 = 18_000_000_000;
 
 /// Lines of each kind: of this kernel, of older ones, and of several versions of conntrack(8).
 const LINES: [&str; 17] = [
@@ -56,41 +53,6 @@ const OLD_LINES: [(&str, &str); 3] = [
         "icmpv6   58 9 src=",
     ),
 ];
-
-fn names() -> LabelNames {
-    LabelNames::parse("0 red\n9 blue\n127 last\n")
-}
-
-fn parse(text: &str) -> Result<Line, ParseError> {
-    parse::line(text, &Context { time_zone: &TimeZone::UTC, labels: Some(&names()) })
-}
-
-/// Prints a line as it was printed: what a line leaves open is in the style.
-fn print_as(text: &str, line: &Line) -> String {
-    let Line { event, entry, age_s, gre_timeouts_s } = line;
-    let mut entry = entry.clone();
-    let times = entry.timestamps.get_or_insert_default();
-    // Where a line has no start, it may have the age.
-    let age_s = age_s.unwrap_or(0).min(MAX_TIME_S);
-    let has_age = line.age_s.is_some();
-    let now_s = times.start_ns.map_or(MAX_TIME_S, |start_ns| start_ns / NANOS + age_s);
-    times.start_ns = times.start_ns.or(has_age.then_some((MAX_TIME_S - age_s) * NANOS));
-    let names = names();
-    let style = Style {
-        layer3: ["ipv4     2", "ipv6     10"].iter().any(|family| text.contains(family)),
-        full_addresses: text.contains(":0000:"),
-        gre_timeouts_s: *gre_timeouts_s,
-        id: true,
-        timestamps: text.contains("[start="),
-        labels: Some(&names),
-        when: false,
-        now_s,
-        time_zone: &TimeZone::UTC,
-    };
-    let mut out = Vec::new();
-    print::entry(&mut out, &entry, *event, &style);
-    String::from_utf8(out).unwrap()
-}
 
 #[test]
 fn lines_are_read_and_written_as_they_were() {

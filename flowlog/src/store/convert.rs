@@ -40,7 +40,7 @@ impl Conversion {
 pub(super) struct Readout {
     /// Rows that were handed on.
     pub(super) rows: u64,
-    /// Rows that are in published files.
+    /// Rows that are in published files, or were handed on before.
     pub(super) already_published: u64,
     /// All flows that were received before this time were in the log.
     pub(super) complete_until_us: Option<i64>,
@@ -76,6 +76,7 @@ pub(super) fn read_out(
     mut each: impl FnMut(RecordBatch, &Path) -> Result<(), Fault>,
 ) -> Result<Readout, Fault> {
     let mut readout = Readout::default();
+    let mut taken = published.clone();
     for (index, path) in segments.iter().enumerate() {
         let may_be_torn = was_killed && index + 1 == segments.len();
         let frames = match wal::read(path) {
@@ -108,7 +109,7 @@ pub(super) fn read_out(
             // The last one counts, not the largest: the clock may have been set back.
             readout.complete_until_us = Some(complete_until_us);
             let Some(batch) = batch else { continue };
-            let new = unpublished(&batch, published)?;
+            let new = take_new(&batch, &mut taken)?;
             let (all, new_rows) = (batch.num_rows(), new.num_rows());
             readout.already_published += u64::try_from(all - new_rows).unwrap_or(u64::MAX);
             readout.rows += u64::try_from(new_rows).unwrap_or(u64::MAX);
@@ -127,10 +128,14 @@ impl Readout {
     }
 }
 
-/// The rows whose number is not in the set.
-fn unpublished(batch: &RecordBatch, published: &RangeInclusiveSet<i64>) -> Result<RecordBatch, Fault> {
-    let seqs = seqs(batch).map_err(|error| Fault(one_line(&error)))?;
-    let is_new: BooleanArray = seqs.values().iter().map(|seq| Some(!published.contains(seq))).collect();
+/// The rows whose number is not in the set. Then it is: somebody may have put back a copy of a segment.
+fn take_new(batch: &RecordBatch, taken: &mut RangeInclusiveSet<i64>) -> Result<RecordBatch, Fault> {
+    let seqs = seqs(batch).map_err(|error| Fault(one_line(&error)))?.values();
+    let is_new: BooleanArray = seqs.iter().map(|seq| Some(!taken.contains(seq))).collect();
+    // The numbers of a frame have no holes.
+    if let (Some(first), Some(last)) = (seqs.first(), seqs.last()) {
+        taken.insert(*first..=*last);
+    }
     Ok(filter_record_batch(batch, &is_new)?)
 }
 

@@ -2,8 +2,8 @@
 //! which nobody watched becomes a gap.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, BufReader};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::causes::one_line;
 use crate::gaps::{Cause, Gap, Stage};
 use crate::ledger::{self, DeclaredGap, Event, History, PublishedFile, Recovered};
 use crate::schema::{RunContext, RunFacts};
-use crate::wal::{self, ReadError, Segment};
+use crate::wal::{self, Damage, DamageCause, Frame, Frames, ReadError, Segment, SegmentHeader};
 use crate::writer::{Directory, FLOWS, GAPS, Published, Writer, read_gap_file, seqs};
 
 /// What the ledger says of a file.
@@ -43,7 +43,7 @@ impl Listed {
 /// A run that did not stop.
 pub(super) struct Unfinished {
     run_id: Uuid,
-    /// `None` where it left no segment that can be read; then it has no rows to be recovered.
+    /// By the ledger, later by its segments. `None` where neither says it; then it has no rows to be recovered.
     facts: Option<RunFacts>,
     segments: Vec<PathBuf>,
     /// Its files that the ledger has.
@@ -116,11 +116,6 @@ pub(super) fn unfinished(
     }
     for segment in listing.segments {
         let run = runs.entry(segment.run_id).or_insert_with(|| new(segment.run_id, false));
-        match wal::read(&segment.path) {
-            Ok((header, _)) => run.facts = Some(header.facts()),
-            Err(ReadError::Io(error)) => return Err(error),
-            Err(ReadError::Header { .. }) => {}
-        }
         run.segments.push(segment.path);
     }
     let unwatched_since_us = last.map(|last| {
@@ -155,10 +150,12 @@ impl Store {
 
     fn recover_run(&mut self, run: &mut Unfinished, now: SystemTime) -> Result<(), Fault> {
         let mut readout = Readout::default();
+        // Segments say more than the ledger. Where one cannot be read now, the run waits, and not the start.
+        run.facts = facts_of(&run.segments)?.or(run.facts.take());
         if let Some(facts) = run.facts.clone() {
             // Of the files in the ledger those matter that were published last: their rows may still be in
             // the write-ahead log.
-            let first_seq = first_seq(&run.segments).unwrap_or(i64::MAX);
+            let first_seq = first_seq(&run.segments)?.unwrap_or(i64::MAX);
             let mut seqs = RangeInclusiveSet::new();
             let present = files_of(&self.directory, FLOWS, run.run_id)?;
             let is_present = |path: &String| present.iter().any(|file| file.as_os_str() == path.as_str());
@@ -318,13 +315,44 @@ fn subdirectories(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The number of the first row that the segments have.
-fn first_seq(segments: &[PathBuf]) -> Option<i64> {
-    let batch = segments.iter().find_map(|path| {
-        let (_, mut frames) = wal::read(path).ok()?;
-        frames.find_map(|frame| frame.ok()?.batch)
-    })?;
-    seqs(&batch).ok()?.values().first().copied()
+/// The run, by the first segment that says it.
+fn facts_of(segments: &[PathBuf]) -> Result<Option<RunFacts>, Fault> {
+    for path in segments {
+        if let Some((header, _)) = read_if_intact(path)? {
+            return Ok(Some(header.facts()));
+        }
+    }
+    Ok(None)
+}
+
+/// The number of the first row that the segments have. What cannot be read now may have an earlier one.
+fn first_seq(segments: &[PathBuf]) -> Result<Option<i64>, Fault> {
+    for path in segments {
+        let Some((_, frames)) = read_if_intact(path)? else { continue };
+        for frame in frames {
+            match frame {
+                Ok(Frame { batch: None, .. }) => {}
+                Ok(Frame { batch: Some(batch), .. }) => {
+                    let seqs = seqs(&batch).map_err(|error| Fault(one_line(&error)))?;
+                    return Ok(seqs.values().first().copied());
+                }
+                Err(Damage { cause: DamageCause::Io(error), .. }) => return Err(error.into()),
+                Err(_) => break,
+            }
+        }
+    }
+    Ok(None)
+}
+
+type SegmentFrames = Frames<BufReader<File>>;
+
+/// A segment; `None` where waiting does not make it one.
+fn read_if_intact(path: &Path) -> Result<Option<(SegmentHeader, SegmentFrames)>, Fault> {
+    match wal::read(path) {
+        Ok(segment) => Ok(Some(segment)),
+        Err(ReadError::Io(error)) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Until when all flows that ended are in the segments.

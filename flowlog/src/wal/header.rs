@@ -55,7 +55,7 @@ impl SegmentHeader {
     }
 
     /// The bytes before the first frame.
-    pub(super) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         let json = serde_json::to_vec(self)?;
         // A name that is longer than 4 GiB does not exist.
         let length = u32::try_from(json.len()).unwrap_or(u32::MAX);

@@ -1,0 +1,53 @@
+//! The receiving side from bytes to rows: events of the programs and messages of the kernel.
+
+use crate::attribute::{Observer, Sighting, Tables, attribute};
+use crate::cmdline::Mode;
+use crate::ctnetlink::decode;
+use crate::duplicates::Seen;
+use crate::ebpf;
+use crate::lives::Limits;
+use crate::schema::{FlowBatch, RunContext};
+use crate::sockets::{Origin, mapped};
+use crate::timeouts::Timeouts;
+
+/// `CLOCK_REALTIME` less `CLOCK_MONOTONIC`.
+const OFFSET_NS: u64 = 1_795_000_000_000_000_000;
+
+/// Few, so that some are evicted.
+const LIMITS: Limits = Limits { sockets: 8, linger_ns: 1_000_000 };
+
+/// Items with their lengths before them, as 16 bits: each is an event where its first word is the number of
+/// one, else the payload of a message about a flow that ended.
+pub fn events(mut bytes: &[u8]) {
+    let mut tables = Tables::new(LIMITS, Mode::Masked);
+    let run = RunContext {
+        run_id: uuid::Uuid::nil(),
+        host_id: String::new(),
+        host_name: String::new(),
+        boot_id: None,
+    };
+    let mut batch = FlowBatch::new(&run);
+    let mut seen = Seen::new(0);
+    let timeouts = Timeouts::default();
+    let local_addrs = [mapped([127, 0, 0, 1].into())];
+    let observer =
+        Observer { netns: 1, netns_cookie: Some(1), local_addrs: &local_addrs, timeouts: &timeouts };
+
+    let mut rows = 0;
+    while let Some((length, rest)) = bytes.split_first_chunk() {
+        let length = usize::from(u16::from_le_bytes(*length)).min(rest.len());
+        let (item, rest) = rest.split_at(length);
+        bytes = rest;
+        if let Some(event) = ebpf::parse(item) {
+            tables.apply(&event, OFFSET_NS, |_| Origin::default());
+        } else if let Ok(decoded) = decode::flow(item)
+            && seen.note(&decoded.flow, OFFSET_NS, 4)
+        {
+            batch.append(&attribute(&decoded.flow, Sighting::Destroyed, OFFSET_NS, observer, &tables));
+            rows += 1;
+        }
+        let ends = decode::flow(item).ok().and_then(|decoded| decoded.flow.stop_ns);
+        tables.expire(ends.unwrap_or(OFFSET_NS));
+    }
+    assert_eq!(batch.finish().num_rows(), rows);
+}

@@ -1,0 +1,28 @@
+//! Lines of connection tracking and of conntrack(8): what is read is written so that it is read again.
+
+use crate::conntrack_cli;
+use crate::ctnetlink::decode::Event;
+use crate::proc_net::round_trip::{MAX_TIME_S, names, parse, print_as, style};
+use crate::proc_net::xml;
+
+/// Lines of `/proc/net/nf_conntrack`, and of conntrack(8) with any of its options.
+pub fn line(bytes: &[u8]) {
+    for text in String::from_utf8_lossy(bytes).lines() {
+        let Ok(line) = parse(text) else { continue };
+        let printed = print_as(text, &line);
+        let again = parse(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"));
+        assert_eq!(print_as(&printed, &again), printed);
+        let mut out = Vec::new();
+        xml::entry(&mut out, &line.entry, line.event, &style(text, &line, &names(), MAX_TIME_S));
+        assert!(std::str::from_utf8(&out).is_ok());
+        // What `-o save` prints is a line for `-R`, up to what conntrack(8) cannot say.
+        let _ = conntrack_cli::understands(&conntrack_cli::saved(&line.entry, Event::New));
+    }
+}
+
+/// Lines of a file for `conntrack -R`.
+pub fn command_line(bytes: &[u8]) {
+    for line in String::from_utf8_lossy(bytes).lines() {
+        let _ = conntrack_cli::understands(line);
+    }
+}

@@ -35,6 +35,7 @@ use self::writing::Written;
 use crate::config::Config;
 use crate::ctnetlink::{Buffers, Losses};
 use crate::doctor::Settings;
+use crate::flow::Flow;
 use crate::host::Host;
 use crate::ledger::Started;
 use crate::metrics::Metrics;
@@ -108,6 +109,8 @@ struct Daemon {
     /// Readable when any listener is.
     readable: AsyncFd<OwnedFd>,
     buffers: Buffers,
+    /// Flows of one read.
+    flows: Vec<Flow>,
     local: Local,
     output: Output,
     table_share_percent: u8,
@@ -215,6 +218,7 @@ impl Daemon {
             watched,
             readable: async_fd(epoll.0)?,
             buffers: Buffers::default(),
+            flows: Vec::new(),
             local,
             output: Output::start(FlowBatch::new(&context), store, metrics.clone())?,
             table_share_percent,

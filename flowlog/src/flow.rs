@@ -3,6 +3,7 @@
 //! No IO, no netlink, no Arrow. Numbers are in host order. What the kernel did not say is `None`,
 //! never zero: counters, for example, are absent while `nf_conntrack_acct` is off.
 
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
 /// One entry of the connection tracking table, as a message or a dump described it.
@@ -40,7 +41,7 @@ pub struct Flow {
 }
 
 /// Addresses and protocol keys of one direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuple {
     /// `CTA_IP_V4_SRC` or `CTA_IP_V6_SRC`.
     pub src: IpAddr,
@@ -52,6 +53,29 @@ pub struct Tuple {
     pub l4: L4,
     /// `CTA_TUPLE_ZONE`: the zone of this direction only, where the rules set just one.
     pub zone: Option<u16>,
+}
+
+/// In few large pieces, which takes half the time of the fields one by one: it is done for each flow.
+impl Hash for Tuple {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { src, dst, proto, l4, zone } = self;
+        let bits = |addr: &IpAddr| match addr {
+            IpAddr::V4(addr) => u128::from(addr.to_bits()),
+            IpAddr::V6(addr) => addr.to_bits(),
+        };
+        let (kind, keys) = match *l4 {
+            L4::None => (0, 0),
+            L4::Ports { src, dst } => (1, u32::from(src) << 16 | u32::from(dst)),
+            L4::Icmp { icmp_type, code, id } => {
+                (2, u32::from(icmp_type) << 24 | u32::from(code) << 16 | u32::from(id))
+            }
+        };
+        let zone = zone.map_or(0, |zone| 1 << 16 | u32::from(zone));
+        state.write_u128(bits(src));
+        state.write_u128(bits(dst));
+        state.write_u64(u64::from(keys) << 32 | u64::from(zone));
+        state.write_u32(u32::from(proto.0) << 16 | kind << 8 | u32::from(src.is_ipv4()));
+    }
 }
 
 /// The part of a tuple that depends on the layer 4 protocol.

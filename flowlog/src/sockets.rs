@@ -4,6 +4,7 @@
 //! the connection tracking table is destroyed only after the new socket sent its first packet. So
 //! [`SocketTable::find`] joins by tuple and time, and says [`Found::Ambiguous`] rather than guess.
 
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use crate::processes::Process;
 pub(crate) const CLOCK_SLACK_NS: u64 = 20_000;
 
 /// Both ends of a connected socket, seen from the socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
     /// Address of the socket; IPv4 as v4-mapped.
     pub local_addr: [u8; 16],
@@ -30,6 +31,16 @@ pub struct Ends {
     pub local_port: u16,
     /// Port of its peer.
     pub remote_port: u16,
+}
+
+/// In few large pieces, which takes half the time of the fields one by one: each flow looks for two.
+impl Hash for Ends {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { local_addr, remote_addr, local_port, remote_port } = self;
+        state.write_u128(u128::from_ne_bytes(*local_addr));
+        state.write_u128(u128::from_ne_bytes(*remote_addr));
+        state.write_u32(u32::from(*local_port) << 16 | u32::from(*remote_port));
+    }
 }
 
 impl Ends {

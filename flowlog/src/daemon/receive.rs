@@ -11,9 +11,10 @@ use super::output::Output;
 use super::watched::Watched;
 use super::{Daemon, Local};
 use crate::attribute::{FlowRecord, Sighting, attribute};
-use crate::ctnetlink::{Delivery, Received, decode};
+use crate::ctnetlink::{Datagrams, Delivery, Received, decode};
 use crate::dumps::{Destroyed, Record};
 use crate::flow::Flow;
+use crate::flow_filter::FlowFilter;
 use crate::gaps::{Cause, Gap, Stage};
 
 /// Reads of one listener before signals, ticks and the other listeners get their turn.
@@ -91,7 +92,7 @@ impl Daemon {
 
     /// Reads each listener for a while. Says whether there may be more.
     pub(super) fn receive(&mut self) -> anyhow::Result<bool> {
-        let Self { watched, buffers, local, output, counts, .. } = self;
+        let Self { watched, buffers, flows, local, output, counts, .. } = self;
         let (mut more, mut has_received) = (false, false);
         for watched in watched {
             for read in 1.. {
@@ -119,8 +120,16 @@ impl Daemon {
                         }
                         let received_ns = now_ns(ClockId::CLOCK_REALTIME);
                         let since_ns = watched.since_ns(received_ns);
-                        for datagram in datagrams.iter() {
-                            record(datagram, received_ns, since_ns, watched, local, output, counts);
+                        decode_flows(&datagrams, &watched.filter, flows, output, counts);
+                        let (found, max) = (flows.len(), watched.seen_max());
+                        // All at once: each waits for memory, and so they wait together.
+                        flows.retain(|flow| {
+                            let is_older = flow.stop_ns.is_some_and(|stop_ns| stop_ns < since_ns);
+                            !is_older && watched.seen.note(flow, received_ns, max)
+                        });
+                        counts.duplicates += (found - flows.len()) as u64;
+                        for flow in flows.drain(..) {
+                            record(&flow, received_ns, watched, local, output, counts);
                         }
                     }
                 }
@@ -195,44 +204,27 @@ impl Daemon {
     }
 }
 
-/// Decodes the messages of one datagram, joins them and appends the rows.
-fn record(
-    datagram: &[u8],
-    received_ns: u64,
-    since_ns: u64,
-    watched: &mut Watched,
-    local: &Local,
+/// Decodes the flows that ended and are recorded.
+fn decode_flows(
+    datagrams: &Datagrams<'_>,
+    filter: &FlowFilter,
+    flows: &mut Vec<Flow>,
     output: &mut Output,
     counts: &mut Counts,
 ) {
-    for message in decode::messages(datagram) {
+    let messages = datagrams
+        .iter()
+        .flat_map(|datagram| decode::messages(datagram).map(move |message| (message, datagram)));
+    for (message, datagram) in messages {
         let decoded = message.and_then(|message| match message.event() {
             decode::Event::Destroy => decode::flow(message.payload).map(Some),
             _ => Ok(None),
         });
         match decoded {
-            Ok(Some(decode::Decoded { flow, unknown_attributes })) if watched.filter.records(&flow) => {
+            Ok(Some(decode::Decoded { flow, unknown_attributes })) if filter.records(&flow) => {
                 counts.flows += 1;
                 counts.unknown_attributes += u64::from(unknown_attributes);
-                let max = watched.seen_max();
-                let is_older = flow.stop_ns.is_some_and(|stop_ns| stop_ns < since_ns);
-                if is_older || !watched.seen.note(&flow, received_ns, max) {
-                    counts.duplicates += 1;
-                    continue;
-                }
-                let Destroyed::First { counters_final } = watched.dumps.destroyed(&flow) else {
-                    counts.duplicates += 1;
-                    continue;
-                };
-                if watched.is_shedding {
-                    lose_flow(&flow, received_ns, output, counts);
-                    continue;
-                }
-                let record =
-                    attribute(&flow, Sighting::Destroyed, received_ns, watched.observer(), &local.tables);
-                let record = FlowRecord { counters_final, ..record };
-                counts.rows.add(&record);
-                output.batch.append(&record);
+                flows.push(flow);
             }
             Ok(Some(_) | None) => {}
             Err(error) => {
@@ -246,6 +238,28 @@ fn record(
             }
         }
     }
+}
+
+/// Joins a flow that was not seen before with its processes, and appends the row.
+fn record(
+    flow: &Flow,
+    received_ns: u64,
+    watched: &mut Watched,
+    local: &Local,
+    output: &mut Output,
+    counts: &mut Counts,
+) {
+    let Destroyed::First { counters_final } = watched.dumps.destroyed(flow) else {
+        counts.duplicates += 1;
+        return;
+    };
+    if watched.is_shedding {
+        return lose_flow(flow, received_ns, output, counts);
+    }
+    let record = attribute(flow, Sighting::Destroyed, received_ns, watched.observer(), &local.tables);
+    let record = FlowRecord { counters_final, ..record };
+    counts.rows.add(&record);
+    output.batch.append(&record);
 }
 
 /// Counts a flow that is dropped because the writing side is behind.

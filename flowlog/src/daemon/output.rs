@@ -25,7 +25,7 @@ const BATCH_AGE: Duration = Duration::from_secs(1);
 
 /// Batches between the two sides: how far the writer may be behind before the reader stops, and the
 /// kernel has to hold the flows.
-const CHANNEL_BATCHES: usize = 16;
+const CHANNEL_BATCHES: usize = 8;
 
 /// The batch that is filled now, and the way to the writing side. Never waits: where the channel has no
 /// room, a message stays here, and the caller reads no more flows.

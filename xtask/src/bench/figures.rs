@@ -82,6 +82,8 @@ impl Report {
                 table.add_row(row.iter().map(|cell| {
                     match cell {
                         Cell::Text(text) => comfy_table::Cell::new(text),
+                        // There is nothing to compare with, or nothing was kept.
+                        Cell::Figure(figure, _) if figure.is_nan() => comfy_table::Cell::new("-"),
                         Cell::Figure(figure, decimals) => {
                             comfy_table::Cell::new(format!("{figure:.decimals$}"))
                                 .set_alignment(CellAlignment::Right)

@@ -11,7 +11,7 @@ use flowlog::ctnetlink::{
 };
 use flowlog::flow::{Flow, L4, ProtoState, Protocol, Status, TcpState, Tuple};
 
-use crate::harness::kernel::{STATUS_FILTERS, lacks};
+use crate::harness::kernel::{STATUS_FILTERS, ZONE_FILTERS, lacks};
 use crate::harness::namespace::Namespace;
 use crate::harness::wait::wait_for;
 
@@ -86,7 +86,8 @@ fn the_kernel_filters_what_it_lists() {
         (Filter { orig: Some(from), ..v4.clone() }, vec![1, 2]),
         (Filter { reply: Some(answers_to), ..v4 }, vec![3]),
     ] {
-        if filter.status.is_some() && lacks(STATUS_FILTERS) {
+        let is_lacking = filter.status.is_some() && lacks(STATUS_FILTERS);
+        if is_lacking || filter.zone.is_some() && lacks(ZONE_FILTERS) {
             continue;
         }
         let mut found = Vec::new();

@@ -14,6 +14,9 @@ pub(crate) const ENDS: Feature = ("how flows ended in their last events", (5, 11
 /// `CTA_STATUS` in requests for a list.
 pub(crate) const STATUS_FILTERS: Feature = ("lists of entries by their status", (5, 15));
 
+/// `CTA_ZONE` in requests for a list.
+pub(crate) const ZONE_FILTERS: Feature = ("lists of entries by their zone", (6, 8));
+
 /// Whether the running kernel is too old for something. Then it says so in words that `cargo xtask vm-test`
 /// puts into its table.
 pub(crate) fn lacks((what, since): Feature) -> bool {

@@ -18,6 +18,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 
 use crate::harness::daemon::binary;
+use crate::harness::kernel::{STATUS_FILTERS, lacks};
 use crate::harness::namespace::Namespace;
 use crate::harness::process::Process;
 use crate::harness::wait::wait_for;
@@ -213,6 +214,10 @@ fn the_same_lines_do_the_same() {
     let (expected, found) = (run_all(Program::Conntrack), run_all(Program::Flowlog));
     let (mut text, mut before) = (String::new(), String::new());
     for ((line, mut expected), mut found) in LINES.iter().zip(expected).zip(found) {
+        // There conntrack(8) shows what was to be left out.
+        if line.contains(" -u ") && line.contains("-L") && lacks(STATUS_FILTERS) {
+            continue;
+        }
         if line.starts_with('~') {
             expected.stderr.clear();
             found.stderr.clear();

@@ -399,10 +399,12 @@ impl Flow {
     /// The protocol's own end wins: a connection that was closed or reset has ended so, no matter
     /// whether its entry then expired or a new connection with the same tuple displaced it. Else the
     /// absence of `CTA_TIMEOUT` tells an entry that expired from one that was removed
-    /// (`ctnetlink_dump_timeout` with `skip_zero`, since Linux 4.20).
+    /// (`ctnetlink_dump_timeout` with `skip_zero`). Linux 5.10 sends neither that nor the state.
     pub fn end_reason(&self) -> EndReason {
+        let has_states = matches!(self.orig.proto, Protocol::TCP | Protocol::SCTP | Protocol::DCCP);
         match self.end_of_protocol() {
             EndReason::Unknown if self.timeout_s.is_some() => EndReason::Deleted,
+            EndReason::Unknown if has_states && self.state.is_none() => EndReason::Unknown,
             EndReason::Unknown => EndReason::Timeout,
             reason => reason,
         }
@@ -419,5 +421,28 @@ impl Flow {
             Some(ProtoState::Tcp(TcpState::CLOSE)) => EndReason::Reset,
             _ => EndReason::Unknown,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_message_tells_how_a_flow_ended_or_not() {
+        let check = |proto, state: Option<TcpState>, timeout_s, expected| {
+            let addr: IpAddr = "10.0.0.1".parse().unwrap();
+            let tuple = Tuple { src: addr, dst: addr, proto, l4: L4::None, zone: None };
+            let flow = Flow { timeout_s, state: state.map(ProtoState::Tcp), ..Flow::new(tuple, tuple) };
+            assert_eq!(flow.end_reason(), expected, "{flow:?}");
+        };
+        check(Protocol::TCP, Some(TcpState::TIME_WAIT), Some(5), EndReason::Closed);
+        check(Protocol::TCP, Some(TcpState::CLOSE), None, EndReason::Reset);
+        check(Protocol::TCP, Some(TcpState::ESTABLISHED), Some(5), EndReason::Deleted);
+        check(Protocol::TCP, Some(TcpState::SYN_SENT), None, EndReason::Timeout);
+        // As Linux 5.10 sends it, whatever happened.
+        check(Protocol::TCP, None, None, EndReason::Unknown);
+        check(Protocol::UDP, None, Some(5), EndReason::Deleted);
+        check(Protocol::UDP, None, None, EndReason::Timeout);
     }
 }

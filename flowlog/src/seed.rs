@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -33,6 +33,11 @@ use crate::sockets::{Ends, mapped};
 #[derive(Clone, Copy)]
 struct NetnsCookie;
 nix::getsockopt_impl!(NetnsCookie, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, u64, GetStruct<u64>);
+
+/// Whether sockets tell their network namespace, without which none is found.
+pub fn sockets_tell_namespaces() -> bool {
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_ok_and(|socket| getsockopt(&socket, NetnsCookie).is_ok())
+}
 
 /// A socket that was there when /proc was read.
 #[derive(Clone, Debug)]
@@ -279,7 +284,7 @@ fn errno(error: rustix::io::Errno) -> Errno {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
 

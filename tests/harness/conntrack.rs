@@ -161,6 +161,8 @@ fn parse_line(line: &str) -> Destroyed {
         Some("time_wait") => "closed",
         Some("close") => "reset",
         _ if removed => "deleted",
+        // Older kernels do not tell.
+        None if proto == 6 => "unknown",
         _ => "timeout",
     };
 

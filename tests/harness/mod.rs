@@ -11,6 +11,8 @@ pub(crate) mod dataset;
 pub(crate) mod entries;
 /// System calls that fail.
 pub(crate) mod fault;
+/// What older kernels do not have.
+pub(crate) mod kernel;
 /// Throw-away network namespaces.
 pub(crate) mod namespace;
 /// Child processes that do not outlive their test.

@@ -15,6 +15,7 @@ mod python;
 mod setup;
 mod sh;
 mod test;
+mod vm_test;
 mod workspace;
 
 use std::env;
@@ -30,6 +31,7 @@ usage: cargo xtask COMMAND
   demo               record real traffic in throw-away network namespaces, print the flows (needs root)
   test [--long]      formatting, lints, documentation, all tests (needs root); --long: also those that take
                      many minutes, and the fuzzer
+  vm-test            the end-to-end tests on kernels of Debian, in virtual machines
   fuzz [--seconds N] [TARGET...]
                      feed decoders and recovery with made-up bytes, 60 s each
   bench NAME         measure in throw-away network namespaces (needs root); without a name: what there is
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         ["demo"] => success(demo::run()),
         ["test"] => test::run(test::Length::Usual),
         ["test", "--long"] => test::run(test::Length::Long),
+        ["vm-test", arguments @ ..] => vm_test::run(arguments),
         ["fuzz", arguments @ ..] => fuzz::run(arguments),
         ["bench", arguments @ ..] => bench::run(arguments),
         _ => {

@@ -32,6 +32,16 @@ const PEERS: [&str; 2] = ["ulogd2", "ulogd2-json"];
 /// The version of cargo-fuzz that is installed where there is none.
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
 
+/// Programs that boot kernels, and the Debian packages they come from.
+const MACHINE_TOOLS: [(&str, &str); 6] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("depmod", "kmod"),
+    ("cpio", "cpio"),
+    ("strip", "binutils"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("fsfreeze", "util-linux"),
+];
+
 /// How long rustup may try, in seconds, before another way is taken: it fetches 4 MB, and may be
 /// cut off from its server without an error.
 const RUSTUP_SECONDS: &str = "60";
@@ -81,10 +91,21 @@ pub(crate) fn for_traffic() -> Result<()> {
 
 /// What makes and watches networks.
 pub(crate) fn for_network() -> Result<()> {
-    let missing = || TRAFFIC_TOOLS.iter().filter(|(program, _)| sh::find(program).is_none());
+    programs(&TRAFFIC_TOOLS, "the tests, the demo and the measurements")
+}
+
+/// What boots kernels in virtual machines.
+pub(crate) fn for_machines() -> Result<()> {
+    for_network()?;
+    programs(&MACHINE_TOOLS, "virtual machines")
+}
+
+/// Installs the packages of programs that are not there.
+fn programs(wanted: &[(&str, &str)], purpose: &str) -> Result<()> {
+    let missing = || wanted.iter().filter(|(program, _)| sh::find(program).is_none());
     let packages: Vec<&str> = missing().map(|(_, package)| *package).collect();
     if !packages.is_empty() {
-        debian::install(&packages, "the tests, the demo and the measurements")?;
+        debian::install(&packages, purpose)?;
     }
     if let Some((program, package)) = missing().next() {
         bail!("`{program}` is not on PATH after installing `{package}`; add the directory to PATH");

@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::ebpf_toolchain::EbpfToolchain;
+use crate::vm_test::{self, Counts};
 use crate::{build, fuzz, python, setup, sh, workspace};
 
 /// The user side. The eBPF programs are for another target and are linted on their own.
@@ -68,6 +69,12 @@ pub(crate) fn run(length: Length) -> Result<ExitCode> {
             .env("FLOWLOG_BIN", workspace::flowlog(build::Profile::Dev))
             .env("FLOWLOG_READERS_PYTHON", python::interpreter());
         sums.run(&mut test)
+    })?;
+    step("end-to-end tests on the oldest and the newest kernel", || {
+        let Counts { passed, failed } = vm_test::on_oldest_and_newest()?;
+        sums.passed += passed;
+        sums.failed += failed;
+        Ok(())
     })?;
     if length == Length::Long {
         step("build for long tests", || {

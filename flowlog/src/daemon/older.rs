@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 
 use super::clock::{now_ns, realtime_offset_ns};
 use super::local::{Local, is_initial_pid_namespace};
-use crate::seed::{Missed, Older, Role, walk};
+use crate::seed::{Missed, Older, Role, sockets_tell_namespaces, walk};
 
 impl Local {
     /// Finds the sockets that are older than the programs, writes their owners into them and takes them
@@ -19,6 +19,12 @@ impl Local {
         }
         // The numbers in /proc would be of other processes.
         if !is_initial_pid_namespace() {
+            return Ok(());
+        }
+        if !sockets_tell_namespaces() {
+            warn!(
+                "sockets that are older than flowlog have no process: they tell their network namespace since Linux 5.14"
+            );
             return Ok(());
         }
         let Some(realtime_offset_ns) = (0..100).find_map(|_| realtime_offset_ns()) else {

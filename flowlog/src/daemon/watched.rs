@@ -216,11 +216,13 @@ impl Watched {
             false => Ok(()),
         };
         let mut result = Ok(());
+        // Before the kernel looks: what it lists may end while it is read here, and the row of the end is later.
+        let at_ns = now_ns(ClockId::CLOCK_REALTIME);
         dumps.begin();
         let dumped = requests.dump(|decoded| {
             match decoded {
                 Ok(decoded) if filter.records(&decoded.flow) => {
-                    dumps.saw(decoded.flow, now_ns(ClockId::CLOCK_REALTIME));
+                    dumps.saw(decoded.flow, at_ns);
                 }
                 Ok(_) => {}
                 Err(error) => warn!("an entry of the connection tracking table cannot be read: {error}"),

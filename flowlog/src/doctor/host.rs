@@ -6,7 +6,9 @@ use std::path::Path;
 use caps::{CapSet, Capability};
 
 use super::{Finding, Level};
-use crate::ebpf::{KERNEL_TYPES, cgroup2_root};
+use crate::causes::one_line;
+use crate::ebpf::{Ebpf, KERNEL_TYPES, cgroup2_root, task_layout};
+use crate::seed::sockets_tell_namespaces;
 
 /// What `run` needs, and for what. `CAP_SYS_ADMIN` contains the two for eBPF.
 const CAPABILITIES: [(Capability, &str); 4] = [
@@ -19,9 +21,12 @@ const CAPABILITIES: [(Capability, &str); 4] = [
 /// Free space below which the output directory is reported.
 const LOW_SPACE_BYTES: u64 = 1 << 30;
 
+/// Enough for a check that reads no events.
+const RING_BUFFER_BYTES: u32 = 64 << 10;
+
 /// Checks what does not belong to a network namespace.
 pub fn check_host(output: &Path) -> Vec<Finding> {
-    vec![capabilities(), older_sockets(), cgroup2(), btf(), output_directory(output)]
+    vec![capabilities(), older_sockets(), cgroup2(), btf(), programs(), output_directory(output)]
 }
 
 fn capabilities() -> Finding {
@@ -55,16 +60,23 @@ fn capabilities() -> Finding {
 
 fn older_sockets() -> Finding {
     const CHECK: &str = "older sockets";
-    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_PTRACE).unwrap_or(false) {
-        Finding::ok(CHECK, "can be looked up in their processes")
-    } else {
-        Finding::bad(
+    if !caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_PTRACE).unwrap_or(false) {
+        return Finding::bad(
             CHECK,
             Level::Warning,
             "missing CAP_SYS_PTRACE: sockets that are older than flowlog have no process",
             "run as root, or give the service this capability",
-        )
+        );
     }
+    if !sockets_tell_namespaces() {
+        return Finding::bad(
+            CHECK,
+            Level::Warning,
+            "do not tell their network namespace: sockets that are older than flowlog have no process",
+            "use Linux 5.14 or newer, or start flowlog before what it is to name",
+        );
+    }
+    Finding::ok(CHECK, "can be looked up in their processes")
 }
 
 fn cgroup2() -> Finding {
@@ -80,13 +92,29 @@ fn cgroup2() -> Finding {
 }
 
 fn btf() -> Finding {
-    match fs::metadata(KERNEL_TYPES) {
+    match task_layout() {
         Ok(_) => Finding::ok("BTF", KERNEL_TYPES),
         Err(error) => Finding::bad(
             "BTF",
             Level::Warning,
             format!("{KERNEL_TYPES}: {error}; new processes have no command line and no login user"),
             "use a kernel with CONFIG_DEBUG_INFO_BTF",
+        ),
+    }
+}
+
+/// Nothing tells what a kernel takes but trying: the programs are attached for a moment, and see what they
+/// would see in `run`.
+fn programs() -> Finding {
+    const CHECK: &str = "eBPF programs";
+    // Without the kernel's types only command lines are missing, which the check of BTF tells.
+    match Ebpf::load(RING_BUFFER_BYTES, &task_layout().unwrap_or_default()) {
+        Ok(_) => Finding::ok(CHECK, "the kernel takes all of them"),
+        Err(error) => Finding::bad(
+            CHECK,
+            Level::Warning,
+            format!("{}; flows are logged without processes", one_line(&error)),
+            "run as root, on Linux 5.10 or newer",
         ),
     }
 }

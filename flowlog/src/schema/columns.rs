@@ -161,7 +161,7 @@ const FLOW: [(&str, ColumnType, bool, &str); 43] = [
         "end_reason",
         Text,
         NULLABLE,
-        "closed, reset, timeout or deleted (removed while it was open, also by a full table)",
+        "closed, reset, timeout, deleted (removed while it was open, also by a full table) or unknown",
     ),
     (
         "end_source",

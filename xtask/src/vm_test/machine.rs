@@ -1,0 +1,159 @@
+//! A virtual machine that runs the tests, and what it tells.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use super::kernels::Bootable;
+use crate::background::Background;
+use crate::interrupt::Interrupt;
+
+/// The emulator.
+pub(super) const QEMU: &str = "qemu-system-x86_64";
+
+/// What the kernel is told: where its console is, to end at a panic, and to do without what makes an
+/// emulated processor slower still.
+const COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 mitigations=off";
+
+/// How tests say what they cannot show on a kernel.
+const LACKS: &str = "this kernel lacks ";
+
+/// What came of a test.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Passed,
+    Failed,
+    /// It is about something that the kernel does not have, and passed by saying so.
+    Lacks(String),
+}
+
+/// What a kernel showed.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// By the names of the tests that came to their end.
+    pub(super) verdicts: BTreeMap<String, Verdict>,
+    /// The findings of `flowlog doctor`.
+    pub(super) findings: Vec<Value>,
+    /// How long the machine ran.
+    pub(super) seconds: u64,
+}
+
+/// Boots a kernel with `base` as its initial file system, and waits until it has run the tests. What it says
+/// is kept in `directory`.
+///
+/// # Errors
+///
+/// When the emulator cannot be started or fails, and when interrupted. A machine that takes longer than
+/// `limit` is ended, and what it told counts.
+pub(super) fn run(
+    kernel: &Bootable,
+    base: &Path,
+    directory: &Path,
+    limit: Duration,
+    interrupt: &Interrupt,
+) -> Result<Outcome> {
+    fs::create_dir_all(directory).context("cannot make a directory")?;
+    let initrd = directory.join("initrd");
+    join(&[base, &kernel.modules], &initrd).context("cannot write an initial file system")?;
+    let [console, results, log] = ["console.log", "results.log", "qemu.log"].map(|name| directory.join(name));
+    let mut qemu = Command::new(QEMU);
+    // KVM would be faster, and is not to be had everywhere.
+    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3G"])
+        .args(["-nodefaults", "-display", "none", "-no-reboot", "-append", COMMAND_LINE])
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(&initrd);
+    for line in [&console, &results] {
+        qemu.arg("-serial").arg(format!("file:{}", line.display()));
+    }
+    let start = Instant::now();
+    let mut machine = Background::start(qemu, &log)?;
+    let mut has_ended = false;
+    interrupt.wait_for("a virtual machine", limit * 2, || {
+        has_ended = machine.has_succeeded()?;
+        Ok(has_ended || start.elapsed() > limit)
+    })?;
+    drop(machine);
+    fs::remove_file(initrd).context("cannot remove an initial file system")?;
+    if !has_ended {
+        eprintln!("vm-test: ended the machine after {} s", limit.as_secs());
+    }
+    let told = fs::read(&results).unwrap_or_default();
+    let mut outcome = parse(&String::from_utf8_lossy(&told));
+    outcome.seconds = start.elapsed().as_secs();
+    if outcome.verdicts.is_empty() {
+        bail!("it ran no test; its console is in `{}`", console.display());
+    }
+    Ok(outcome)
+}
+
+fn join(parts: &[&Path], whole: &Path) -> io::Result<()> {
+    let mut whole = File::create(whole)?;
+    for part in parts {
+        io::copy(&mut File::open(part)?, &mut whole)?;
+    }
+    Ok(())
+}
+
+/// Parses what `init.sh` writes: parts that begin with `== `.
+fn parse(told: &str) -> Outcome {
+    let mut outcome = Outcome::default();
+    let (mut part, mut doctor, mut speaker) = ("", String::new(), "");
+    for line in told.lines().map(|line| line.trim_end_matches('\r')) {
+        if let Some(title) = line.strip_prefix("== ") {
+            part = title;
+        } else if part == "doctor" {
+            doctor += line;
+        } else if let Some(name) = line.strip_prefix("---- ") {
+            speaker = name.split(' ').next().unwrap_or_default();
+        } else if let Some(what) = line.strip_prefix(LACKS) {
+            // What it lacks is no excuse for a test that failed.
+            if let Some(verdict @ Verdict::Passed) = outcome.verdicts.get_mut(speaker) {
+                *verdict = Verdict::Lacks(what.to_owned());
+            }
+        } else if let Some((test, verdict)) =
+            line.strip_prefix("test ").and_then(|line| line.rsplit_once(" ... "))
+        {
+            let verdict = match verdict {
+                "ok" => Verdict::Passed,
+                "FAILED" => Verdict::Failed,
+                _ => continue,
+            };
+            outcome.verdicts.insert(test.to_owned(), verdict);
+        }
+    }
+    // Logs may come before the report.
+    let report = doctor.find('{').and_then(|start| doctor.get(start..)).unwrap_or_default();
+    let report: Value = serde_json::from_str(report).unwrap_or_default();
+    outcome.findings = report.get("findings").and_then(Value::as_array).cloned().unwrap_or_default();
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_machine_tells_is_parsed() {
+        let told = "== kernel 6.1.0\r\n== doctor\r\nWARN log\r\n{\r\n\"findings\": [{\"check\": \"BTF\"}]\r\n}\r\n\
+                    == tests\r\nrunning 4 tests\r\ntest nat::a ... ok\r\ntest nat::b ... FAILED\r\n\
+                    test soak::c ... ignored, takes long\r\ntest nat::d has been running for over 60 seconds\r\n\
+                    test older::e ... ok\r\n\r\nsuccesses:\r\n\r\n---- older::e stdout ----\r\n\
+                    this kernel lacks SO_NETNS_COOKIE\r\n";
+        let outcome = parse(told);
+        let verdicts: Vec<_> = outcome.verdicts.iter().map(|(test, verdict)| (&**test, verdict)).collect();
+        let lacks = Verdict::Lacks("SO_NETNS_COOKIE".to_owned());
+        assert_eq!(
+            verdicts,
+            [("nat::a", &Verdict::Passed), ("nat::b", &Verdict::Failed), ("older::e", &lacks)]
+        );
+        assert_eq!(outcome.findings, [serde_json::json!({"check": "BTF"})]);
+    }
+}

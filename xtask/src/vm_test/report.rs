@@ -1,0 +1,120 @@
+//! What the kernels showed, as tables that are Markdown, too.
+
+use comfy_table::{Table, presets};
+use serde_json::Value;
+
+use super::machine::{Outcome, Verdict};
+
+/// A kernel and what it showed.
+pub(super) struct Tested {
+    pub(super) release: String,
+    pub(super) outcome: Outcome,
+}
+
+impl Tested {
+    /// Whether a test passed, or is about what the kernel lacks.
+    pub(super) fn has_passed(&self, test: &str) -> bool {
+        matches!(self.outcome.verdicts.get(test), Some(Verdict::Passed | Verdict::Lacks(_)))
+    }
+
+    /// What `flowlog doctor` found in one of its checks: the level, and its words.
+    fn finding(&self, check: &str) -> Option<(&str, &str)> {
+        let finding = self.outcome.findings.iter().find(|finding| text(finding, "check") == check)?;
+        Some((text(finding, "level"), text(finding, "found")))
+    }
+}
+
+/// A row for each test, a column for each kernel.
+pub(super) fn tests(kernels: &[Tested], names: &[String]) -> Table {
+    let mut table = table("test", kernels);
+    for name in names {
+        let verdicts = kernels.iter().map(|kernel| match kernel.outcome.verdicts.get(name) {
+            Some(Verdict::Passed) => "passed",
+            Some(Verdict::Lacks(_)) => "lacks",
+            Some(Verdict::Failed) => "FAILED",
+            None => "NO RESULT",
+        });
+        table.add_row([name.as_str()].into_iter().chain(verdicts));
+    }
+    table
+}
+
+/// A row for each check of `flowlog doctor`, a column for each kernel.
+pub(super) fn features(kernels: &[Tested]) -> Table {
+    let mut table = table("feature", kernels);
+    let mut checks: Vec<&str> = Vec::new();
+    for finding in kernels.iter().flat_map(|kernel| &kernel.outcome.findings) {
+        let check = text(finding, "check");
+        if !checks.contains(&check) {
+            checks.push(check);
+        }
+    }
+    for check in checks {
+        let found = kernels.iter().map(|kernel| match kernel.finding(check) {
+            Some(("ok", _)) => "yes",
+            Some((_, found)) => found,
+            None => "not known",
+        });
+        table.add_row([check].into_iter().chain(found));
+    }
+    table
+}
+
+/// A line for each kernel and thing that it lacks.
+pub(super) fn lacking(kernels: &[Tested]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for Tested { release, outcome } in kernels {
+        for verdict in outcome.verdicts.values() {
+            if let Verdict::Lacks(what) = verdict {
+                lines.push(format!("Linux {release} lacks {what}"));
+            }
+        }
+    }
+    lines.dedup();
+    lines
+}
+
+fn text<'a>(finding: &'a Value, key: &str) -> &'a str {
+    finding.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn table(corner: &str, kernels: &[Tested]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN);
+    table.set_header([corner].into_iter().chain(kernels.iter().map(|kernel| kernel.release.as_str())));
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_passed_what_lacks_and_what_is_missing_is_told() {
+        let outcome = Outcome {
+            verdicts: [
+                ("a".to_owned(), Verdict::Passed),
+                ("b".to_owned(), Verdict::Lacks("cookie".to_owned())),
+                ("c".to_owned(), Verdict::Failed),
+            ]
+            .into(),
+            findings: vec![
+                json!({"check": "BTF", "level": "ok", "found": "there"}),
+                json!({"check": "older sockets", "level": "warning", "found": "unnamed"}),
+            ],
+            ..Outcome::default()
+        };
+        let tested = [Tested { release: "5.10".to_owned(), outcome }];
+        let names = ["a", "b", "c", "d"].map(str::to_owned);
+        assert_eq!(names.each_ref().map(|name| tested[0].has_passed(name)), [true, true, false, false]);
+        let text = tests(&tested, &names).to_string();
+        for (line, verdict) in text.lines().skip(2).zip(["passed", "lacks", "FAILED", "NO RESULT"]) {
+            assert!(line.contains(verdict), "{text}");
+        }
+        let text = features(&tested).to_string();
+        assert!(text.contains("yes") && text.contains("unnamed"), "{text}");
+        assert_eq!(lacking(&tested), ["Linux 5.10 lacks cookie"]);
+    }
+}

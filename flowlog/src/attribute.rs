@@ -11,7 +11,7 @@ use flowlog_common::{
 use crate::cmdline;
 use crate::ebpf::Event;
 use crate::endpoints::{Endpoint, EndpointTable, FoundEndpoint, Port, Wanted};
-use crate::flow::{Flow, L4, Protocol, Tuple};
+use crate::flow::{Flow, L4, Protocol, Status, Tuple};
 use crate::lives::{Life, Limits};
 use crate::processes::{CommandLine, Exec, Fork, Process, ProcessTable};
 use crate::seed::{Older, Role};
@@ -494,7 +494,8 @@ pub fn attribute<'a>(
     // The last packet was up to a second later than the estimate, which rests on whole seconds.
     let latest_ns = estimate_ns.map(|estimate| estimate.saturating_add(1_000_000_000));
     let end_ns = latest_ns.unwrap_or(destroyed_ns).min(destroyed_ns);
-    let span = Span { start_ns: flow.start_ns, end_ns, destroyed_ns };
+    let is_answered = flow.status.is_some_and(|status| status.contains(Status::SEEN_REPLY));
+    let span = Span { start_ns: flow.start_ns, end_ns, destroyed_ns, is_answered };
     // Each end sees its own tuple: the initiator the one before NAT, the responder the one after.
     let src = end(&flow.orig, span, &observer, tables);
     let dst = end(&flow.reply, span, &observer, tables);

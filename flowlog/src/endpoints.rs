@@ -305,7 +305,12 @@ mod tests {
             peer: (addr("192.0.2.7"), 4000),
             netns_cookie: Some(HOST),
             is_local: true,
-            span: Span { start_ns: Some(200_000_000), end_ns: 300_000_000, destroyed_ns: 300_000_000 },
+            span: Span {
+                start_ns: Some(200_000_000),
+                end_ns: 300_000_000,
+                destroyed_ns: 300_000_000,
+                is_answered: true,
+            },
         }
     }
 

@@ -158,6 +158,8 @@ pub struct Span {
     pub end_ns: u64,
     /// When its entry was destroyed; `end_ns` may be an estimate of its last packet.
     pub destroyed_ns: u64,
+    /// Packets went both ways.
+    pub is_answered: bool,
 }
 
 /// Result of [`SocketTable::find`].
@@ -241,6 +243,9 @@ impl SocketTable {
         // Who sends the first packet opens before the flow starts. Lives follow one another, so of those
         // that opened before, only the last can have been alive.
         let before = lives().filter(|life| life.opened_ns <= start_ns).max_by_key(|life| life.opened_ns);
+        // An accepted socket opens after its flow started, unless connection tracking found that in the middle: then
+        // there were answers. Without any, it is the one of the flow before, whose reset is not processed yet.
+        let before = before.filter(|life| !life.value.passive || span.is_answered);
         let ended_ns = before.and_then(|life| life.closed_ns).unwrap_or(u64::MAX);
         let before_fits = before.filter(|_| start_ns <= ended_ns);
         let before_may_fit = before.is_some() && start_ns <= slack(ended_ns);
@@ -328,8 +333,12 @@ mod tests {
 
     /// The cookie that is found, 0 where it is ambiguous.
     fn find(table: &SocketTable, start_ms: Option<u64>, end_ms: u64) -> Option<u64> {
-        let span =
-            Span { start_ns: start_ms.map(|ms| ms * MS), end_ns: end_ms * MS, destroyed_ns: end_ms * MS };
+        let span = Span {
+            start_ns: start_ms.map(|ms| ms * MS),
+            end_ns: end_ms * MS,
+            destroyed_ns: end_ms * MS,
+            is_answered: true,
+        };
         match table.find(&ends(), Some(HOST), span) {
             Found::None => None,
             Found::One(life) => Some(life.value.cookie),
@@ -380,6 +389,23 @@ mod tests {
         assert_eq!(find(&table, Some(100), 300), Some(0), "one flow over two connections");
     }
 
+    /// The reset of the connection before waits to be processed while the next one is refused.
+    #[test]
+    fn who_accepted_before_a_flow_began_is_only_named_where_it_was_answered() {
+        let mut table = SocketTable::new(Limits::default());
+        open(&mut table, socket(1, HOST, true), 100);
+        table.0.close(1, 102 * MS);
+        for (is_answered, cookie) in [(false, None), (true, Some(1))] {
+            let span =
+                Span { start_ns: Some(101 * MS), end_ns: 101 * MS, destroyed_ns: 101 * MS, is_answered };
+            let found = match table.find(&ends(), Some(HOST), span) {
+                Found::One(life) => Some(life.value.cookie),
+                Found::None | Found::Ambiguous => None,
+            };
+            assert_eq!(found, cookie);
+        }
+    }
+
     /// A refused connection has no socket at its far end, and the one before it has just closed.
     #[test]
     fn what_fits_only_within_the_slack_of_the_clocks_is_ambiguous() {
@@ -389,6 +415,7 @@ mod tests {
                 start_ns: Some(us(start_us)),
                 end_ns: us(start_us + 5),
                 destroyed_ns: us(start_us + 5),
+                is_answered: true,
             };
             match table.find(&ends(), Some(HOST), span) {
                 Found::None => "none",
@@ -480,7 +507,8 @@ mod tests {
         let ends = Ends::new("::1".parse().unwrap(), 1, "::1".parse().unwrap(), 2);
         let mut table = SocketTable::new(Limits::default());
         table.open(ends, 100 * MS, socket(1, CONTAINER, false));
-        let span = Span { start_ns: Some(101 * MS), end_ns: 200 * MS, destroyed_ns: 200 * MS };
+        let span =
+            Span { start_ns: Some(101 * MS), end_ns: 200 * MS, destroyed_ns: 200 * MS, is_answered: true };
         assert!(matches!(table.find(&ends, Some(HOST), span), Found::None));
         assert!(matches!(table.find(&ends, Some(CONTAINER), span), Found::One(_)));
     }

@@ -396,16 +396,8 @@ fn the_encoding_is_what_all_engines_read() {
         let delta = encodings.contains(&Encoding::DELTA_BINARY_PACKED);
         let dictionary = encodings.contains(&Encoding::RLE_DICTIONARY);
         let expected = match name {
-            "seq"
-            | "start_time"
-            | "end_time"
-            | "last_seen_time"
-            | "duration_us"
-            | "src_port"
-            | "nat_src_port"
-            | "ct_id"
-            | "src_process_start_time"
-            | "dst_process_start_time" => (true, false),
+            "seq" | "start_time" | "end_time" | "last_seen_time" | "duration_us" | "src_port"
+            | "nat_src_port" | "ct_id" => (true, false),
             "counters_final" | "seen_reply" | "assured" | "offloaded" => (false, false),
             _ => (false, true),
         };

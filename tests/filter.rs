@@ -11,6 +11,7 @@ use flowlog::flow_filter::{Conditions, FlowFilter, Mark};
 use crate::harness::daemon::{Daemon, run_command};
 use crate::harness::dataset::Dataset;
 use crate::harness::namespace::Namespace;
+use crate::harness::wait::wait_for;
 
 /// Room for all events of a test.
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
@@ -84,6 +85,59 @@ fn the_log_has_what_is_wanted_and_says_what_is_not() {
         assert!(log.contains("not all flows are recorded"), "{log}");
         assert_eq!(log.contains("the kernel does not take the filter"), is_refused, "{log}");
     }
+}
+
+/// Dumps follow an entry whatever its mark is now: what counts is the last one.
+#[test]
+fn marks_that_change_are_those_of_the_end() {
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    let mut requests = namespace.inside(Requests::open).unwrap();
+    let mut make = |events: &str, flows: &[Flow]| {
+        namespace.sysctl("net/netfilter/nf_conntrack_events", events);
+        requests.create(flows).unwrap();
+    };
+    let with_mark = |flow: &Flow, mark: u32| Flow { mark: Some(mark), zone: None, ..flow.clone() };
+    let [silent, late, back, gone] =
+        [(0, 1), (1, 0), (2, 1), (3, 1)].map(|(at, mark)| with_mark(&flows()[at * 4], mark));
+    make("0", &[silent.clone(), late.clone()]);
+    make("1", &[back.clone(), gone.clone()]);
+    let mut command = run_command(output.path(), &[&namespace]);
+    command
+        .arg("--no-ebpf")
+        .env("FLOWLOG__DUMP_INTERVAL", "100ms")
+        .env("FLOWLOG__FILTER__ONLY__MARK", r#"["1"]"#);
+    let mut daemon = Daemon::spawn(command);
+    let mut mark = |flow: &Flow, mark| requests.update_mark(&flow.orig, None, (mark, u32::MAX)).unwrap();
+    mark(&back, 2);
+    mark(&gone, 2);
+    mark(&late, 1);
+    assert!(requests.delete(&silent.orig, None).unwrap());
+    let mut wait_for_rows = |rows: usize| {
+        wait_for("rows", || {
+            daemon.rotate();
+            (Dataset::read(output.path()).rows().len() >= rows).then_some(())
+        });
+    };
+    // Its end is known after two more dumps, which have the other marks, too.
+    wait_for_rows(1);
+    requests.update_mark(&back.orig, None, (1, u32::MAX)).unwrap();
+    assert!(requests.delete(&back.orig, None).unwrap());
+    assert!(requests.delete(&late.orig, None).unwrap());
+    wait_for_rows(3);
+    requests.flush().unwrap();
+    daemon.stop();
+
+    let dataset = Dataset::read(output.path());
+    let source_of = |flow: &Flow| {
+        let L4::Ports { src, .. } = flow.orig.l4 else { unreachable!("all have ports") };
+        let rows = dataset.rows().into_iter().filter(|row| row.int("src_port") == Some(i64::from(src)));
+        rows.map(|row| row.text("end_source").unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(source_of(&silent), ["reconcile"]);
+    assert_eq!(source_of(&late), ["reconcile"]);
+    assert_eq!(source_of(&back), ["destroy"]);
+    assert_eq!(source_of(&gone), [""; 0]);
 }
 
 /// The first line of the ledger.

@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use flowlog_common::heap;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
+use serde_json::Value;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
@@ -36,6 +37,7 @@ use crate::config::Config;
 use crate::ctnetlink::{Buffers, Losses};
 use crate::doctor::Settings;
 use crate::flow::Flow;
+use crate::flow_filter::FlowFilter;
 use crate::host::Host;
 use crate::ledger::Started;
 use crate::metrics::Metrics;
@@ -53,6 +55,10 @@ const PUBLISH_DEADLINE: Duration = Duration::from_secs(40);
 
 /// How long the write-ahead log may take to have the last rows.
 const WAL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a filter may be. Each file and each segment of the write-ahead log says it, and a line of the ledger,
+/// which must not be longer than 256 KiB.
+const MAX_FILTER_BYTES: usize = 128 << 10;
 
 /// Logs flows until SIGTERM or SIGINT, then publishes what is there.
 ///
@@ -139,7 +145,7 @@ impl Daemon {
             cmdline,
             filter,
         } = config;
-        let recorded = if filter.is_empty() { None } else { Some(serde_json::to_value(&filter)?) };
+        let recorded = recorded(&filter)?;
         let watch = Watch { delivery, receive_buffer_bytes, active_interval, filter: &filter };
         let metrics = Metrics::default();
         if let Some(address) = metrics_address {
@@ -345,6 +351,21 @@ impl Daemon {
         }
         read.and(handed_over)
     }
+}
+
+/// What files, ledger and write-ahead log say of the filter.
+fn recorded(filter: &FlowFilter) -> Result<Option<Value>> {
+    if filter.is_empty() {
+        return Ok(None);
+    }
+    let json = serde_json::to_value(filter)?;
+    let bytes = json.to_string().len();
+    if bytes > MAX_FILTER_BYTES {
+        bail!(
+            "the filter has {bytes} bytes as JSON, expected at most {MAX_FILTER_BYTES}: each file says it; make its lists shorter"
+        );
+    }
+    Ok(Some(json))
 }
 
 /// The interval, which does not catch up on what it missed.

@@ -5,6 +5,7 @@
 //! send what is not wanted. Pure values, no IO.
 
 use std::fmt::{self, Display, Formatter};
+use std::iter::once_with;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -32,7 +33,7 @@ pub struct Conditions {
     /// Layer 4 protocol.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "protocols")]
     pub protocol: Vec<Protocol>,
-    /// Conntrack zone; most flows have zone 0.
+    /// Conntrack zone (`CTA_ZONE`); most flows have zone 0, also those that rules give one for a single direction.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub zone: Vec<u16>,
     /// Connection mark at the end of the flow.
@@ -59,9 +60,7 @@ impl FlowFilter {
     /// Whether this flow is recorded.
     pub fn records(&self, flow: &Flow) -> bool {
         let Self { only, except } = self;
-        // All lists that are there hold, or none of them does.
-        only.hold(flow).into_iter().flatten().all(|holds| holds)
-            && !except.hold(flow).into_iter().flatten().any(|holds| holds)
+        only.hold(flow).all(|holds| holds) && !except.hold(flow).any(|holds| holds)
     }
 }
 
@@ -72,16 +71,15 @@ impl Conditions {
         address.is_empty() && protocol.is_empty() && zone.is_empty() && mark.is_empty()
     }
 
-    /// Which of the lists hold; `None` for an empty one.
-    fn hold(&self, flow: &Flow) -> [Option<bool>; 4] {
+    /// Whether each list that is not empty holds. Looks into the next one only when it is asked for: that of
+    /// addresses, which may be long, comes last.
+    fn hold<'a>(&'a self, flow: &'a Flow) -> impl Iterator<Item = bool> + 'a {
         let Self { address, protocol, zone, mark } = self;
-        let flow_mark = flow.mark.unwrap_or(0);
-        [
-            any(address, |net| addresses(flow).iter().any(|address| net.contains(address))),
-            any(protocol, |protocol| *protocol == flow.orig.proto),
-            any(zone, |zone| *zone == flow.zone.unwrap_or(0)),
-            any(mark, |Mark { value, mask }| flow_mark & mask == *value),
-        ]
+        let protocol = || any(protocol, |protocol| *protocol == flow.orig.proto);
+        let zone = || any(zone, |zone| *zone == flow.zone.unwrap_or(0));
+        let mark = || any(mark, |Mark { value, mask }| flow.mark.unwrap_or(0) & mask == *value);
+        let address = || any(address, |net| addresses(flow).iter().any(|address| net.contains(address)));
+        once_with(protocol).chain(once_with(zone)).chain(once_with(mark)).chain(once_with(address)).flatten()
     }
 }
 

@@ -48,7 +48,7 @@ fn help(text: &'static str) -> &'static str {
 metrics! {
     /// All metrics. A clone is another handle of the same.
     Metrics {
-        /// Events of ended flows that were received and decoded.
+        /// Ended flows that were received, and that the filter records.
         flows_received: Counter,
         /// Events of flows that had ended before: the kernel repeats them.
         duplicates: Counter,
@@ -243,7 +243,7 @@ mod tests {
         metrics.queue_messages.set(2);
         let text = exposition.text();
         for line in [
-            "# HELP flowlog_flows_received Events of ended flows that were received and decoded.",
+            "# HELP flowlog_flows_received Ended flows that were received, and that the filter records.",
             "# TYPE flowlog_flows_received counter",
             "flowlog_flows_received_total 5",
             "flowlog_queue_messages 2",

@@ -24,8 +24,9 @@ use super::uapi::*;
 use super::{Error, open_socket};
 use crate::flow_filter::FlowFilter;
 
-/// Datagrams of one [`Listener::recv`] at most: one system call. Enough that the call itself no longer counts beside the microsecond
-/// that the kernel needs for each datagram: with 32, 64 and 256 the measured costs are the same.
+/// Datagrams of one [`Listener::recv`] at most: one system call. Enough that the call itself no longer counts
+/// beside the microsecond that the kernel needs for each datagram: with 32, 64 and 256 the measured costs are
+/// the same.
 pub const DATAGRAMS: usize = 64;
 
 /// Room for one datagram; one that is larger is lost. A DESTROY message has 140 to 330 bytes, alone in
@@ -77,6 +78,7 @@ pub struct Listener {
     /// Never cloned: a clone would close the descriptor twice.
     socket: Socket,
     delivery: Delivery,
+    is_filtered: bool,
     losses: Losses,
 }
 
@@ -170,14 +172,15 @@ impl Listener {
     /// The kernel keeps back what `filter` does not record, if it can: the program for it has to fit into
     /// what the kernel takes. Where it does not, a warning says so, and all events come.
     pub fn open(receive_buffer_bytes: usize, delivery: Delivery, filter: &FlowFilter) -> Result<Self, Error> {
-        let listener = Self::unsubscribed(Some(receive_buffer_bytes), delivery)?;
-        if !filter.is_empty()
-            && let Err(error) = attach(&listener.socket, &socket_filter::compile(filter))
-        {
-            warn!(
-                "the kernel does not take the filter, so unwanted events cost time until flowlog leaves them \
-                 out: {error}"
-            );
+        let mut listener = Self::unsubscribed(Some(receive_buffer_bytes), delivery)?;
+        if !filter.is_empty() {
+            match attach(&listener.socket, &socket_filter::compile(filter)) {
+                Ok(()) => listener.is_filtered = true,
+                Err(error) => warn!(
+                    "the kernel does not take the filter, so unwanted events cost time until flowlog leaves them \
+                     out; make its lists shorter, or raise the sysctl net.core.optmem_max: {error}"
+                ),
+            }
         }
         listener.join(&[Group::Destroy])
     }
@@ -202,7 +205,7 @@ impl Listener {
             reliable.map_err(|error| Error::io("ask for reliable delivery of conntrack events", error))?;
         }
         socket.set_non_blocking(true).map_err(|error| Error::io(SUBSCRIBE, error))?;
-        Ok(Self { socket, delivery, losses: Losses::default() })
+        Ok(Self { socket, delivery, is_filtered: false, losses: Losses::default() })
     }
 
     fn join(self, groups: &[Group]) -> Result<Self, Error> {
@@ -216,6 +219,11 @@ impl Listener {
     /// What it was opened with.
     pub fn delivery(&self) -> Delivery {
         self.delivery
+    }
+
+    /// Whether the kernel keeps back what is not recorded.
+    pub fn is_filtered(&self) -> bool {
+        self.is_filtered
     }
 
     /// How many messages did not fit into the receive buffer since the socket was opened. Each was one
@@ -293,7 +301,7 @@ fn attach(socket: &Socket, program: &[Instruction]) -> io::Result<()> {
     if program.len() > MAX_INSTRUCTIONS {
         let found = program.len();
         return Err(io::Error::other(format!(
-            "found {found} instructions, expected at most {MAX_INSTRUCTIONS}; make its lists shorter"
+            "found {found} instructions, expected at most {MAX_INSTRUCTIONS}"
         )));
     }
     let program: Vec<SockFilter> = program

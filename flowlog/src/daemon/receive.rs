@@ -21,7 +21,8 @@ use crate::gaps::{Cause, Gap, Stage};
 const READS_PER_TURN: usize = 16;
 
 /// How long this side sleeps when it has read all that was there. To be woken costs as much as reading a
-/// message does, and the sender, too: after a nap there are many. It also bounds how late signals and ticks are.
+/// message does, and the sender, too: after a nap there are many. Signals and ticks are late by as much, and the
+/// receive buffer has to hold what comes meanwhile.
 const NAP: Duration = Duration::from_millis(1);
 
 /// How long nothing has to come after an overrun until the kernel has nothing left that it held: it sends
@@ -81,6 +82,10 @@ impl Daemon {
             while !output.is_blocked()
                 && let Some(Record { flow, sighting, at_ns }) = watched.dumps.take_record()
             {
+                // Not before: what the filter asks for may change while dumps follow the entry.
+                if !watched.filter.records(&flow) {
+                    continue;
+                }
                 let record = attribute(&flow, sighting, at_ns, watched.observer(), &local.tables);
                 counts.rows.add(&record);
                 output.batch.append(&record);

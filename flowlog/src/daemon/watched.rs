@@ -206,7 +206,7 @@ impl Watched {
         if !self.dumps.is_needed() || self.dumps.has_records() {
             return Ok(());
         }
-        let Self { requests, dumps, filter, .. } = self;
+        let Self { requests, dumps, .. } = self;
         let mut drained = Instant::now();
         let mut drain = || match drained.elapsed() >= super::DRAIN_INTERVAL {
             true => {
@@ -221,10 +221,7 @@ impl Watched {
         dumps.begin();
         let dumped = requests.dump(|decoded| {
             match decoded {
-                Ok(decoded) if filter.records(&decoded.flow) => {
-                    dumps.saw(decoded.flow, at_ns);
-                }
-                Ok(_) => {}
+                Ok(decoded) => dumps.saw(decoded.flow, at_ns),
                 Err(error) => warn!("an entry of the connection tracking table cannot be read: {error}"),
             }
             if result.is_ok() {
@@ -274,10 +271,12 @@ impl Watched {
             return;
         }
         let gap = Gap::new(Cause::Overrun, Stage::Receive, self.read_until_us, now_us());
+        // Where the kernel did not take the filter, it also counts what would not have been recorded.
+        let is_exact = self.filter.is_empty() || self.listener.is_filtered();
         match self.namespace.run(|| self.listener.dropped()) {
             // The socket drops until its queue was empty once: the next call looks again.
             Ok(Ok(total)) if total > self.dropped => {
-                gaps.add(Gap { lost_flows: Some(total - self.dropped), ..gap });
+                gaps.add(Gap { lost_flows: is_exact.then_some(total - self.dropped), ..gap });
                 self.dropped = total;
             }
             Ok(Ok(_)) => self.has_dropped = false,

@@ -109,6 +109,7 @@ fn write(
 ) -> Written {
     let mut lost_rows = 0;
     store.recover(SystemTime::now());
+    heap::give_back();
     while let Some(message) = from_reader.blocking_recv() {
         let now = SystemTime::now();
         let files = store.summary().files;

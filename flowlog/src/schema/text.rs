@@ -22,7 +22,7 @@ pub(super) struct Names {
     /// At most a few dozen, so that looking from the front is faster than hashing.
     names: Vec<Box<str>>,
     values: ArrayRef,
-    /// The name of the row before, which often repeats.
+    /// The last name, which often comes again.
     last: Option<(&'static str, i32)>,
 }
 

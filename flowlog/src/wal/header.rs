@@ -88,6 +88,15 @@ pub enum HeaderError {
     Content(#[from] serde_json::Error),
 }
 
+/// What stands before the JSON: magic, version, length and checksum.
+pub(super) const FIXED_BYTES: u64 = 20;
+
+/// How long the JSON is, as the fixed part says; 0 where that is not whole.
+pub(super) fn json_bytes(fixed: &[u8]) -> u64 {
+    let length = fixed.get(12..).and_then(|rest| rest.first_chunk());
+    length.map_or(0, |length| u64::from(u32::from_le_bytes(*length)))
+}
+
 /// Reads the header and leaves what follows it.
 pub(super) fn parse(bytes: &mut Bytes<'_>) -> Result<SegmentHeader, HeaderError> {
     let magic: [u8; 8] = bytes.array().ok_or(HeaderError::Torn)?;

@@ -12,9 +12,6 @@ use super::columns::{Columns, DecodeError, MAX_BYTES};
 use super::frame::{Head, MARK, PREFIX_BYTES, ROWS, checksum};
 use super::header::{self, HeaderError, SegmentHeader};
 
-/// How long a header can be. It has names, of which the longest that systems allow have 255 bytes.
-const MAX_HEADER_BYTES: u64 = 64 << 10;
-
 /// By how much LZ4 can make something smaller: a byte of a length stands for at most 255 others.
 const MAX_RATIO: usize = 255;
 
@@ -111,7 +108,9 @@ impl<R: Read> Frames<R> {
     /// As [`read`].
     pub fn new(mut reader: R, bytes: u64) -> Result<(SegmentHeader, Self), ReadError> {
         let mut beginning = Vec::new();
-        reader.by_ref().take(MAX_HEADER_BYTES).read_to_end(&mut beginning)?;
+        reader.by_ref().take(header::FIXED_BYTES).read_to_end(&mut beginning)?;
+        // Whatever the length says, there is no more than the file has.
+        reader.by_ref().take(header::json_bytes(&beginning).min(bytes)).read_to_end(&mut beginning)?;
         let mut rest = Bytes(&beginning);
         let header = header::parse(&mut rest).map_err(|cause| ReadError::Header { bytes, cause })?;
 

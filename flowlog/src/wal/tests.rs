@@ -261,6 +261,19 @@ fn a_header_is_for_making_files_of_its_run() {
     assert_eq!((run.run_id, &*run.host_id, &*run.host_name, run.boot_id), (RUN, "8f2c", "web-1", None));
 }
 
+/// A filter is as long as its lists.
+#[test]
+fn a_header_may_be_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let filter = Some(serde_json::json!({"except": {"address": vec!["203.0.113.0/24"; 8000]}}));
+    let header = SegmentHeader { filter, ..header() };
+    let mut wal = Wal::open(dir.path().to_owned(), &header, WalSync::Off).unwrap();
+    wal.mark(1).unwrap();
+    let (found, frames) = read(&wal.current().unwrap().path).unwrap();
+    assert_eq!(found, header);
+    assert_eq!(frames.count(), 1);
+}
+
 #[test]
 fn a_file_that_is_no_segment_yields_no_frames_and_says_why() {
     let dir = tempfile::tempdir().unwrap();

@@ -15,15 +15,16 @@ use parquet::schema::types::ColumnPath;
 use super::published::Published;
 use super::row_group::MAX_ROWS;
 use crate::gaps::Gap;
-use crate::schema::{self, ColumnType, RunContext, RunFacts};
+use crate::schema::{self, RunContext, RunFacts};
 
 /// How many gaps are remembered for the metadata of files. One a second at the most, and files take a
 /// quarter of an hour by default.
 const MAX_GAPS: usize = 4096;
 
-/// Columns that are delta encoded besides all times: their values grow or are nearly all distinct,
-/// so that a dictionary would hold each of them.
-const DELTA_ENCODED: [&str; 5] = ["seq", "duration_us", "src_port", "nat_src_port", "ct_id"];
+/// Columns that are delta encoded: their values grow or are nearly all distinct, so that a dictionary would hold
+/// each of them.
+const DELTA_ENCODED: [&str; 8] =
+    ["seq", "start_time", "end_time", "last_seen_time", "duration_us", "src_port", "nat_src_port", "ct_id"];
 
 /// Columns that people look up single values of: the filter spares the row groups without it.
 const BLOOM_FILTERED: [&str; 6] =
@@ -133,10 +134,7 @@ fn writer_properties() -> WriterProperties {
         .set_sorting_columns(Some(sorting_columns(&columns)));
     for column in &columns {
         let path = || ColumnPath::from(column.name.clone());
-        // The start of a process comes again with each of its flows.
-        let is_time_of_flow =
-            column.kind == ColumnType::TimestampUs && !column.name.ends_with("process_start_time");
-        if is_time_of_flow || DELTA_ENCODED.contains(&column.name.as_str()) {
+        if DELTA_ENCODED.contains(&column.name.as_str()) {
             builder = builder
                 .set_column_dictionary_enabled(path(), false)
                 .set_column_encoding(path(), Encoding::DELTA_BINARY_PACKED);

@@ -93,7 +93,8 @@ impl Buffer {
         // One column is sorted, encoded and freed before the next: the sorted copy of the rows never exists as
         // a whole, and the rows themselves make room for those that come meanwhile.
         for (field, mut column_writer) in schema.fields().iter().zip(column_writers) {
-            let parts: Vec<ArrayRef> = batches.iter_mut().filter_map(Iterator::next).collect();
+            let parts = batches.iter_mut().map(|columns| columns.next().ok_or(Fault::Schema));
+            let parts = parts.collect::<Result<Vec<ArrayRef>, Fault>>()?;
             for leaf in compute_leaves(field, &sorted(parts, &order)?)? {
                 column_writer.write(&leaf)?;
             }

@@ -13,7 +13,6 @@ mod suite;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -34,9 +33,6 @@ Runs the end-to-end tests, or those whose names contain one of TEST, on kernels 
 
 /// How many kernels must be there, where none is asked for by name.
 const LEAST: usize = 3;
-
-/// How long a machine may run.
-const LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// What to do.
 struct Options<'a> {
@@ -167,7 +163,7 @@ impl Laboratory {
         for kernel in kernels {
             println!("vm-test: {} tests on Linux {}", suite.names.len(), kernel.release);
             let kept = self.directory.join("runs").join(&kernel.release);
-            let outcome = machine::run(kernel, &base, &kept, LIMIT, &self.interrupt);
+            let outcome = machine::run(kernel, &base, &kept, suite.limit, &self.interrupt);
             ensure!(!self.interrupt.is_set(), "interrupted");
             let outcome = outcome
                 .inspect(|outcome| println!("vm-test: {} s", outcome.seconds))

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -57,6 +58,8 @@ pub(super) struct Suite {
     pub(super) names: Vec<String>,
     /// What the program of the tests is told.
     pub(super) arguments: Vec<String>,
+    /// How long a machine may run.
+    pub(super) limit: Duration,
 }
 
 /// Builds the programs.
@@ -99,7 +102,9 @@ pub(super) fn build(extent: Extent, filter: &[&str]) -> Result<Suite> {
     // Each by its name: a filter would also take tests that have it inside of theirs.
     let arguments =
         ["--show-output", "--exact"].into_iter().map(str::to_owned).chain(names.iter().cloned()).collect();
-    Ok(Suite { flowlog, tests, names, arguments })
+    // The short ones take two minutes on an idle machine, and are not to keep others waiting for an hour.
+    let limit = Duration::from_mins(if extent == Extent::Short { 15 } else { 60 });
+    Ok(Suite { flowlog, tests, names, arguments, limit })
 }
 
 fn is_wanted(name: &str, extent: Extent, filter: &[&str]) -> bool {

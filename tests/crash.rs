@@ -26,7 +26,7 @@ use crate::harness::wait::wait_for;
 const KILLS: u32 = 200;
 
 /// Numbers of the rows that are on the disk, by their run.
-type Rows = BTreeMap<String, BTreeSet<i64>>;
+pub(crate) type Rows = BTreeMap<String, BTreeSet<i64>>;
 
 fn command(output: &Path, namespace: &Namespace, rotate_rows: &str) -> Command {
     let mut command = run_command(output, &[namespace]);
@@ -66,11 +66,7 @@ fn a_killed_daemon_loses_nothing_that_the_write_ahead_log_had() {
 
     let tally = Tally::read(output.path());
     tally.check_each_once();
-    for (run, rows) in &seen {
-        let published: BTreeSet<i64> = tally.seqs.get(run).into_iter().flatten().copied().collect();
-        let missing: Vec<_> = rows.difference(&published).take(10).collect();
-        assert!(missing.is_empty(), "rows of run {run} are missing: {missing:?}");
-    }
+    check_published(&tally, &seen);
     let rows: usize = seen.values().map(BTreeSet::len).sum();
     assert!(rows > 10 * usize::try_from(kills).unwrap(), "the case is too small: {rows} rows");
     let down = tally.causes().iter().filter(|cause| **cause == "daemon_down").count();
@@ -79,9 +75,19 @@ fn a_killed_daemon_loses_nothing_that_the_write_ahead_log_had() {
     assert!(verified.status.success(), "{verified}");
 }
 
+/// All rows that were on the disk are published.
+#[track_caller]
+pub(crate) fn check_published(tally: &Tally, seen: &Rows) {
+    for (run, rows) in seen {
+        let published: BTreeSet<i64> = tally.seqs.get(run).into_iter().flatten().copied().collect();
+        let missing: Vec<_> = rows.difference(&published).take(10).collect();
+        assert!(missing.is_empty(), "rows of run {run} are missing: {missing:?}");
+    }
+}
+
 /// Notes what is in published files, those of `files` left out, and in the write-ahead log.
 #[track_caller]
-fn note_rows_on_disk(output: &Path, files: &mut BTreeSet<PathBuf>, found: &mut Rows) {
+pub(crate) fn note_rows_on_disk(output: &Path, files: &mut BTreeSet<PathBuf>, found: &mut Rows) {
     for path in files_below(&output.join("flows/v1")) {
         if !files.insert(path.clone()) {
             continue;

@@ -30,6 +30,8 @@ mod crash;
 mod dumps;
 /// System calls fail, and clocks are set.
 mod faults;
+/// All of it in random order.
+mod model;
 /// There is no room on the disk.
 mod filter;
 mod full_disk;

@@ -216,7 +216,7 @@ impl Watched {
             false => Ok(()),
         };
         let mut result = Ok(());
-        dumps.begin();
+        dumps.begin(now_ns(ClockId::CLOCK_REALTIME));
         let dumped = requests.dump(|decoded| {
             match decoded {
                 Ok(decoded) if filter.records(&decoded.flow) => {

@@ -155,6 +155,10 @@ impl Daemon {
             watched.push(namespace);
             settings.push(found);
         }
+        // After the subscription: what ends from now on is either in the dump or sends a message.
+        for watched in &mut watched {
+            watched.dump(&mut local, false)?;
+        }
         let watched_since_us = now_us();
 
         let host = Host::this();
@@ -201,10 +205,6 @@ impl Daemon {
         local.seed_sockets()?;
         if let Some(filter) = recorded {
             info!("not all flows are recorded: the filter is {filter}");
-        }
-        // After the subscription: what ends from now on is either in the dump or sends a message.
-        for watched in &mut watched {
-            watched.dump(&mut local, false)?;
         }
         heap::give_back();
         info!(

@@ -59,6 +59,7 @@ struct Up {
     ready_us: i64,
     /// When it was last seen that all is published.
     settled_us: Option<i64>,
+    has_small_buffer: bool,
     is_frozen: bool,
     fault: Option<Fault>,
 }
@@ -284,11 +285,20 @@ impl World {
         }
     }
 
+    /// From here on the daemon can take all that the kernel has for it.
+    fn let_go(&mut self) {
+        self.thaw();
+        self.free_disk();
+        // An event that one listener has no room for keeps those back that the kernel holds for another one.
+        if self.up().has_small_buffer {
+            self.other = None;
+        }
+    }
+
     #[track_caller]
     fn settle(&mut self) {
-        self.thaw();
+        self.let_go();
         self.mend();
-        self.free_disk();
         let at_us = now_us();
         // So that the kernel tells of what has expired.
         self.zero();
@@ -333,8 +343,7 @@ impl World {
 
     #[track_caller]
     fn stop(&mut self) {
-        self.thaw();
-        self.free_disk();
+        self.let_go();
         let Up { daemon, ready_us, fault, .. } = self.up.take().unwrap();
         let until_us = now_us();
         let log = daemon.stop();
@@ -373,7 +382,7 @@ impl World {
         });
         let ready_us = now_us();
         self.reference.ready(ready_us);
-        let up = Up { daemon, ready_us, settled_us: None, is_frozen: false, fault: None };
+        let up = Up { daemon, ready_us, settled_us: None, has_small_buffer: small_buffer, is_frozen: false, fault: None };
         self.up = Some(up);
     }
 }

@@ -201,9 +201,10 @@ impl Watched {
     }
 
     /// Lists the table, where that can tell something. The ring buffer is read meanwhile. What the
-    /// last dump tells is for the caller to say: [`Dumps::end_last`].
+    /// last dump tells is for the caller to say: [`Dumps::end_last`]. It is always made: on this occasion the kernel
+    /// removes what has expired, and tells of it, which it does by itself only minutes later.
     pub(super) fn dump(&mut self, local: &mut Local, is_last: bool) -> Result<()> {
-        if !self.dumps.is_needed() || self.dumps.has_records() {
+        if !(is_last || self.dumps.is_needed()) || self.dumps.has_records() {
             return Ok(());
         }
         let Self { requests, dumps, filter, .. } = self;

@@ -203,9 +203,8 @@ impl Store {
             readout = read?;
             self.publish_gaps_of(run, now)?;
         } else if !run.segments.is_empty() {
-            // No segment says of which run it is.
-            readout.damaged = run.segments.clone();
-            readout.dropped_reason = Some("no segment has its header".to_owned());
+            // No segment has its header, so none has rows that can be read.
+            readout = read_out(&run.segments, true, &RangeInclusiveSet::new(), |_, _| Ok(()))?;
         }
         self.finish_run(run, &readout, now);
         Ok(())

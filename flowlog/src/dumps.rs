@@ -44,6 +44,8 @@ pub struct Dumps {
     dumped_ns: [u64; 2],
     /// Entries of the first dump that have not ended: some of them may never send a message.
     silent: usize,
+    /// No dump follows.
+    is_over: bool,
     zeroed: u64,
 }
 
@@ -97,6 +99,7 @@ impl Dumps {
             began_ns: 0,
             dumped_ns: [0; 2],
             silent: 0,
+            is_over: false,
             zeroed: 0,
         }
     }
@@ -117,10 +120,10 @@ impl Dumps {
     }
 
     /// Until when the end of each entry without a message is known; `None` where no such entry is left. What is
-    /// in the first dump has not ended before it.
+    /// in the first dump has not ended before it. After the last one, nobody sees what expires.
     pub fn complete_until_ns(&self) -> Option<u64> {
         let [_, last_but_one_ns] = self.dumped_ns;
-        (self.silent > 0).then_some(last_but_one_ns)
+        (self.silent > 0 || self.is_over).then_some(last_but_one_ns)
     }
 
     /// A dump begins.
@@ -186,6 +189,7 @@ impl Dumps {
     /// The dump is complete, and all messages were read: what it does not have has ended. No other follows.
     pub fn end_last(&mut self, now_ns: u64) {
         self.dumped_ns = [self.began_ns; 2];
+        self.is_over = true;
         self.end_missing(1, now_ns);
     }
 

@@ -331,7 +331,7 @@ impl World {
     fn kill_at(&mut self, call: &str, when: u32) {
         let up = self.up();
         let fault = Fault::begin(&up.daemon, WRITER, &format!("{call}:signal=SIGKILL:when={when}"));
-        up.daemon.rotate();
+        up.daemon.signal(Signal::SIGHUP);
         // The call may not come so often: then it is killed a little later.
         let deadline = Instant::now() + Duration::from_millis(1500);
         while fault.met() == 0 && Instant::now() < deadline {

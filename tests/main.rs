@@ -30,11 +30,11 @@ mod crash;
 mod dumps;
 /// System calls fail, and clocks are set.
 mod faults;
-/// All of it in random order.
-mod model;
 /// There is no room on the disk.
 mod filter;
 mod full_disk;
+/// All of it in random order.
+mod model;
 /// Somebody cannot keep up: the reader, the writer, another listener.
 mod overload;
 

@@ -51,8 +51,7 @@ impl Reference {
 
     /// The entries that must be rows if no end of this time may be missing either.
     pub(super) fn required(&self, time: &Window) -> impl Iterator<Item = u32> {
-        let is_kept =
-            move |ended: &Window| self.kept.iter().chain([time]).any(|kept| is_within(ended, kept));
+        let is_kept = move |ended: &Window| self.kept.iter().chain([time]).any(|kept| is_within(ended, kept));
         self.ended.iter().filter(move |(_, ended)| is_kept(ended)).map(|(number, _)| *number)
     }
 

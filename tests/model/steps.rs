@@ -9,13 +9,19 @@ use super::world::World;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
     /// Entries appear. `silent` ones send no event of their end.
-    Make { entries: u32, expire: bool, silent: bool },
+    Make {
+        entries: u32,
+        expire: bool,
+        silent: bool,
+    },
     /// Somebody removes some entries, one by one.
     Remove(usize),
     /// Somebody removes all entries.
     Flush,
     /// Time passes until all entries that expire have expired. The kernel notices at once, or later.
-    Expire { noticed: bool },
+    Expire {
+        noticed: bool,
+    },
     /// Somebody lists all entries and sets their counters back.
     Zero,
     /// SIGHUP.
@@ -40,7 +46,10 @@ pub(super) enum Step {
     /// SIGKILL.
     Kill,
     /// SIGKILL at a call of the writing thread, which is one of those that publish.
-    KillAt { call: &'static str, when: u32 },
+    KillAt {
+        call: &'static str,
+        when: u32,
+    },
     /// SIGTERM.
     Stop,
     Start(Start),

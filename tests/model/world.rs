@@ -382,7 +382,14 @@ impl World {
         });
         let ready_us = now_us();
         self.reference.ready(ready_us);
-        let up = Up { daemon, ready_us, settled_us: None, has_small_buffer: small_buffer, is_frozen: false, fault: None };
+        let up = Up {
+            daemon,
+            ready_us,
+            settled_us: None,
+            has_small_buffer: small_buffer,
+            is_frozen: false,
+            fault: None,
+        };
         self.up = Some(up);
     }
 }

@@ -73,6 +73,7 @@ fn open_watching(output: &Path, run: u128, second: u64, netns: Vec<u64>) -> Stor
         facts,
         started,
         watched_since_us,
+        expired_since_us: None,
     };
     Store::open(config, at(second)).unwrap()
 }

@@ -7,17 +7,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
+use flowlog::ctnetlink::Requests;
 use flowlog::wal;
 use flowlog::writer::Published;
 use nix::sys::signal::Signal;
 
+use crate::full_disk::logged_rows;
 use crate::harness::daemon::{Daemon, flowlog, run_command};
 use crate::harness::dataset::files_below;
-use crate::harness::entries::make_and_flush;
+use crate::harness::entries::{make, make_and_flush, make_for};
 use crate::harness::namespace::Namespace;
 use crate::harness::tally::Tally;
 use crate::harness::wait::wait_for;
@@ -26,7 +28,7 @@ use crate::harness::wait::wait_for;
 const KILLS: u32 = 200;
 
 /// Numbers of the rows that are on the disk, by their run.
-type Rows = BTreeMap<String, BTreeSet<i64>>;
+pub(crate) type Rows = BTreeMap<String, BTreeSet<i64>>;
 
 fn command(output: &Path, namespace: &Namespace, rotate_rows: &str) -> Command {
     let mut command = run_command(output, &[namespace]);
@@ -66,11 +68,7 @@ fn a_killed_daemon_loses_nothing_that_the_write_ahead_log_had() {
 
     let tally = Tally::read(output.path());
     tally.check_each_once();
-    for (run, rows) in &seen {
-        let published: BTreeSet<i64> = tally.seqs.get(run).into_iter().flatten().copied().collect();
-        let missing: Vec<_> = rows.difference(&published).take(10).collect();
-        assert!(missing.is_empty(), "rows of run {run} are missing: {missing:?}");
-    }
+    check_published(&tally, &seen);
     let rows: usize = seen.values().map(BTreeSet::len).sum();
     assert!(rows > 10 * usize::try_from(kills).unwrap(), "the case is too small: {rows} rows");
     let down = tally.causes().iter().filter(|cause| **cause == "daemon_down").count();
@@ -79,9 +77,19 @@ fn a_killed_daemon_loses_nothing_that_the_write_ahead_log_had() {
     assert!(verified.status.success(), "{verified}");
 }
 
+/// All rows that were on the disk are published.
+#[track_caller]
+pub(crate) fn check_published(tally: &Tally, seen: &Rows) {
+    for (run, rows) in seen {
+        let published: BTreeSet<i64> = tally.seqs.get(run).into_iter().flatten().copied().collect();
+        let missing: Vec<_> = rows.difference(&published).take(10).collect();
+        assert!(missing.is_empty(), "rows of run {run} are missing: {missing:?}");
+    }
+}
+
 /// Notes what is in published files, those of `files` left out, and in the write-ahead log.
 #[track_caller]
-fn note_rows_on_disk(output: &Path, files: &mut BTreeSet<PathBuf>, found: &mut Rows) {
+pub(crate) fn note_rows_on_disk(output: &Path, files: &mut BTreeSet<PathBuf>, found: &mut Rows) {
     for path in files_below(&output.join("flows/v1")) {
         if !files.insert(path.clone()) {
             continue;
@@ -123,6 +131,34 @@ fn a_second_signal_loses_nothing() {
     } else {
         assert_eq!(tally.rows.len(), usize::try_from(FLOWS).unwrap(), "{log}");
     }
+}
+
+/// Of what expires, the kernel tells later: the daemon that was there then did not know.
+#[test]
+fn what_expired_unnoticed_before_a_kill_is_declared() {
+    const EXPIRING: u32 = 50;
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    let daemon = Daemon::spawn(command(output.path(), &namespace, "2000"));
+    make_for(&namespace, 0..EXPIRING, 1);
+    let expired = SystemTime::now() + Duration::from_secs(1);
+    wait_for("entries to expire", || {
+        (SystemTime::now() > expired + Duration::from_millis(200)).then_some(())
+    });
+    // So that the write-ahead log says that what ended until now is there.
+    let others = make(&namespace, EXPIRING..2 * EXPIRING);
+    let mut requests = namespace.inside(Requests::open).unwrap();
+    assert!(others.iter().all(|other| requests.delete(other, None).unwrap()));
+    wait_for("the rows to be logged", || (logged_rows(output.path()) >= EXPIRING).then_some(()));
+    daemon.kill();
+    Daemon::spawn(command(output.path(), &namespace, "2000")).stop();
+
+    let tally = Tally::read(output.path());
+    tally.check_each_once();
+    let expired_us = i64::try_from(expired.duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap();
+    let [gap] = &tally.gaps[..] else { panic!("one gap: {:?}", tally.gaps) };
+    let is_noticed = (0..EXPIRING).all(|number| tally.rows.contains_key(&number));
+    assert!(is_noticed || gap.from_us <= expired_us, "{gap:?}, {expired_us}");
 }
 
 #[test]

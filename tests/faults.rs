@@ -16,7 +16,7 @@ use crate::harness::wait::wait_for;
 
 /// Names of the threads of the daemon.
 const READER: &str = "flowlog";
-const WRITER: &str = "writer";
+pub(crate) const WRITER: &str = "writer";
 
 /// How many flows are made at once.
 const BURST: u32 = 1000;
@@ -33,7 +33,7 @@ fn start(output: &Path, namespace: &Namespace) -> Daemon {
 }
 
 #[track_caller]
-fn check_verified(output: &Path) {
+pub(crate) fn check_verified(output: &Path) {
     let verified = flowlog(&["verify", output.to_str().unwrap()]);
     assert!(verified.status.success(), "{verified}");
 }

@@ -33,6 +33,8 @@ mod faults;
 /// There is no room on the disk.
 mod filter;
 mod full_disk;
+/// All of it in random order.
+mod model;
 /// Somebody cannot keep up: the reader, the writer, another listener.
 mod overload;
 

@@ -161,6 +161,12 @@ impl Daemon {
             watched.push(namespace);
             settings.push(found);
         }
+        // After the subscription: what ends from now on is either in the dump or sends a message.
+        let mut expired_since_us = None;
+        for watched in &mut watched {
+            let expired_us = watched.dump_first(&mut local)?;
+            expired_since_us = expired_since_us.into_iter().chain(expired_us).min();
+        }
         let watched_since_us = now_us();
 
         let host = Host::this();
@@ -199,6 +205,7 @@ impl Daemon {
                 facts,
                 started,
                 watched_since_us: Some(watched_since_us),
+                expired_since_us,
             },
             SystemTime::now(),
         )?;
@@ -207,10 +214,6 @@ impl Daemon {
         local.seed_sockets()?;
         if let Some(filter) = recorded {
             info!("not all flows are recorded: the filter is {filter}");
-        }
-        // After the subscription: what ends from now on is either in the dump or sends a message.
-        for watched in &mut watched {
-            watched.dump(&mut local, false)?;
         }
         heap::give_back();
         info!(

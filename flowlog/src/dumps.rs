@@ -38,10 +38,14 @@ pub struct Dumps {
     records: VecDeque<Record>,
     /// Number of the current dump.
     dump: u32,
-    /// When the last complete dumps were, the last one first.
+    /// When the current dump began.
+    began_ns: u64,
+    /// When the last two complete dumps began, the last one first.
     dumped_ns: [u64; 2],
     /// Entries of the first dump that have not ended: some of them may never send a message.
     silent: usize,
+    /// No dump follows.
+    is_over: bool,
     zeroed: u64,
 }
 
@@ -92,8 +96,10 @@ impl Dumps {
             active_interval_ns,
             records: VecDeque::new(),
             dump: 0,
+            began_ns: 0,
             dumped_ns: [0; 2],
             silent: 0,
+            is_over: false,
             zeroed: 0,
         }
     }
@@ -113,20 +119,24 @@ impl Dumps {
         !self.records.is_empty()
     }
 
-    /// Until when the end of each entry without a message is known; `None` where no such entry is left.
+    /// Until when the end of each entry without a message is known; `None` where no such entry is left. What is
+    /// in the first dump has not ended before it. After the last one, nobody sees what expires.
     pub fn complete_until_ns(&self) -> Option<u64> {
         let [_, last_but_one_ns] = self.dumped_ns;
-        (self.silent > 0).then_some(last_but_one_ns)
+        (self.silent > 0 || self.is_over).then_some(last_but_one_ns)
     }
 
     /// A dump begins.
-    pub fn begin(&mut self) {
+    pub fn begin(&mut self, now_ns: u64) {
         self.dump += 1;
+        self.began_ns = now_ns;
     }
 
     /// The dump failed. What it did not show is no sign of anything.
     pub fn cancel(&mut self) {
         self.dump = self.dump.saturating_sub(1);
+        let [last_ns, _] = self.dumped_ns;
+        self.began_ns = last_ns;
         for entry in self.entries.values_mut() {
             entry.dump = entry.dump.min(self.dump);
         }
@@ -172,12 +182,14 @@ impl Dumps {
     /// The dump is complete.
     pub fn end(&mut self, now_ns: u64) {
         let [last_ns, _] = self.dumped_ns;
-        self.dumped_ns = [now_ns, last_ns];
+        self.dumped_ns = if self.dump == 1 { [self.began_ns; 2] } else { [self.began_ns, last_ns] };
         self.end_missing(MISSING_DUMPS, now_ns);
     }
 
     /// The dump is complete, and all messages were read: what it does not have has ended. No other follows.
     pub fn end_last(&mut self, now_ns: u64) {
+        self.dumped_ns = [self.began_ns; 2];
+        self.is_over = true;
         self.end_missing(1, now_ns);
     }
 
@@ -260,7 +272,7 @@ mod tests {
     }
 
     fn dump(dumps: &mut Dumps, at_s: u64, flows: &[Flow]) {
-        dumps.begin();
+        dumps.begin(at_s * S);
         for flow in flows {
             dumps.saw(flow.clone(), at_s * S);
         }
@@ -356,7 +368,7 @@ mod tests {
     fn the_end_of_a_silent_entry_is_known_after_two_dumps() {
         let mut dumps = Dumps::new(None);
         dump(&mut dumps, 10, &[flow(1, 1)]);
-        assert_eq!(dumps.complete_until_ns(), Some(0));
+        assert_eq!(dumps.complete_until_ns(), Some(10 * S));
         dump(&mut dumps, 70, &[flow(1, 1)]);
         dump(&mut dumps, 130, &[]);
         assert_eq!(dumps.complete_until_ns(), Some(70 * S));
@@ -369,22 +381,23 @@ mod tests {
     fn the_last_dump_ends_what_it_does_not_have() {
         let mut dumps = Dumps::new(None);
         dump(&mut dumps, 10, &[flow(1, 1), flow(2, 1)]);
-        dumps.begin();
-        dumps.saw(flow(1, 2), 20 * S);
-        dumps.end_last(20 * S);
-        assert_eq!(records(&mut dumps), [(Some(2), Sighting::Vanished, 20)]);
+        dumps.begin(20 * S);
+        dumps.saw(flow(1, 2), 21 * S);
+        dumps.end_last(22 * S);
+        assert_eq!(records(&mut dumps), [(Some(2), Sighting::Vanished, 22)]);
+        assert_eq!(dumps.complete_until_ns(), Some(20 * S));
     }
 
     #[test]
     fn a_dump_that_fails_counts_for_nothing() {
         let mut dumps = Dumps::new(None);
-        dumps.begin();
+        dumps.begin(S);
         dumps.saw(flow(1, 1), S);
         dumps.cancel();
         assert!(dumps.is_needed());
         dump(&mut dumps, 10, &[flow(1, 1), flow(2, 1)]);
         dump(&mut dumps, 20, &[]);
-        dumps.begin();
+        dumps.begin(25 * S);
         dumps.cancel();
         assert_eq!(records(&mut dumps), []);
         dump(&mut dumps, 30, &[]);

@@ -25,7 +25,14 @@ pub(crate) fn make_and_flush(namespace: &Namespace, numbers: std::ops::Range<u32
 /// Makes one entry for each of `numbers`, all different; gives their original tuples.
 #[track_caller]
 pub(crate) fn make(namespace: &Namespace, numbers: std::ops::Range<u32>) -> Vec<Tuple> {
-    let flows: Vec<Flow> = numbers.map(established).collect();
+    make_for(namespace, numbers, TIMEOUT_S)
+}
+
+/// Makes one entry for each of `numbers`, which expire after so many seconds; gives their original tuples.
+#[track_caller]
+pub(crate) fn make_for(namespace: &Namespace, numbers: std::ops::Range<u32>, timeout_s: u32) -> Vec<Tuple> {
+    let flows: Vec<Flow> =
+        numbers.map(|number| Flow { timeout_s: Some(timeout_s), ..established(number) }).collect();
     namespace.inside(Requests::open).unwrap().create(&flows).unwrap();
     flows.into_iter().map(|flow| flow.orig).collect()
 }

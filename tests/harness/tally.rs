@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::Int64Type;
+use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -31,6 +31,10 @@ pub(crate) struct Tally {
 /// A row of the table of gaps.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct GapRow {
+    /// Microseconds since 1970.
+    pub(crate) from_us: i64,
+    /// Inclusive.
+    pub(crate) to_us: i64,
     pub(crate) cause: String,
     pub(crate) lost_flows: Option<i64>,
 }
@@ -95,10 +99,14 @@ impl Tally {
 pub(crate) fn gaps(output: &Path) -> Vec<GapRow> {
     let mut gaps = Vec::new();
     for path in files_below(&output.join("gaps/v1")) {
-        for batch in read(&path, &["cause", "lost_flows"]) {
+        for batch in read(&path, &["from_time", "to_time", "cause", "lost_flows"]) {
+            let [from, to] = ["from_time", "to_time"]
+                .map(|name| column(&batch, name).as_primitive::<TimestampMicrosecondType>());
             let causes = column(&batch, "cause").as_string::<i32>();
             let lost = column(&batch, "lost_flows").as_primitive::<Int64Type>();
             gaps.extend((0..batch.num_rows()).map(|row| GapRow {
+                from_us: from.value(row),
+                to_us: to.value(row),
                 cause: causes.value(row).to_owned(),
                 lost_flows: lost.is_valid(row).then(|| lost.value(row)),
             }));

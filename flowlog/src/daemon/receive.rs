@@ -25,9 +25,9 @@ const READS_PER_TURN: usize = 16;
 /// receive buffer has to hold what comes meanwhile.
 const NAP: Duration = Duration::from_millis(1);
 
-/// How long nothing has to come after an overrun until the kernel has nothing left that it held: it sends
-/// that again 10 to 100 ms after there was no room (`ecache_work`), as long as there is room.
-const HELD: Duration = Duration::from_millis(500);
+/// How long nothing has to come after an overrun until the kernel has nothing left that it held: it tries again a
+/// second after there was no room, and then each tenth of a second (`nf_conntrack_ecache_work`).
+const HELD: Duration = Duration::from_millis(1500);
 
 impl Daemon {
     /// Whether flows can be taken, or have to be dropped.

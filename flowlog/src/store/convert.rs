@@ -13,7 +13,7 @@ use tracing::{error, warn};
 use super::Store;
 use crate::causes::one_line;
 use crate::gaps::{Cause, Gap, Stage};
-use crate::wal::{self, Damage, DamageCause, Frame, ReadError, Segment};
+use crate::wal::{self, Damage, DamageCause, Frame, HeaderError, ReadError, Segment};
 use crate::writer::seqs;
 
 /// Segments of the run itself whose rows were dropped from memory, because their files could not be
@@ -89,8 +89,11 @@ pub(super) fn read_out(
             }
             Err(ReadError::Io(error)) => return Err(error.into()),
             Err(ReadError::Header { bytes, cause }) => {
+                // One that was killed while it made a segment had written no rows to it.
+                if !(may_be_torn && matches!(cause, HeaderError::Torn)) {
+                    readout.damaged.push(path.clone());
+                }
                 readout.drop_bytes(bytes, cause.to_string());
-                readout.damaged.push(path.clone());
                 continue;
             }
         };

@@ -73,6 +73,7 @@ impl Unfinished {
 pub(super) fn unfinished(
     directory: &Directory,
     history: History,
+    expired_since_us: Option<i64>,
 ) -> io::Result<(Vec<Unfinished>, Option<i64>)> {
     let History { last, unfinished, torn: _, damaged: _ } = history;
     let mut runs: BTreeMap<Uuid, Unfinished> = BTreeMap::new();
@@ -125,6 +126,10 @@ pub(super) fn unfinished(
         }
         let complete_until_us = runs.get(&last.run_id).and_then(|run| complete_until_us(&run.segments));
         let since_us = complete_until_us.unwrap_or(last_us);
+        // What expires, the kernel tells of later: that was not told to a run that was killed. What had expired before
+        // it began, it was told.
+        let expired_us = expired_since_us.map(|expired_us| expired_us.max(began_us(last.run_id)));
+        let since_us = expired_us.map_or(since_us, |expired_us| expired_us.min(since_us));
         undeclared_since_us.map_or(since_us, |undeclared_us: i64| undeclared_us.min(since_us))
     });
     Ok((runs.into_values().collect(), unwatched_since_us))
@@ -203,9 +208,8 @@ impl Store {
             readout = read?;
             self.publish_gaps_of(run, now)?;
         } else if !run.segments.is_empty() {
-            // No segment says of which run it is.
-            readout.damaged = run.segments.clone();
-            readout.dropped_reason = Some("no segment has its header".to_owned());
+            // No segment has its header, so none has rows that can be read.
+            readout = read_out(&run.segments, true, &RangeInclusiveSet::new(), |_, _| Ok(()))?;
         }
         self.finish_run(run, &readout, now);
         Ok(())
@@ -353,6 +357,12 @@ fn read_if_intact(path: &Path) -> Result<Option<(SegmentHeader, SegmentFrames)>,
         Err(ReadError::Io(error)) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
         Err(_) => Ok(None),
     }
+}
+
+/// When a run began, by its id, in microseconds since 1970.
+fn began_us(run_id: Uuid) -> i64 {
+    let Some((began_s, nanos)) = run_id.get_timestamp().map(|began| began.to_unix()) else { return i64::MIN };
+    i64::try_from(began_s * 1_000_000 + u64::from(nanos / 1000)).unwrap_or(i64::MIN)
 }
 
 /// Until when all flows that ended are in the segments.

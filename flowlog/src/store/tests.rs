@@ -17,7 +17,7 @@ use crate::ledger::{self, Event, Started};
 use crate::retention::RetentionLimits;
 use crate::schema::{FlowBatch, RunContext, RunFacts};
 use crate::verify::verify;
-use crate::wal::WalSync;
+use crate::wal::{self, WalSync};
 use crate::writer::{Published, Rotation};
 
 /// 2026-11-21 08:00:00 UTC
@@ -73,6 +73,7 @@ fn open_watching(output: &Path, run: u128, second: u64, netns: Vec<u64>) -> Stor
         facts,
         started,
         watched_since_us,
+        expired_since_us: None,
     };
     Store::open(config, at(second)).unwrap()
 }
@@ -310,6 +311,29 @@ fn a_damaged_segment_is_kept_and_declared() {
     assert!(damaged.to_str().unwrap().ends_with(".wal.damaged"), "{}", damaged.display());
     let causes: Vec<_> = gaps(output.path()).iter().map(|gap| (gap.cause, gap.from_us)).collect();
     assert_eq!(causes, [(Cause::DaemonDown, micros(20)), (Cause::WalError, micros(20))]);
+}
+
+/// Runs that were killed between making a segment and writing its header: one with rows, one with none.
+#[test]
+fn a_segment_without_a_header_at_the_end_is_no_damage() {
+    let output = tempfile::tempdir().unwrap();
+    let mut store = open(output.path(), 1, 0);
+    store.append(&Rows::of(1).ending(1..=5), micros(6), at(6)).unwrap();
+    drop(store);
+    let segments = wal::segments(&output.path().join("_flowlog/wal")).unwrap().segments;
+    let next = |run: u128, number: u32| format!("{}_{number:08}.wal", facts(run).run.run_id);
+    for name in [next(1, 2), next(2, 1)] {
+        fs::write(segments[0].path.with_file_name(name), b"flow").unwrap();
+    }
+
+    let mut store = open(output.path(), 3, 10);
+    store.recover(at(10));
+    store.finish(true, at(11));
+    let gaps = gaps(output.path());
+    assert_eq!(gaps.iter().map(|gap| gap.cause).collect::<Vec<_>>(), [Cause::DaemonDown], "{gaps:?}");
+    assert_eq!(seqs(output.path(), 1), [1, 2, 3, 4, 5]);
+    assert!(files(&output.path().join("_flowlog/wal")).is_empty(), "nothing is kept");
+    check_verified(output.path());
 }
 
 #[test]

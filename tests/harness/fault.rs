@@ -63,8 +63,10 @@ impl Fault {
 
     /// From now on all is well. What was traced, for messages.
     #[track_caller]
-    pub(crate) fn end(self) -> String {
-        self.strace.signal(Signal::SIGINT);
+    pub(crate) fn end(mut self) -> String {
+        if self.strace.is_running() {
+            self.strace.signal(Signal::SIGINT);
+        }
         self.strace.finish();
         fs::read_to_string(self.log.path()).unwrap()
     }

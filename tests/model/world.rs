@@ -316,6 +316,7 @@ impl World {
     #[track_caller]
     fn kill(&mut self) {
         let Up { daemon, ready_us, settled_us, fault, .. } = self.up.take().unwrap();
+        self.steps.push(daemon.log());
         daemon.kill();
         if let Some(fault) = fault {
             fault.end();

@@ -95,6 +95,9 @@ pub struct Store {
     unlogged: VecDeque<Unlogged>,
     wal: Wal,
     sealed: Vec<Segment>,
+    /// Segments of earlier runs whose rows are all published. They never become files of this run: their rows have
+    /// numbers of their own.
+    recovered: Vec<PathBuf>,
     writer: Writer,
     /// Segments of this run whose rows have to become files by reading them.
     conversion: Conversion,
@@ -176,6 +179,7 @@ impl Store {
             ledger,
             unlogged: VecDeque::new(),
             sealed: Vec::new(),
+            recovered: Vec::new(),
             unfinished,
             unwatched_since_us,
             retention,
@@ -376,6 +380,7 @@ impl Store {
             .partition(|segment: &Segment| self.writer.needs(&segment.path));
         self.sealed = needed;
         done.iter().for_each(|segment| remove_segment(&segment.path));
+        std::mem::take(&mut self.recovered).iter().for_each(|path| remove_segment(path));
     }
 
     fn mark(&mut self, complete_until_us: i64) {

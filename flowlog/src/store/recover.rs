@@ -20,7 +20,7 @@ use crate::causes::one_line;
 use crate::gaps::{Cause, Gap, Stage};
 use crate::ledger::{self, DeclaredGap, Event, History, PublishedFile, Recovered};
 use crate::schema::{RunContext, RunFacts};
-use crate::wal::{self, Damage, DamageCause, Frame, Frames, ReadError, Segment, SegmentHeader};
+use crate::wal::{self, Damage, DamageCause, Frame, Frames, ReadError, SegmentHeader};
 use crate::writer::{Directory, FLOWS, GAPS, Published, Writer, read_gap_file, seqs};
 
 /// What the ledger says of a file.
@@ -238,7 +238,7 @@ impl Store {
                 set_aside(path);
             } else {
                 // Removed when the ledger says that its rows are published.
-                self.sealed.push(Segment { path: path.clone(), bytes: 0, rows: 0, last_seq: None });
+                self.recovered.push(path.clone());
             }
         }
     }

@@ -287,6 +287,30 @@ fn rows_that_cannot_be_published_until_the_stop_are_published_by_the_next_start(
     check_recovers(output.path(), 50);
 }
 
+/// What was recovered of an earlier run is not written again with the rows of this one.
+#[test]
+fn rows_that_wait_are_those_of_this_run() {
+    let output = tempfile::tempdir().unwrap();
+    let mut store = open(output.path(), 1, 0);
+    store.append(&Rows::of(1).ending(1..=5), micros(6), at(6)).unwrap();
+    drop(store);
+
+    let mut store = open(output.path(), 2, 10);
+    store.recover(at(10));
+    let staging = output.path().join("_flowlog/staging");
+    fs::remove_dir_all(&staging).unwrap();
+    fs::write(&staging, "in the way").unwrap();
+    store.append(&Rows::of(2).ending(11..=13), micros(14), at(14)).unwrap();
+    store.rotate(at(14));
+    fs::remove_file(&staging).unwrap();
+    fs::create_dir(&staging).unwrap();
+    store.finish(true, at(30));
+    assert_eq!(seqs(output.path(), 1), [1, 2, 3, 4, 5]);
+    assert_eq!(seqs(output.path(), 2), [1, 2, 3]);
+    assert!(files(&output.path().join("_flowlog/wal")).is_empty(), "nothing is kept");
+    check_verified(output.path());
+}
+
 #[test]
 fn a_damaged_segment_is_kept_and_declared() {
     let output = tempfile::tempdir().unwrap();

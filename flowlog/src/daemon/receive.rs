@@ -294,12 +294,20 @@ fn lose_messages(messages: u64, detail: &str, output: &mut Output, counts: &mut 
 impl Watched {
     /// Nothing was left to be read at this time.
     fn has_read_all(&mut self, at_us: i64) {
-        if self.received.elapsed() > HELD {
-            self.is_held = false;
+        if self.is_held && self.received.elapsed() > HELD {
+            self.is_held = self.has_undelivered();
         }
         if !self.is_held {
             self.read_until_us = at_us;
         }
+    }
+
+    /// Whether the kernel has events that it could not deliver: on a busy machine it tries again later than it wants
+    /// to. Where it does not tell, the time that has passed must do.
+    fn has_undelivered(&mut self) -> bool {
+        let mut found = false;
+        let listed = self.requests.dying(|_| found = true);
+        found && listed.is_ok()
     }
 
     /// The socket had no room for a message.

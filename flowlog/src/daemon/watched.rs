@@ -62,7 +62,7 @@ pub(super) struct Watched {
     pub(super) listener: Listener,
     /// Which of its flows are recorded. The listener sends no others where the kernel can tell.
     pub(super) filter: FlowFilter,
-    requests: Requests,
+    pub(super) requests: Requests,
     pub(super) seen: Seen,
     /// Entries of the table that the kernel allows.
     pub(super) table_max: u32,

@@ -16,13 +16,16 @@ use crate::sh;
 const FLAVOURS: [(&str, &str); 2] =
     [("amd64", "linux-image-amd64"), ("cloud-amd64", "linux-image-cloud-amd64")];
 
+/// Of no release yet.
+const NEWEST: &str = "newest";
+
 /// Versions, oldest first, with the suites that have them.
 const VERSIONS: [(&str, &[&str]); 4] = [
     ("5.10", &["bullseye", "bullseye-security"]),
     ("6.1", &["bookworm", "bookworm-security"]),
     ("6.12", &["trixie", "trixie-security"]),
     // Not experimental: that has kernels before their release.
-    ("newest", &["sid", "trixie-backports"]),
+    (NEWEST, &["sid", "trixie-backports"]),
 ];
 
 /// Modules that the tests and what they need may ask for; with all modules that these use.
@@ -93,6 +96,11 @@ impl Kernel {
     /// Version and flavour.
     pub(super) fn name(&self) -> String {
         format!("{}-{}", self.version, self.flavour)
+    }
+
+    /// Whether a release of Debian has it.
+    pub(super) fn is_of_release(&self) -> bool {
+        self.version != NEWEST
     }
 
     /// Whether it is made for virtual machines: it is smaller, and starts faster.

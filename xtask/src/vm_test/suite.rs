@@ -99,9 +99,13 @@ pub(super) fn build(extent: Extent, filter: &[&str]) -> Result<Suite> {
         .map(str::to_owned)
         .collect();
     ensure!(!names.is_empty(), "no test has a name with one of {filter:?}");
-    // Each by its name: a filter would also take tests that have it inside of theirs.
-    let arguments =
-        ["--show-output", "--exact"].into_iter().map(str::to_owned).chain(names.iter().cloned()).collect();
+    // Each by its name: a filter would also take tests that have it inside of theirs. One at a time: what one test
+    // forks holds the sockets of another for long there.
+    let arguments = ["--show-output", "--exact", "--test-threads=1"]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(names.iter().cloned())
+        .collect();
     // The short ones take two minutes on an idle machine, and are not to keep others waiting for an hour.
     let limit = Duration::from_mins(if extent == Extent::Short { 15 } else { 60 });
     Ok(Suite { flowlog, tests, names, arguments, limit })

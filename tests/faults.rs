@@ -151,11 +151,17 @@ fn what_a_stop_could_not_publish_the_next_start_does() {
         let log = daemon.stop();
         let traced = fault.end();
         start(output.path(), &namespace).stop();
-        let tally = Tally::read(output.path());
-        tally.check_each_once();
-        assert_eq!(tally.rows.len(), usize::try_from(BURST).unwrap(), "{log}\n{traced}");
-        check_verified(output.path());
+        check_each_is_a_row(output.path(), &format!("{log}\n{traced}"));
     }
+}
+
+/// All flows of a burst are rows, each once, and the ledger agrees.
+#[track_caller]
+fn check_each_is_a_row(output: &Path, told: &str) {
+    let tally = Tally::read(output);
+    tally.check_each_once();
+    assert_eq!(tally.rows.len(), usize::try_from(BURST).unwrap(), "{told}");
+    check_verified(output);
 }
 
 /// What a killed daemon left cannot be read at first.
@@ -180,10 +186,7 @@ fn recovery_goes_on_after_faults() {
         wait_for("recovery to succeed", || daemon.log().contains("recovered what a run left").then_some(()));
         let log = daemon.stop();
         start(output.path(), &namespace).stop();
-        let tally = Tally::read(output.path());
-        tally.check_each_once();
-        assert_eq!(tally.rows.len(), usize::try_from(BURST).unwrap(), "{log}");
-        check_verified(output.path());
+        check_each_is_a_row(output.path(), &log);
     }
 }
 
@@ -203,10 +206,7 @@ fn a_crash_at_any_call_loses_nothing_that_was_logged() {
             let log = daemon.end().stderr;
             let traced = fault.end();
             start(output.path(), &namespace).stop();
-            let tally = Tally::read(output.path());
-            tally.check_each_once();
-            assert_eq!(tally.rows.len(), usize::try_from(BURST).unwrap(), "{log}\n{traced}");
-            check_verified(output.path());
+            check_each_is_a_row(output.path(), &format!("{log}\n{traced}"));
         }
     }
 }

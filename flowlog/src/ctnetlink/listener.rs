@@ -156,6 +156,11 @@ impl<'b> Datagrams<'b> {
         slots.filter_map(|(slot, length)| slot.get(..*length)).filter(|datagram| !datagram.is_empty())
     }
 
+    /// Whether there was no room for more of them.
+    pub fn is_full(&self) -> bool {
+        self.lengths.len() == DATAGRAMS
+    }
+
     /// How many datagrams were cut and are left out; each was one event at least.
     pub fn truncated(&self) -> usize {
         self.truncated

@@ -20,9 +20,9 @@ use crate::gaps::{Cause, Gap, Stage};
 /// Reads of one listener before signals, ticks and the other listeners get their turn.
 const READS_PER_TURN: usize = 16;
 
-/// How long this side sleeps when it has read all that was there. To be woken costs as much as reading a
-/// message does, and the sender, too: after a nap there are many. Signals and ticks are late by as much, and the
-/// receive buffer has to hold what comes meanwhile.
+/// How long this side sleeps when it has read what was there. To be woken, and to look at the tables and clocks
+/// once per read, costs as much as some messages do, and the sender pays, too: after a nap there are many.
+/// Signals and ticks are late by as much, and the receive buffer has to hold what comes meanwhile.
 const NAP: Duration = Duration::from_millis(1);
 
 /// How long nothing has to come after an overrun until the kernel has nothing left that it held: it tries again a
@@ -98,13 +98,14 @@ impl Daemon {
     /// Reads each listener for a while. Says whether there may be more.
     pub(super) fn receive(&mut self) -> anyhow::Result<bool> {
         let Self { watched, buffers, flows, local, output, counts, .. } = self;
-        let (mut more, mut has_received) = (false, false);
+        let (mut more, mut has_received, mut is_behind) = (false, false, false);
         for watched in watched {
             for read in 1.. {
                 // It goes on when there is room, or too much is held.
                 if output.is_blocked() && !watched.is_shedding {
                     break;
                 }
+                let mut has_rest = true;
                 let before_us = now_us();
                 let received = watched.listener.recv(buffers)?;
                 // Then the events: what a socket did before its flow ended is now in the tables. A refused
@@ -118,6 +119,7 @@ impl Daemon {
                     Received::Overrun => watched.has_overrun(),
                     Received::Datagrams(datagrams) => {
                         has_received = true;
+                        has_rest = datagrams.is_full();
                         watched.received = Instant::now();
                         if datagrams.truncated() > 0 {
                             let detail = "messages that are larger than the buffer";
@@ -139,13 +141,15 @@ impl Daemon {
                     }
                 }
                 output.flush_if_full()?;
-                if read == READS_PER_TURN {
+                // Only `WouldBlock` says that nothing is left: an overrun may wait to be told.
+                if !has_rest || read == READS_PER_TURN {
                     more = true;
+                    is_behind |= has_rest;
                     break;
                 }
             }
         }
-        if has_received && !more {
+        if has_received && !is_behind {
             std::thread::sleep(NAP);
         }
         Ok(more)

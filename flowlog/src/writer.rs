@@ -18,6 +18,7 @@ mod directory;
 mod error;
 mod gap_file;
 mod open_file;
+mod order;
 mod partition;
 mod properties;
 mod published;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow_schema::SchemaRef;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::file::metadata::{KeyValue, SortingColumn};
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{
     EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion,
 };
@@ -23,8 +23,22 @@ const MAX_GAPS: usize = 4096;
 
 /// Columns that are delta encoded: their values grow or are nearly all distinct, so that a dictionary would hold
 /// each of them.
-const DELTA_ENCODED: [&str; 8] =
-    ["seq", "start_time", "end_time", "last_seen_time", "duration_us", "src_port", "nat_src_port", "ct_id"];
+const DELTA_ENCODED: [&str; 14] = [
+    "seq",
+    "start_time",
+    "end_time",
+    "duration_us",
+    "last_seen_time",
+    "src_port",
+    "nat_src_port",
+    "ct_id",
+    "src_socket_cookie",
+    "src_tcp_srtt_us",
+    "src_tcp_min_rtt_us",
+    "dst_socket_cookie",
+    "dst_tcp_srtt_us",
+    "dst_tcp_min_rtt_us",
+];
 
 /// Columns that people look up single values of: the filter spares the row groups without it.
 const BLOOM_FILTERED: [&str; 6] =
@@ -130,8 +144,7 @@ fn writer_properties() -> WriterProperties {
         .set_statistics_enabled(EnabledStatistics::Page)
         // Also what bloom filters are sized for, before they are folded to what the values need: those
         // of a small file stay small.
-        .set_max_row_group_row_count(Some(MAX_ROWS))
-        .set_sorting_columns(Some(sorting_columns(&columns)));
+        .set_max_row_group_row_count(Some(MAX_ROWS));
     for column in &columns {
         let path = || ColumnPath::from(column.name.clone());
         if DELTA_ENCODED.contains(&column.name.as_str()) {
@@ -153,12 +166,4 @@ fn base_properties() -> WriterPropertiesBuilder {
         // Level 1 takes the same time and makes larger files.
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).unwrap_or_default()))
         .set_dictionary_enabled(true)
-}
-
-fn sorting_columns(columns: &[schema::Column]) -> Vec<SortingColumn> {
-    (0..)
-        .zip(columns)
-        .filter(|(_, column)| column.name == "end_time")
-        .map(|(column_idx, _)| SortingColumn { column_idx, descending: false, nulls_first: false })
-        .collect()
 }

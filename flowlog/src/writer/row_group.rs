@@ -1,4 +1,4 @@
-//! The rows of one row group: gathered, sorted by end_time, encoded column by column.
+//! The rows of one row group: gathered, put in order, encoded column by column.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use parquet::arrow::arrow_writer::{ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::file::writer::SerializedFileWriter;
 
 use super::error::Fault;
-use super::partition::{end_times, seqs};
+use super::order::by_workload;
 
 /// Rows of a row group. Bounds the unit that readers skip or take whole, and that they split work
 /// by: far fewer make the footer and the dictionaries weigh, far more make statistics useless.
@@ -84,7 +84,7 @@ impl Buffer {
     ) -> Result<usize, Fault> {
         let Self { mut batches, small, .. } = std::mem::take(self);
         batches.extend(small);
-        let order = by_end_time(&batches)?;
+        let order = by_workload(&batches)?;
 
         let before = writer.bytes_written();
         let column_writers = factory.create_column_writers(writer.flushed_row_groups().len())?;
@@ -103,21 +103,6 @@ impl Buffer {
         row_group.close()?;
         Ok(writer.bytes_written() - before)
     }
-}
-
-/// Where the rows of the batches, counted through, are in the order of end_time; equal ones by seq.
-fn by_end_time(batches: &[RecordBatch]) -> Result<UInt32Array, Fault> {
-    let mut keyed = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
-    let mut row: u32 = 0;
-    for batch in batches {
-        for (&time, &seq) in end_times(batch)?.values().iter().zip(seqs(batch)?.values()) {
-            keyed.push((time, seq, row));
-            row += 1;
-        }
-    }
-    // Rows come nearly in order: std's sort finds the runs.
-    keyed.sort();
-    Ok(UInt32Array::from_iter_values(keyed.into_iter().map(|(_, _, row)| row)))
 }
 
 /// One column of all batches, in this order.

@@ -50,7 +50,7 @@ impl Published {
         for batch in builder.with_projection(columns).build()? {
             let batch = batch?;
             let mut sorted = seqs(&batch)?.values().to_vec();
-            // Rows are in the order of their end.
+            // Rows stand by workload.
             sorted.sort_unstable();
             insert_all(&mut published.seqs, &sorted);
             for &end_us in end_times(&batch)?.values() {

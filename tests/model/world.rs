@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use flowlog::ctnetlink::{Buffers, Delivery, Filter, Listener, Received, Requests};
 use flowlog::flow::Tuple;
@@ -20,7 +20,7 @@ use crate::harness::daemon::{Daemon, run_command};
 use crate::harness::entries::{make, make_for};
 use crate::harness::fault::Fault;
 use crate::harness::namespace::Namespace;
-use crate::harness::tally::Tally;
+use crate::harness::tally::{Tally, now_us};
 use crate::harness::volume::Volume;
 use crate::harness::wait::wait_for;
 
@@ -403,10 +403,4 @@ impl Drop for World {
             eprintln!("FLOWLOG_MODEL_SEED={} failed after:\n{}\n{log}", self.seed, self.steps.join("\n"));
         }
     }
-}
-
-/// The time in microseconds since 1970.
-fn now_us() -> i64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    i64::try_from(now.as_micros()).unwrap()
 }

@@ -108,9 +108,15 @@ pub(crate) fn check_published(tally: &Tally, seen: &Rows) {
     }
 }
 
-/// Notes what is in published files, those of `files` left out, and in the write-ahead log.
+/// Notes what is in published files, those of `files` left out, and in the write-ahead log. Gives until when all that
+/// ended is there, as the log says it, in microseconds since 1970.
 #[track_caller]
-pub(crate) fn note_rows_on_disk(output: &Path, files: &mut BTreeSet<PathBuf>, found: &mut Rows) {
+pub(crate) fn note_rows_on_disk(
+    output: &Path,
+    files: &mut BTreeSet<PathBuf>,
+    found: &mut Rows,
+) -> Option<i64> {
+    let mut complete_until_us = None;
     for path in files_below(&output.join("flows/v1")) {
         if !files.insert(path.clone()) {
             continue;
@@ -125,12 +131,14 @@ pub(crate) fn note_rows_on_disk(output: &Path, files: &mut BTreeSet<PathBuf>, fo
         let Ok((header, frames)) = wal::read(&segment.path) else { continue };
         let rows = found.entry(header.run_id.to_string()).or_default();
         for frame in frames.map_while(Result::ok) {
+            complete_until_us = complete_until_us.max(Some(frame.complete_until_us));
             if let Some(batch) = frame.batch {
                 let seqs = batch.column_by_name("seq").unwrap().as_primitive::<Int64Type>().values();
                 rows.extend(seqs.iter().copied());
             }
         }
     }
+    complete_until_us
 }
 
 /// A second signal asks for a stop at once: the rows stay in the write-ahead log.

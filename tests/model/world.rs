@@ -232,7 +232,7 @@ impl World {
             } else {
                 *expired.start().min(flushed.start())..=*expired.end().max(flushed.end())
             };
-            self.reference.ended(number, window);
+            self.reference.expired(number, window);
         }
     }
 
@@ -241,7 +241,7 @@ impl World {
         let last_us = self.expiring.iter().map(|(_, expired)| *expired.end()).max().unwrap();
         wait_for("entries to expire", || (now_us() > last_us).then_some(()));
         for (number, expired) in self.expiring.drain(..) {
-            self.reference.ended(number, expired);
+            self.reference.expired(number, expired);
         }
         if noticed {
             self.zero();
@@ -325,7 +325,9 @@ impl World {
             self.reference.kept(ready_us..=settled_us);
         }
         let output = self.output();
-        note_rows_on_disk(&output, &mut self.files, &mut self.seen);
+        if let Some(logged_us) = note_rows_on_disk(&output, &mut self.files, &mut self.seen) {
+            self.reference.logged(ready_us..=logged_us);
+        }
     }
 
     #[track_caller]

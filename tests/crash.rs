@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use flowlog::ctnetlink::Requests;
+use flowlog::ctnetlink::{Filter, Requests};
 use flowlog::wal;
 use flowlog::writer::Published;
 use nix::sys::signal::Signal;
@@ -21,7 +21,7 @@ use crate::harness::daemon::{Daemon, flowlog, run_command};
 use crate::harness::dataset::files_below;
 use crate::harness::entries::{make, make_and_flush, make_for};
 use crate::harness::namespace::Namespace;
-use crate::harness::tally::Tally;
+use crate::harness::tally::{Tally, now_us};
 use crate::harness::wait::wait_for;
 
 /// How often the daemon is killed; `FLOWLOG_KILLS` sets another number.
@@ -43,6 +43,8 @@ fn a_killed_daemon_loses_nothing_that_the_write_ahead_log_had() {
     let output = tempfile::tempdir().unwrap();
     let (made, stop) = (AtomicU32::new(0), AtomicBool::new(false));
     let (mut files, mut seen) = (BTreeSet::new(), Rows::new());
+    // From when nobody watched, and until when at least.
+    let mut unwatched = Vec::new();
     // Numbers that look random and are the same in each run of the test.
     let mut random: u64 = 0x5eed;
     thread::scope(|scope| {
@@ -58,9 +60,20 @@ fn a_killed_daemon_loses_nothing_that_the_write_ahead_log_had() {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             // Small files, so that many moments are those of a publication.
             let daemon = Daemon::spawn(command(output.path(), &namespace, "2000"));
+            // About each second one has published something, however slow the machine is.
+            if random >> 63 == 0 {
+                let log = daemon.log();
+                let (run_id, _) = log.split_once("ready: run ").unwrap().1.split_once(',').unwrap();
+                wait_for("the run to publish a file", || {
+                    let files = files_below(&output.path().join("flows/v1"));
+                    files.iter().any(|file| file.to_str().unwrap().contains(run_id)).then_some(())
+                });
+            }
             thread::sleep(Duration::from_millis((random >> 33) % 400));
             daemon.kill();
+            let killed_us = now_us();
             note_rows_on_disk(output.path(), &mut files, &mut seen);
+            unwatched.push((killed_us, now_us()));
         }
         stop.store(true, Ordering::Relaxed);
     });
@@ -71,13 +84,16 @@ fn a_killed_daemon_loses_nothing_that_the_write_ahead_log_had() {
     check_published(&tally, &seen);
     let rows: usize = seen.values().map(BTreeSet::len).sum();
     assert!(rows > 10 * usize::try_from(kills).unwrap(), "the case is too small: {rows} rows");
-    let down = tally.causes().iter().filter(|cause| **cause == "daemon_down").count();
+    let down: Vec<_> = tally.gaps.iter().filter(|gap| gap.cause == "daemon_down").collect();
+    for (from_us, to_us) in unwatched {
+        let is_declared = down.iter().any(|gap| gap.from_us <= from_us && to_us <= gap.to_us);
+        assert!(is_declared, "nobody watched from {from_us} to {to_us}: {down:?}");
+    }
     // One that was killed before it declared the time before it leaves that to the next, which declares one for both.
-    let (most, least) = (usize::try_from(kills).unwrap(), usize::try_from(kills - kills / 20).unwrap());
-    assert!(
-        (least..=most).contains(&down),
-        "each time in which nobody watched is declared: {down} of {most}"
-    );
+    // It has written no rows yet.
+    let with_rows = seen.values().filter(|rows| !rows.is_empty()).count();
+    let (least, most) = (with_rows - 1, usize::try_from(kills).unwrap());
+    assert!((least..=most).contains(&down.len()), "{} of {least} to {most} times are declared", down.len());
     let verified = flowlog(&["verify", output.path().to_str().unwrap()]);
     assert!(verified.status.success(), "{verified}");
 }
@@ -92,9 +108,15 @@ pub(crate) fn check_published(tally: &Tally, seen: &Rows) {
     }
 }
 
-/// Notes what is in published files, those of `files` left out, and in the write-ahead log.
+/// Notes what is in published files, those of `files` left out, and in the write-ahead log. Gives until when all that
+/// ended is there, as the log says it, in microseconds since 1970.
 #[track_caller]
-pub(crate) fn note_rows_on_disk(output: &Path, files: &mut BTreeSet<PathBuf>, found: &mut Rows) {
+pub(crate) fn note_rows_on_disk(
+    output: &Path,
+    files: &mut BTreeSet<PathBuf>,
+    found: &mut Rows,
+) -> Option<i64> {
+    let mut complete_until_us = None;
     for path in files_below(&output.join("flows/v1")) {
         if !files.insert(path.clone()) {
             continue;
@@ -109,12 +131,14 @@ pub(crate) fn note_rows_on_disk(output: &Path, files: &mut BTreeSet<PathBuf>, fo
         let Ok((header, frames)) = wal::read(&segment.path) else { continue };
         let rows = found.entry(header.run_id.to_string()).or_default();
         for frame in frames.map_while(Result::ok) {
+            complete_until_us = complete_until_us.max(Some(frame.complete_until_us));
             if let Some(batch) = frame.batch {
                 let seqs = batch.column_by_name("seq").unwrap().as_primitive::<Int64Type>().values();
                 rows.extend(seqs.iter().copied());
             }
         }
     }
+    complete_until_us
 }
 
 /// A second signal asks for a stop at once: the rows stay in the write-ahead log.
@@ -138,32 +162,40 @@ fn a_second_signal_loses_nothing() {
     }
 }
 
-/// Of what expires, the kernel tells later: the daemon that was there then did not know.
+/// Of what expires, the kernel tells later: the daemon that was there then did not know, and no other was told.
 #[test]
-fn what_expired_unnoticed_before_a_kill_is_declared() {
+fn what_expired_before_a_kill_and_was_noticed_after_it_is_declared() {
+    // On a busy host the kernel may notice at once.
+    let has_lost = (0..20).any(|_| kill_after_expiry());
+    assert!(has_lost, "the case is not what it should be");
+}
+
+/// Kills a daemon after entries have expired. Says whether some of them are no rows.
+#[track_caller]
+fn kill_after_expiry() -> bool {
     const EXPIRING: u32 = 50;
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
     let daemon = Daemon::spawn(command(output.path(), &namespace, "2000"));
-    make_for(&namespace, 0..EXPIRING, 1);
-    let expired = SystemTime::now() + Duration::from_secs(1);
-    wait_for("entries to expire", || {
-        (SystemTime::now() > expired + Duration::from_millis(200)).then_some(())
-    });
-    // So that the write-ahead log says that what ended until now is there.
     let others = make(&namespace, EXPIRING..2 * EXPIRING);
+    make_for(&namespace, 0..EXPIRING, 1);
+    let expired_us = now_us() + 1_000_000;
+    wait_for("entries to expire", || (now_us() > expired_us + 50_000).then_some(()));
+    // So that the write-ahead log says that what ended until now is there.
     let mut requests = namespace.inside(Requests::open).unwrap();
     assert!(others.iter().all(|other| requests.delete(other, None).unwrap()));
     wait_for("the rows to be logged", || (logged_rows(output.path()) >= EXPIRING).then_some(()));
     daemon.kill();
+    // The kernel removes what has expired on this occasion.
+    requests.list(&Filter::default(), |_| {}).unwrap();
     Daemon::spawn(command(output.path(), &namespace, "2000")).stop();
 
     let tally = Tally::read(output.path());
     tally.check_each_once();
-    let expired_us = i64::try_from(expired.duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap();
     let [gap] = &tally.gaps[..] else { panic!("one gap: {:?}", tally.gaps) };
-    let is_noticed = (0..EXPIRING).all(|number| tally.rows.contains_key(&number));
-    assert!(is_noticed || gap.from_us <= expired_us, "{gap:?}, {expired_us}");
+    let has_lost = (0..EXPIRING).any(|number| !tally.rows.contains_key(&number));
+    assert!(!has_lost || gap.from_us <= expired_us, "{gap:?}, {expired_us}");
+    has_lost
 }
 
 #[test]

@@ -30,8 +30,9 @@ mod crash;
 mod dumps;
 /// System calls fail, and clocks are set.
 mod faults;
-/// There is no room on the disk.
+/// Only some flows are recorded.
 mod filter;
+/// There is no room on the disk.
 mod full_disk;
 /// All of it in random order.
 mod model;

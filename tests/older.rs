@@ -1,7 +1,6 @@
 //! Sockets that are older than the daemon, and their children.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
 
 use crate::harness::conntrack;
 use crate::harness::daemon::Daemon;
@@ -9,7 +8,7 @@ use crate::harness::dataset::{Dataset, Row};
 use crate::harness::kernel::{OLDER_SOCKETS, lacks};
 use crate::harness::namespace::Namespace;
 use crate::harness::program::Program;
-use crate::harness::wait::wait_for;
+use crate::harness::wait::{LIMIT, wait_for};
 
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -58,7 +57,7 @@ fn connections_and_datagram_sockets_that_were_there_are_named() {
     });
 
     let daemon = Daemon::start(output.path(), &[&namespace], &[]);
-    answering.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    answering.set_read_timeout(Some(LIMIT)).unwrap();
     asking.connect((HERE, 5001)).unwrap();
     asking.send(b"question").unwrap();
     answering.recv(&mut [0; 16]).unwrap();

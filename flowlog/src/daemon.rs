@@ -162,10 +162,8 @@ impl Daemon {
             settings.push(found);
         }
         // After the subscription: what ends from now on is either in the dump or sends a message.
-        let mut expired_since_us = None;
         for watched in &mut watched {
-            let expired_us = watched.dump_first(&mut local)?;
-            expired_since_us = expired_since_us.into_iter().chain(expired_us).min();
+            watched.dump(&mut local, false)?;
         }
         let watched_since_us = now_us();
 
@@ -205,7 +203,6 @@ impl Daemon {
                 facts,
                 started,
                 watched_since_us: Some(watched_since_us),
-                expired_since_us,
             },
             SystemTime::now(),
         )?;

@@ -14,7 +14,7 @@ mod segments;
 mod text;
 
 pub use chain::ledger;
-pub use messages::{decode, encode};
+pub use messages::{decode, encode, filter};
 pub use receive::events;
 pub use segments::{columns, recovery, wal};
 pub use text::{command_line, line};
@@ -47,12 +47,13 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 9] = [
+    const TARGETS: [(&str, Target); 10] = [
         ("columns", super::columns),
         ("command_line", super::command_line),
         ("decode", super::decode),
         ("encode", super::encode),
         ("events", super::events),
+        ("filter", super::filter),
         ("ledger", super::ledger),
         ("line", super::line),
         ("recovery", super::recovery),

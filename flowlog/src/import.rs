@@ -254,7 +254,6 @@ impl Rows {
                 torn_bytes: None,
             },
             watched_since_us: None,
-            expired_since_us: None,
         };
         let mut store = Store::open(config, started)?;
         info!("importing as run {} into `{}`", run.run_id, import.output.display());

@@ -69,9 +69,6 @@ pub struct StoreConfig {
     /// Since when events are received, in microseconds since 1970; `None` for a run that watches nothing,
     /// as an import: it leaves the time before it in which nobody watched to a run that does.
     pub watched_since_us: Option<i64>,
-    /// The first end of which the kernel told only now, though an entry had expired before; in microseconds since
-    /// 1970. A run before that was killed did not know of it.
-    pub expired_since_us: Option<i64>,
 }
 
 /// What a store has published.
@@ -141,16 +138,8 @@ impl Store {
     ///
     /// Another process has the directory, or it cannot be used.
     pub fn open(config: StoreConfig, now: SystemTime) -> Result<Self, OpenError> {
-        let StoreConfig {
-            output,
-            rotation,
-            wal_sync,
-            retention,
-            facts,
-            mut started,
-            watched_since_us,
-            expired_since_us,
-        } = config;
+        let StoreConfig { output, rotation, wal_sync, retention, facts, mut started, watched_since_us } =
+            config;
         let directory = Arc::new(Directory::open(&output)?);
         let unusable = |path: PathBuf| move |source| OpenError::Unusable { path, source };
         let (ledger, history) = Ledger::open(&directory.ledger()).map_err(unusable(directory.ledger()))?;
@@ -162,7 +151,7 @@ impl Store {
         }
         started.torn_bytes = history.torn.map(|torn| torn.bytes);
         let (unfinished, unwatched_since_us) =
-            recover::unfinished(&directory, history, expired_since_us).map_err(unusable(directory.wal()))?;
+            recover::unfinished(&directory, history).map_err(unusable(directory.wal()))?;
         started.unwatched_since_us = unwatched_since_us;
         let unwatched_since_us = unwatched_since_us.filter(|_| watched_since_us.is_some());
         let watched_since_us = watched_since_us.unwrap_or(micros(now));

@@ -14,6 +14,7 @@ const WITHOUT_IO: &[&str] = &[
     "ctnetlink/encode.rs",
     "ctnetlink/sets/",
     "ctnetlink/socket_filter.rs",
+    "ctnetlink/socket_filter/",
     "proc_net.rs",
     "proc_net/",
     "duplicates.rs",

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::SystemTime;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
@@ -113,6 +114,12 @@ pub(crate) fn gaps(output: &Path) -> Vec<GapRow> {
         }
     }
     gaps
+}
+
+/// The time in microseconds since 1970, as rows have it.
+pub(crate) fn now_us() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_micros()).unwrap()
 }
 
 #[track_caller]

@@ -1,6 +1,6 @@
 //! What must be recorded: a few rules about times, and nothing of how the daemon works.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use crate::harness::tally::{GapRow, Tally};
@@ -13,11 +13,15 @@ pub(super) type Window = RangeInclusive<i64>;
 pub(super) struct Reference {
     /// When each entry ended.
     ended: BTreeMap<u32, Window>,
+    /// Those that may have ended by expiry, of which the kernel tells later.
+    expiring: BTreeSet<u32>,
     /// Times of which no end may be missing: from when a daemon was ready until it was asked to stop, or, where it
     /// was killed, until the last time after which all was seen to be published.
     kept: Vec<Window>,
     /// Those of them whose run stopped, so that nothing in them may be declared missing either.
     complete: Vec<Window>,
+    /// Times of which a run that was killed had logged all ends of which the kernel had told.
+    logged: Vec<Window>,
     /// When the first daemon was ready. Nobody declares what was before.
     first_ready_us: Option<i64>,
 }
@@ -27,6 +31,13 @@ impl Reference {
     #[track_caller]
     pub(super) fn ended(&mut self, number: u32, window: Window) {
         assert!(self.ended.insert(number, window).is_none(), "entry {number} ended twice in the model");
+    }
+
+    /// An entry ended that expires, be it by that or because it was removed.
+    #[track_caller]
+    pub(super) fn expired(&mut self, number: u32, window: Window) {
+        self.ended(number, window);
+        self.expiring.insert(number);
     }
 
     /// A daemon is ready.
@@ -42,6 +53,11 @@ impl Reference {
     /// No end in this time may be missing.
     pub(super) fn kept(&mut self, window: Window) {
         self.kept.push(window);
+    }
+
+    /// No end in this time may be missing that the kernel tells at once.
+    pub(super) fn logged(&mut self, window: Window) {
+        self.logged.push(window);
     }
 
     /// The run of this time said that it published all.
@@ -70,7 +86,8 @@ impl Reference {
         let mut missing = Vec::new();
         let mut undeclared = Vec::new();
         for (number, ended) in self.ended.iter().filter(|(number, _)| !tally.rows.contains_key(number)) {
-            if self.kept.iter().any(|kept| is_within(ended, kept)) {
+            let is_logged = !self.expiring.contains(number) && is_within_any(ended, &self.logged);
+            if is_logged || is_within_any(ended, &self.kept) {
                 missing.push((number, ended));
             }
             let is_before = self.first_ready_us.is_none_or(|first_us| *ended.start() < first_us);
@@ -91,6 +108,10 @@ fn time(gap: &GapRow) -> Window {
 
 fn is_within(inner: &Window, outer: &Window) -> bool {
     outer.contains(inner.start()) && outer.contains(inner.end())
+}
+
+fn is_within_any(inner: &Window, outer: &[Window]) -> bool {
+    outer.iter().any(|outer| is_within(inner, outer))
 }
 
 fn overlap(one: &Window, other: &Window) -> bool {

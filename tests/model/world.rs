@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use flowlog::ctnetlink::{Buffers, Delivery, Filter, Listener, Received, Requests};
 use flowlog::flow::Tuple;
@@ -20,7 +20,7 @@ use crate::harness::daemon::{Daemon, run_command};
 use crate::harness::entries::{make, make_for};
 use crate::harness::fault::Fault;
 use crate::harness::namespace::Namespace;
-use crate::harness::tally::Tally;
+use crate::harness::tally::{Tally, now_us};
 use crate::harness::volume::Volume;
 use crate::harness::wait::wait_for;
 
@@ -232,7 +232,7 @@ impl World {
             } else {
                 *expired.start().min(flushed.start())..=*expired.end().max(flushed.end())
             };
-            self.reference.ended(number, window);
+            self.reference.expired(number, window);
         }
     }
 
@@ -241,7 +241,7 @@ impl World {
         let last_us = self.expiring.iter().map(|(_, expired)| *expired.end()).max().unwrap();
         wait_for("entries to expire", || (now_us() > last_us).then_some(()));
         for (number, expired) in self.expiring.drain(..) {
-            self.reference.ended(number, expired);
+            self.reference.expired(number, expired);
         }
         if noticed {
             self.zero();
@@ -325,7 +325,9 @@ impl World {
             self.reference.kept(ready_us..=settled_us);
         }
         let output = self.output();
-        note_rows_on_disk(&output, &mut self.files, &mut self.seen);
+        if let Some(logged_us) = note_rows_on_disk(&output, &mut self.files, &mut self.seen) {
+            self.reference.logged(ready_us..=logged_us);
+        }
     }
 
     #[track_caller]
@@ -403,10 +405,4 @@ impl Drop for World {
             eprintln!("FLOWLOG_MODEL_SEED={} failed after:\n{}\n{log}", self.seed, self.steps.join("\n"));
         }
     }
-}
-
-/// The time in microseconds since 1970.
-fn now_us() -> i64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    i64::try_from(now.as_micros()).unwrap()
 }

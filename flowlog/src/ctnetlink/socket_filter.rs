@@ -7,6 +7,9 @@
 //! The program has no loops. Where a message has what is asked for, it jumps forward to what follows from
 //! that; else it goes on.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod interpreter;
+
 use std::net::IpAddr;
 
 use super::uapi::*;
@@ -291,65 +294,11 @@ fn octets(address: IpAddr) -> Vec<u8> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::interpreter::takes;
     use super::*;
     use crate::ctnetlink::properties::flow;
     use crate::ctnetlink::{decode, encode};
     use crate::flow::{Flow, L4, Tuple};
-
-    /// Runs the program as the kernel does (`bpf_prog_run` after `bpf_convert_filter`), and says whether it takes
-    /// the message. `None` where it reads or jumps out of bounds.
-    fn takes(program: &[Instruction], message: &[u8]) -> Option<bool> {
-        let (mut a, mut x, mut next) = (0_u32, 0_u32, 0_usize);
-        let read = |at: u32, length: usize| {
-            let bytes = message.get(at as usize..at as usize + length)?;
-            Some(bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte)))
-        };
-        loop {
-            let Instruction { code, jump_true, jump_false, k } = *program.get(next)?;
-            next += 1;
-            match code {
-                op::LOAD => a = k,
-                op::LOAD_X => x = k,
-                op::LOAD_EXTENSION => {
-                    let attributes = match k {
-                        NLATTR => a as usize..message.len(),
-                        NLATTR_NEST => {
-                            let length = u16::from_ne_bytes([
-                                *message.get(a as usize)?,
-                                *message.get(a as usize + 1)?,
-                            ]);
-                            a as usize + 4..a as usize + usize::from(length)
-                        }
-                        _ => return None,
-                    };
-                    a = find(message, attributes, x);
-                }
-                op::LOAD_WORD => a = read(x + k, 4)?,
-                op::LOAD_HALF => a = read(x + k, 2)?,
-                op::LOAD_BYTE => a = read(x + k, 1)?,
-                op::TO_X => x = a,
-                op::FROM_X => a = x,
-                op::AND => a &= k,
-                op::JUMP => next += k as usize,
-                op::JUMP_EQUAL => next += usize::from(if a == k { jump_true } else { jump_false }),
-                op::RETURN => return Some(k > 0),
-                _ => return None,
-            }
-        }
-    }
-
-    /// `nla_find`
-    fn find(message: &[u8], attributes: std::ops::Range<usize>, of_type: u32) -> u32 {
-        let mut at = attributes.start;
-        while at + 4 <= attributes.end {
-            let field = |at: usize| u16::from_ne_bytes([message[at], message[at + 1]]);
-            if u32::from(field(at + 2) & 0x3fff) == of_type {
-                return u32::try_from(at).unwrap();
-            }
-            at += usize::from(field(at)).next_multiple_of(4).max(4);
-        }
-        0
-    }
 
     /// Networks, numbers and marks around what is in the flow, so that they hold about as often as not.
     fn conditions(flow: &Flow) -> impl Strategy<Value = Conditions> + use<> {

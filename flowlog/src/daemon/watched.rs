@@ -11,11 +11,11 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::time::ClockId;
 use tracing::warn;
 
-use super::clock::{micros, now_ns, now_us};
+use super::clock::{now_ns, now_us};
 use super::local::Local;
 use crate::attribute::Observer;
 use crate::causes::one_line;
-use crate::ctnetlink::{Buffers, Delivery, Listener, Received, Requests, decode};
+use crate::ctnetlink::{Delivery, Listener, Requests};
 use crate::doctor::{Settings, read_settings};
 use crate::dumps::Dumps;
 use crate::duplicates::Seen;
@@ -36,9 +36,6 @@ const TABLE_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 /// filled many times in a second, a huge one would take all memory.
 const SEEN_MIN: usize = 1 << 16;
 const SEEN_MAX: usize = 1 << 20;
-
-/// Room for what the kernel tells during the first dump. Nothing of it stays.
-const EXPIRED_BUFFER_BYTES: usize = 64 << 20;
 
 /// Below this part of its limit the table has room again.
 const ROOM_AGAIN_PERCENT: u64 = 90;
@@ -201,32 +198,6 @@ impl Watched {
             super::clock::now_ns(ClockId::CLOCK_MONOTONIC).saturating_sub(self.since_monotonic_ns);
         // The clock may have been set back or forth since.
         self.since_ns.min(now_ns.saturating_sub(elapsed_ns))
-    }
-
-    /// The first dump. On this occasion the kernel removes what expired before, and tells of it: the first end of
-    /// that, where there was one, in microseconds since 1970. A second listener hears it, since the rows of the first
-    /// one are read when there is a place for them.
-    pub(super) fn dump_first(&mut self, local: &mut Local) -> Result<Option<i64>> {
-        let filter = &self.filter;
-        let open = || Listener::open(EXPIRED_BUFFER_BYTES, Delivery::BestEffort, filter);
-        let mut listener = self.namespace.run(open)??;
-        self.dump(local, false)?;
-        let mut buffers = Buffers::default();
-        let mut first_ns = None;
-        loop {
-            match listener.recv(&mut buffers)? {
-                Received::WouldBlock => return Ok(first_ns.map(micros)),
-                Received::Overrun => {}
-                Received::Datagrams(datagrams) => {
-                    let messages = datagrams.iter().flat_map(decode::messages).filter_map(Result::ok);
-                    let flows = messages.filter_map(|message| decode::flow(message.payload).ok());
-                    // No time is left of those that have expired.
-                    let expired = flows.filter(|decoded| decoded.flow.timeout_s.is_none());
-                    let stops_ns = expired.filter_map(|decoded| decoded.flow.stop_ns);
-                    first_ns = stops_ns.filter(|stop_ns| *stop_ns < self.since_ns).chain(first_ns).min();
-                }
-            }
-        }
     }
 
     /// Lists the table, where that can tell something. The ring buffer is read meanwhile. What the

@@ -1,8 +1,14 @@
-//! Messages of the kernel: what is decoded is encoded again, and both decoders say the same.
+//! Messages of the kernel: what is decoded is encoded again, both decoders say the same, and so do both filters.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
 
 use crate::ctnetlink::decode::{self, Decoded};
+use crate::ctnetlink::socket_filter::{compile, interpreter::takes};
 use crate::ctnetlink::{encode, uapi};
-use crate::flow::Flow;
+use crate::flow::{Flow, Protocol};
+use crate::flow_filter::{FlowFilter, Mark};
 
 /// A datagram, and the same bytes as the payload of one message.
 pub fn decode(bytes: &[u8]) {
@@ -39,6 +45,52 @@ pub fn encode(bytes: &[u8]) {
         let mut buffer = Vec::new();
         encode::expectation(&mut buffer, uapi::IPCTNL_MSG_EXP_NEW, 1, 0, &expectation);
         assert_eq!(decode::expectation(only_payload(&buffer)), Ok(expectation));
+    }
+}
+
+/// The number of conditions of a filter, 8 bytes for each, and the payload of a message: the kernel's program takes
+/// the message where the flow is recorded, and ends whatever else it gets.
+pub fn filter(bytes: &[u8]) {
+    let Some((conditions, rest)) = bytes.split_first() else { return };
+    let (conditions, payload) = rest.split_at(rest.len().min(usize::from(*conditions) * 8));
+    let Ok(Decoded { flow, .. }) = decode::flow(payload) else { return };
+    let mut filter = FlowFilter::default();
+    for condition in conditions.as_chunks().0 {
+        add_condition(&mut filter, &flow, *condition);
+    }
+    let program = compile(&filter);
+    let mut buffer = Vec::new();
+    encode::create(&mut buffer, 1, 0, &flow);
+    let flow = decode::flow(only_payload(&buffer)).unwrap().flow;
+    assert_eq!(takes(&program, &buffer), Some(filter.records(&flow)), "{filter:?}");
+    let _ = takes(&program, bytes);
+}
+
+/// What a condition is about, which list it is for, and how far from the flow it is: nought is what the flow has.
+fn add_condition(filter: &mut FlowFilter, flow: &Flow, [about, place, length, _, distance @ ..]: [u8; 8]) {
+    let conditions = if place & 1 == 0 { &mut filter.only } else { &mut filter.except };
+    let distance = u32::from_be_bytes(distance);
+    let [.., high, low] = distance.to_be_bytes();
+    match about % 4 {
+        0 => conditions.protocol.push(Protocol(flow.orig.proto.0 ^ low)),
+        1 => conditions.zone.push(flow.zone.unwrap_or(0) ^ u16::from_be_bytes([high, low])),
+        2 => {
+            let mask = u32::MAX << (length % 32);
+            conditions.mark.push(Mark { value: (flow.mark.unwrap_or(0) ^ distance) & mask, mask });
+        }
+        _ => {
+            let addresses = [flow.orig.src, flow.orig.dst, flow.reply.src, flow.reply.dst];
+            let network = match addresses[usize::from(place >> 1) % 4] {
+                IpAddr::V4(address) => {
+                    IpNet::new(Ipv4Addr::from_bits(address.to_bits() ^ distance).into(), length % 33)
+                }
+                IpAddr::V6(address) => {
+                    let distance = u128::from(distance).rotate_right(length.into());
+                    IpNet::new(Ipv6Addr::from_bits(address.to_bits() ^ distance).into(), length % 129)
+                }
+            };
+            conditions.address.push(network.unwrap());
+        }
     }
 }
 

@@ -169,7 +169,6 @@ fn open(output: &Path, now: SystemTime) -> Store {
         facts,
         started,
         watched_since_us: Some(1_795_248_000_000_000),
-        expired_since_us: None,
     };
     Store::open(config, now).unwrap()
 }

@@ -23,6 +23,10 @@ use crate::schema::{RunContext, RunFacts};
 use crate::wal::{self, Damage, DamageCause, Frame, Frames, ReadError, SegmentHeader};
 use crate::writer::{Directory, FLOWS, GAPS, Published, Writer, read_gap_file, seqs};
 
+/// How long the kernel may take to notice that an entry has expired: it looks through its table once in two minutes
+/// (`GC_SCAN_INTERVAL`, since Linux 5.18 in one or less), a part at a time.
+const UNNOTICED_US: i64 = 150 * 1_000_000;
+
 /// What the ledger says of a file.
 #[derive(Clone, Copy)]
 struct Listed {
@@ -73,7 +77,6 @@ impl Unfinished {
 pub(super) fn unfinished(
     directory: &Directory,
     history: History,
-    expired_since_us: Option<i64>,
 ) -> io::Result<(Vec<Unfinished>, Option<i64>)> {
     let History { last, unfinished, torn: _, damaged: _ } = history;
     let mut runs: BTreeMap<Uuid, Unfinished> = BTreeMap::new();
@@ -126,10 +129,10 @@ pub(super) fn unfinished(
         }
         let complete_until_us = runs.get(&last.run_id).and_then(|run| complete_until_us(&run.segments));
         let since_us = complete_until_us.unwrap_or(last_us);
-        // What expires, the kernel tells of later: that was not told to a run that was killed. What had expired before
-        // it began, it was told.
-        let expired_us = expired_since_us.map(|expired_us| expired_us.max(began_us(last.run_id)));
-        let since_us = expired_us.map_or(since_us, |expired_us| expired_us.min(since_us));
+        // What expired then, the kernel may have told nobody: it notices later. What had expired before the run began
+        // was noticed by its first dump.
+        let expired_us = since_us.saturating_sub(UNNOTICED_US).max(began_us(last.run_id));
+        let since_us = since_us.min(expired_us);
         undeclared_since_us.map_or(since_us, |undeclared_us: i64| undeclared_us.min(since_us))
     });
     Ok((runs.into_values().collect(), unwatched_since_us))

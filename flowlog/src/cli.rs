@@ -294,7 +294,8 @@ fn write_fixes(fixes: &[(String, Fixed)]) -> io::Result<()> {
     })
 }
 
-fn findings_table(findings: &[Finding]) -> Table {
+/// An empty table that is to be as wide as the terminal.
+fn table() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     for Finding { check, netns, level, found, advice } in findings {
@@ -304,6 +305,15 @@ fn findings_table(findings: &[Finding]) -> Table {
             Level::Problem => "PROBLEM",
         };
         let check = match netns {
+    // A serial line does not tell its width, and would get columns of one letter.
+    if table.width() == Some(0) {
+        table.set_width(80);
+    }
+    table
+}
+
+fn findings_table(findings: &[Finding]) -> Table {
+    let mut table = table();
             Some(netns) => format!("{check} ({netns})"),
             None => (*check).to_owned(),
         };

@@ -52,10 +52,10 @@ const MARK_INTERVAL_US: u64 = 10_000_000;
 const RETRY_SECONDS: u64 = 5;
 
 /// What a store is made of.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct StoreConfig {
-    /// The directory of the flow log.
-    pub output: PathBuf,
+    /// The directory of the flow log, taken for this process.
+    pub directory: Directory,
     /// When a file ends.
     pub rotation: Rotation,
     /// When the write-ahead log is synced.
@@ -135,14 +135,14 @@ enum Unlogged {
 }
 
 impl Store {
-    /// Takes the output directory for this process, and the ledger with it.
+    /// Opens the ledger and the write-ahead log of a directory, and looks what earlier runs left.
     ///
     /// # Errors
     ///
-    /// Another process has the directory, or it cannot be used.
+    /// They cannot be used.
     pub fn open(config: StoreConfig, now: SystemTime) -> Result<Self, OpenError> {
         let StoreConfig {
-            output,
+            directory,
             rotation,
             wal_sync,
             retention,
@@ -151,7 +151,7 @@ impl Store {
             watched_since_us,
             expired_since_us,
         } = config;
-        let directory = Arc::new(Directory::open(&output)?);
+        let directory = Arc::new(directory);
         let unusable = |path: PathBuf| move |source| OpenError::Unusable { path, source };
         let (ledger, history) = Ledger::open(&directory.ledger()).map_err(unusable(directory.ledger()))?;
         if let Some(damage) = &history.damaged {

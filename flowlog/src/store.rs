@@ -48,8 +48,12 @@ use recover::Unfinished;
 /// after a crash declares as unwatched begins at the last frame or mark.
 const MARK_INTERVAL_US: u64 = 10_000_000;
 
-/// How many seconds pass between two attempts to do what the disk refused.
+/// How many seconds pass at first between two attempts to do what the disk refused.
 const RETRY_SECONDS: u64 = 5;
+
+/// How many they become. Each attempt takes twice as long to come, since it may write all that was written by the
+/// one before.
+const MAX_RETRY_SECONDS: u64 = 300;
 
 /// What a store is made of.
 #[derive(Debug)]
@@ -122,6 +126,8 @@ pub struct Store {
     /// What of that the write-ahead log says.
     marked_us: i64,
     tried: SystemTime,
+    /// How long after that it is tried again.
+    retry_seconds: u64,
     /// What was said of files that cannot be written.
     said: Option<String>,
     is_ledger_stuck: bool,
@@ -191,6 +197,7 @@ impl Store {
             complete_until_us: watched_since_us,
             marked_us: i64::MIN,
             tried: now,
+            retry_seconds: RETRY_SECONDS,
             said: None,
             is_ledger_stuck: false,
         };
@@ -398,15 +405,24 @@ impl Store {
         self.log_losses(now);
         // A clock that was set back makes it due, too.
         let waited = now.duration_since(self.tried).map_or(u64::MAX, |waited| waited.as_secs());
-        if waited < RETRY_SECONDS {
+        if waited < self.retry_seconds {
             return;
         }
-        if !self.conversion.is_empty() || !self.unfinished.is_empty() {
+        if self.has_to_wait() {
             self.tried = now;
             self.convert_own(now);
             self.recover(now);
+            self.retry_seconds = match self.has_to_wait() {
+                true => (self.retry_seconds * 2).min(MAX_RETRY_SECONDS),
+                false => RETRY_SECONDS,
+            };
         }
         self.remove_segments();
+    }
+
+    /// Whether there are rows that could not be published.
+    fn has_to_wait(&self) -> bool {
+        !self.conversion.is_empty() || !self.unfinished.is_empty()
     }
 
     /// Appends a line to the ledger, now or as soon as there is room for it.

@@ -267,6 +267,9 @@ fn rows_wait_while_files_cannot_be_written() {
     store.tick(micros(60), at(60));
     assert_eq!(seqs(output.path(), 1), Vec::<i64>::new());
     fs::remove_file(&partition).unwrap();
+    // The second attempt came after nine seconds; each takes longer than the one before.
+    store.tick(micros(69), at(69));
+    assert_eq!(seqs(output.path(), 1), Vec::<i64>::new());
     store.tick(micros(70), at(70));
     assert_eq!(seqs(output.path(), 1), (1..=60).collect::<Vec<_>>());
     let (summary, is_complete) = store.finish(true, at(71));

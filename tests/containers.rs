@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use flowlog::ebpf::cgroup2_root;
@@ -15,14 +15,14 @@ use crate::harness::namespace::Namespace;
 const CONTAINER: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
 
 /// A branch of cgroup v2, removed with the test.
-struct Branch {
+pub(crate) struct Branch {
     /// From the first directory that was made down to the last.
     made: Vec<PathBuf>,
 }
 
 impl Branch {
     #[track_caller]
-    fn new(names: &[&str]) -> Self {
+    pub(crate) fn new(names: &[&str]) -> Self {
         let mut path = cgroup2_root().expect("cgroup v2 is mounted");
         let mut made = Vec::new();
         for name in names {
@@ -33,6 +33,11 @@ impl Branch {
             }
         }
         Self { made }
+    }
+
+    /// Its last directory.
+    pub(crate) fn path(&self) -> &Path {
+        self.made.last().unwrap()
     }
 }
 
@@ -53,7 +58,7 @@ fn the_container_of_a_process_is_named() {
     let pod = "kubepods-pod1b4e28ba_2fa1_11d2_883f_0016d3cca427.slice";
     let scope = format!("cri-containerd-{CONTAINER}.scope");
     let branch = Branch::new(&[&top, pod, &scope]);
-    let directory = branch.made.last().unwrap().to_str().unwrap();
+    let directory = branch.path().to_str().unwrap();
 
     let daemon = Daemon::start(output.path(), &[&namespace], &[]);
     namespace.inside(|| {

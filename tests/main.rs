@@ -94,6 +94,11 @@ mod import;
 /// All requests of the library to connection tracking.
 mod requests;
 
+/// Others on the same host.
+mod coexistence;
+/// Hosts that lack something, or refuse it.
+mod hosts;
+
 /// Long and steady load.
 mod soak;
 

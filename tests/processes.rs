@@ -48,6 +48,34 @@ fn both_ends_are_named(at: SocketAddr) {
     }
 }
 
+/// Two programs that had a connection.
+pub(crate) struct Pair {
+    client: Program,
+    client_pid: i32,
+    server: Program,
+    server_pid: i32,
+}
+
+impl Pair {
+    /// Lets the one connect to the other at this address, until the connection has become a flow.
+    #[track_caller]
+    pub(crate) fn connect(namespace: &Namespace, at: SocketAddr) -> Self {
+        let programs = tempfile::tempdir().unwrap();
+        let [server, client] = ["fl-server", "fl-client"].map(|name| Program::new(programs.path(), name));
+        let running = server.serve(namespace, 0, at);
+        let (client_pid, _) = client.connect(namespace, 0, at);
+        conntrack::flush_closed(namespace);
+        Self { client, client_pid, server, server_pid: running.pid() }
+    }
+
+    /// The row of the connection names both.
+    #[track_caller]
+    pub(crate) fn assert_named(&self, row: &Row) {
+        assert_process(row, "src", "socket", &self.client, self.client_pid, 0);
+        assert_process(row, "dst", "closer", &self.server, self.server_pid, 0);
+    }
+}
+
 /// The process at one end is this one.
 #[track_caller]
 pub(crate) fn assert_process(

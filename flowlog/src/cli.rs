@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 use tracing::{info, warn};
@@ -22,6 +22,7 @@ use crate::ctnetlink::Delivery;
 use crate::doctor::{self, Finding, Fixed, Level};
 use crate::namespace::Namespace;
 use crate::schema::render;
+use crate::writer::Directory;
 
 /// Logs every finished connection that the kernel tracked, with its counters, NAT and local process,
 /// to Parquet files.
@@ -171,36 +172,42 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Gathers the settings, checks the namespaces, fixes them where that is asked for, and makes the daemon's
-/// configuration.
+/// Gathers the settings, takes the output directory for this process, checks the namespaces, fixes them where
+/// that is asked for, and makes the daemon's configuration.
 ///
 /// # Errors
 ///
-/// Where a setting cannot be used ([`config::ConfigError`]), and where a namespace does not exist or cannot
-/// be fixed.
-pub fn prepare(args: RunArgs) -> Result<Config> {
+/// Where a setting cannot be used ([`config::ConfigError`]), without the rights that it takes, where a namespace
+/// does not exist or cannot be fixed, and where the directory cannot be used.
+pub fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
     let fix = args.place.fix;
     let settings = settings(args)?;
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "flowlog run has to be root, to read connection tracking and load eBPF; run it with sudo or as a system service"
+        );
+    }
     let namespaces = Namespace::open_all(settings.netns.as_deref().unwrap_or_default())?;
-    if nix::unistd::geteuid().is_root() {
-        for namespace in &namespaces {
-            let name = namespace.name().unwrap_or("own");
-            if fix {
-                fix_namespace(namespace, |Fixed { done, undo }| {
-                    info!("{done} in the network namespace `{name}`; undo: {undo}");
-                })?;
-            }
-            for finding in namespace.run(|| doctor::check_namespace(namespace.name()))? {
-                // Without ctnetlink the daemon ends, with the same text.
-                if finding.level != Level::Ok && finding.check != doctor::CTNETLINK {
-                    let Finding { check, found, advice, .. } = finding;
-                    let advice = advice.unwrap_or_default();
-                    warn!("{check} in the network namespace `{name}`: {found}; {advice}");
-                }
+    let config = Config::new(settings, namespaces);
+    // Before the checks, whose packets are flows for the log of the one that has the directory.
+    let directory = Directory::open(&config.output)?;
+    for namespace in &config.namespaces {
+        let name = namespace.name().unwrap_or("own");
+        if fix {
+            fix_namespace(namespace, |Fixed { done, undo }| {
+                info!("{done} in the network namespace `{name}`; undo: {undo}");
+            })?;
+        }
+        for finding in namespace.run(|| doctor::check_namespace(namespace.name()))? {
+            // Without ctnetlink the daemon ends, with the same text.
+            if finding.level != Level::Ok && finding.check != doctor::CTNETLINK {
+                let Finding { check, found, advice, .. } = finding;
+                let advice = advice.unwrap_or_default();
+                warn!("{check} in the network namespace `{name}`: {found}; {advice}");
             }
         }
     }
-    Ok(Config::new(settings, namespaces))
+    Ok((config, directory))
 }
 
 /// The settings of all sources; later ones win.
@@ -294,9 +301,19 @@ fn write_fixes(fixes: &[(String, Fixed)]) -> io::Result<()> {
     })
 }
 
-fn findings_table(findings: &[Finding]) -> Table {
+/// An empty table that is to be as wide as the terminal.
+fn table() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    // A serial line does not tell its width, and would get columns of one letter.
+    if table.width() == Some(0) {
+        table.set_width(80);
+    }
+    table
+}
+
+fn findings_table(findings: &[Finding]) -> Table {
+    let mut table = table();
     for Finding { check, netns, level, found, advice } in findings {
         let level = match level {
             Level::Ok => "ok",

@@ -43,6 +43,7 @@ use crate::ledger::Started;
 use crate::metrics::Metrics;
 use crate::schema::{FlowBatch, RunContext, RunFacts};
 use crate::store::{Store, StoreConfig};
+use crate::writer::Directory;
 
 /// How often the ring buffer is read where no flow ends: it must not fill up in between.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
@@ -60,18 +61,13 @@ const WAL_DEADLINE: Duration = Duration::from_secs(10);
 /// which must not be longer than 256 KiB.
 const MAX_FILTER_BYTES: usize = 128 << 10;
 
-/// Logs flows until SIGTERM or SIGINT, then publishes what is there.
+/// Logs flows to the directory until SIGTERM or SIGINT, then publishes what is there.
 ///
 /// # Errors
 ///
 /// Where something that is needed is missing at the start, and where flows were lost because they
 /// could not be written.
-pub fn run(config: Config) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!(
-            "flowlog run has to be root, to read connection tracking and load eBPF; run it with sudo or as a system service"
-        );
-    }
+pub fn run(config: Config, directory: Directory) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -79,7 +75,7 @@ pub fn run(config: Config) -> Result<()> {
     runtime.block_on(async {
         // First: a signal that comes while the daemon starts must not end it half-way.
         let mut signals = Signals::handle()?;
-        Daemon::start(config)?.run(&mut signals).await
+        Daemon::start(config, directory)?.run(&mut signals).await
     })
 }
 
@@ -126,7 +122,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(config: Config) -> Result<Self> {
+    fn start(config: Config, directory: Directory) -> Result<Self> {
         let Config {
             output,
             namespaces,
@@ -196,7 +192,7 @@ impl Daemon {
         };
         let store = Store::open(
             StoreConfig {
-                output: output.clone(),
+                directory,
                 rotation,
                 wal_sync,
                 retention,

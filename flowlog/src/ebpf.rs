@@ -4,11 +4,12 @@
 //! [`Ebpf::read`] hands them on in the order of the ring buffer.
 
 mod kernel_types;
+mod mounts;
+mod refused;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, MapError, PerCpuArray, RingBuf, SkStorage};
 use aya::programs::{
@@ -19,14 +20,11 @@ use flowlog_common::{
     EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, SocketState, TaskLayout,
     TcpClose, TcpConnect, TcpOpen, kind,
 };
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+
+pub use mounts::cgroup2_root;
 
 /// The programs, built by `build.rs`; empty where that was told to leave them out.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowlog-ebpf.o"));
-
-/// Where [`attach_tracepoints`] mounts tracefs; the first place where aya looks for it.
-const TRACEFS: &str = "/sys/kernel/tracing";
 
 /// The kernel's types in the format BTF.
 pub const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
@@ -39,6 +37,12 @@ const MIN_EVENT_BYTES: usize = size_of::<ProcessExit>() + 8;
 
 /// How many events are read before the kernel is asked for losses, which takes a system call.
 pub const HANDFUL: usize = 256;
+
+/// What follows from [`Ebpf::is_on_branch`], and what to do about it.
+pub const ON_BRANCH: &str =
+    "flowlog runs in a cgroup namespace of its own: sockets of processes outside of it have no process";
+/// See [`ON_BRANCH`].
+pub const HOST_CGROUPS: &str = "run it in the one of the host, as `docker run --cgroupns=host` does";
 
 /// Tracepoints by the name of their program.
 const TRACEPOINTS: [(&str, &str, &str); 3] = [
@@ -53,11 +57,6 @@ pub enum EbpfError {
     /// The binary was built with `AYA_BUILD_SKIP=1`.
     #[error("this binary was built without eBPF; build it with `cargo xtask build`")]
     NotBuilt,
-    /// No cgroup v2 file system.
-    #[error(
-        "no cgroup v2 is mounted, but sockets are watched there; mount it with `mount -t cgroup2 none /sys/fs/cgroup`"
-    )]
-    NoCgroup,
     /// The kernel refused the programs or maps.
     #[error("the kernel refused an eBPF program or map")]
     Load(#[from] aya::EbpfError),
@@ -117,6 +116,7 @@ pub struct Ebpf {
     lost_before: u64,
     capacity: usize,
     sockets: SkStorage<MapData, SocketState>,
+    is_on_branch: bool,
     #[cfg(feature = "ebpf-log")]
     log: aya_log::EbpfLogger<&'static dyn log::Log>,
 }
@@ -132,9 +132,9 @@ impl Ebpf {
         if OBJECT.is_empty() {
             return Err(EbpfError::NotBuilt);
         }
-        let cgroup = cgroup2_root().ok_or(EbpfError::NoCgroup)?;
-        let cgroup_dir = File::open(&cgroup).map_err(|source| EbpfError::Io {
-            what: format!("cannot open `{}`", cgroup.display()),
+        let cgroup = mounts::open_cgroup2().map_err(|source| EbpfError::Io {
+            what: "cannot open the root of cgroup v2; mount it on an empty directory with `mount -t cgroup2 none DIR`"
+                .to_owned(),
             source,
         })?;
 
@@ -147,7 +147,7 @@ impl Ebpf {
         // Processes first: a socket event then finds the program of its owner.
         attach_tracepoints(&mut object)?;
         for (name, program) in object.programs_mut() {
-            attach_to_cgroup(program, &cgroup_dir).map_err(|source| EbpfError::Program {
+            attach_to_cgroup(program, &cgroup).map_err(|source| EbpfError::Program {
                 program: name.to_owned(),
                 source: Box::new(source),
             })?;
@@ -171,9 +171,15 @@ impl Ebpf {
             lost_before: 0,
             capacity,
             sockets,
+            is_on_branch: mounts::is_branch(&cgroup),
             #[cfg(feature = "ebpf-log")]
             log,
         })
+    }
+
+    /// Whether flowlog is in a cgroup namespace of its own: sockets of processes outside are not seen.
+    pub fn is_on_branch(&self) -> bool {
+        self.is_on_branch
     }
 
     /// How many events the ring buffer holds at most.
@@ -284,15 +290,6 @@ pub fn task_layout() -> io::Result<TaskLayout> {
     kernel_types::task_layout(&types).ok_or_else(missing)
 }
 
-/// Where cgroup v2 is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on hybrid hosts.
-pub fn cgroup2_root() -> Option<PathBuf> {
-    let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo()).ok()?;
-    mounts
-        .into_iter()
-        .find(|mount| mount.fs_type == "cgroup2" && mount.root == "/")
-        .map(|mount| mount.mount_point)
-}
-
 fn attach_to_cgroup(program: &mut Program, cgroup: &File) -> Result<(), aya::programs::ProgramError> {
     // A link (since Linux 5.7) takes no flags and always lets others attach beside it.
     let mode = CgroupAttachMode::Single;
@@ -324,38 +321,19 @@ fn attach_to_cgroup(program: &mut Program, cgroup: &File) -> Result<(), aya::pro
 }
 
 /// Attaches the tracepoints, for which aya reads their numbers from tracefs.
-///
-/// tracefs may not be mounted. Then it is mounted for this purpose only, in a mount namespace that a
-/// thread of its own has and that ends with it: the host does not see it.
 fn attach_tracepoints(object: &mut aya::Ebpf) -> Result<(), EbpfError> {
-    let attach = |object: &mut aya::Ebpf| {
-        for (name, category, tracepoint) in TRACEPOINTS {
-            let Some(Program::TracePoint(program)) = object.program_mut(name) else { continue };
-            let program: &mut TracePoint = program;
-            program.load().and_then(|()| program.attach(category, tracepoint)).map_err(|source| {
-                EbpfError::Program { program: name.to_owned(), source: Box::new(source) }
-            })?;
-        }
-        Ok(())
-    };
-    if Path::new(TRACEFS).join("events").exists() {
-        return attach(object);
-    }
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            mount_tracefs_for_this_thread().map_err(|errno| EbpfError::Io {
-                what: format!("cannot mount tracefs; mount it with `mount -t tracefs none {TRACEFS}`"),
-                source: errno.into(),
-            })?;
-            attach(object)
+    let attached =
+        mounts::with_tracefs(|| {
+            TRACEPOINTS.into_iter().try_for_each(|(name, category, tracepoint)| {
+                let Some(Program::TracePoint(program)) = object.program_mut(name) else { return Ok(()) };
+                let program: &mut TracePoint = program;
+                program.load().and_then(|()| program.attach(category, tracepoint)).map(drop).map_err(
+                    |source| EbpfError::Program { program: name.to_owned(), source: Box::new(source) },
+                )
+            })
         });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    attached.unwrap_or_else(|source| {
+        let what = format!("cannot mount tracefs; mount it with `mount -t tracefs none {}`", mounts::TRACEFS);
+        Err(EbpfError::Io { what, source })
     })
-}
-
-fn mount_tracefs_for_this_thread() -> nix::Result<()> {
-    unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
-    let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    mount(Some("tracefs"), TRACEFS, Some("tracefs"), MsFlags::empty(), none)
 }

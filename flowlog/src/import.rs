@@ -26,7 +26,7 @@ use crate::retention::RetentionLimits;
 use crate::schema::{FlowBatch, RunContext, RunFacts};
 use crate::store::{OpenError, Refused, Store, StoreConfig, Summary};
 use crate::wal::WalSync;
-use crate::writer::Rotation;
+use crate::writer::{Directory, Rotation};
 use lines::Source;
 pub use lines::{BadLine, Place};
 
@@ -229,7 +229,7 @@ impl Rows {
         let kernel = "unknown".to_owned();
         let wal_sync = WalSync::default();
         let config = StoreConfig {
-            output: import.output.clone(),
+            directory: Directory::open(&import.output)?,
             rotation: Rotation::default(),
             wal_sync,
             retention: RetentionLimits::default(),

@@ -22,7 +22,9 @@ fn main() -> ExitCode {
     let command = cli::Args::parse().command;
     cli::log_to_stderr();
     let outcome = match command {
-        Command::Run(args) => cli::prepare(args).and_then(daemon::run).map(|()| true),
+        Command::Run(args) => {
+            cli::prepare(args).and_then(|(config, directory)| daemon::run(config, directory)).map(|()| true)
+        }
         Command::Doctor(args) => cli::doctor(&args),
         Command::Verify(args) => cli::verify(&args),
         Command::Import(args) => cli::import(args),

@@ -48,14 +48,18 @@ use recover::Unfinished;
 /// after a crash declares as unwatched begins at the last frame or mark.
 const MARK_INTERVAL_US: u64 = 10_000_000;
 
-/// How many seconds pass between two attempts to do what the disk refused.
+/// How many seconds pass at first between two attempts to do what the disk refused.
 const RETRY_SECONDS: u64 = 5;
 
+/// How many they become. Each attempt takes twice as long to come, since it may write all that was written by the
+/// one before.
+const MAX_RETRY_SECONDS: u64 = 300;
+
 /// What a store is made of.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct StoreConfig {
-    /// The directory of the flow log.
-    pub output: PathBuf,
+    /// The directory of the flow log, taken for this process.
+    pub directory: Directory,
     /// When a file ends.
     pub rotation: Rotation,
     /// When the write-ahead log is synced.
@@ -119,6 +123,8 @@ pub struct Store {
     /// What of that the write-ahead log says.
     marked_us: i64,
     tried: SystemTime,
+    /// How long after that it is tried again.
+    retry_seconds: u64,
     /// What was said of files that cannot be written.
     said: Option<String>,
     is_ledger_stuck: bool,
@@ -132,15 +138,15 @@ enum Unlogged {
 }
 
 impl Store {
-    /// Takes the output directory for this process, and the ledger with it.
+    /// Opens the ledger and the write-ahead log of a directory, and looks what earlier runs left.
     ///
     /// # Errors
     ///
-    /// Another process has the directory, or it cannot be used.
+    /// They cannot be used.
     pub fn open(config: StoreConfig, now: SystemTime) -> Result<Self, OpenError> {
-        let StoreConfig { output, rotation, wal_sync, retention, facts, mut started, watched_since_us } =
+        let StoreConfig { directory, rotation, wal_sync, retention, facts, mut started, watched_since_us } =
             config;
-        let directory = Arc::new(Directory::open(&output)?);
+        let directory = Arc::new(directory);
         let unusable = |path: PathBuf| move |source| OpenError::Unusable { path, source };
         let (ledger, history) = Ledger::open(&directory.ledger()).map_err(unusable(directory.ledger()))?;
         if let Some(damage) = &history.damaged {
@@ -180,6 +186,7 @@ impl Store {
             complete_until_us: watched_since_us,
             marked_us: i64::MIN,
             tried: now,
+            retry_seconds: RETRY_SECONDS,
             said: None,
             is_ledger_stuck: false,
         };
@@ -387,15 +394,24 @@ impl Store {
         self.log_losses(now);
         // A clock that was set back makes it due, too.
         let waited = now.duration_since(self.tried).map_or(u64::MAX, |waited| waited.as_secs());
-        if waited < RETRY_SECONDS {
+        if waited < self.retry_seconds {
             return;
         }
-        if !self.conversion.is_empty() || !self.unfinished.is_empty() {
+        if self.has_to_wait() {
             self.tried = now;
             self.convert_own(now);
             self.recover(now);
+            self.retry_seconds = match self.has_to_wait() {
+                true => (self.retry_seconds * 2).min(MAX_RETRY_SECONDS),
+                false => RETRY_SECONDS,
+            };
         }
         self.remove_segments();
+    }
+
+    /// Whether there are rows that could not be published.
+    fn has_to_wait(&self) -> bool {
+        !self.conversion.is_empty() || !self.unfinished.is_empty()
     }
 
     /// Appends a line to the ledger, now or as soon as there is room for it.

@@ -132,7 +132,7 @@ pub(crate) fn list(namespace: &Namespace) -> String {
 }
 
 /// How many sockets of a namespace receive DESTROY events.
-fn listeners(namespace: &Namespace) -> usize {
+pub(crate) fn listeners(namespace: &Namespace) -> usize {
     let sockets = namespace.inside(|| fs::read_to_string("/proc/thread-self/net/netlink")).unwrap();
     let listens = |line: &&str| {
         let fields: Vec<&str> = line.split_whitespace().collect();

@@ -7,10 +7,14 @@ pub(crate) mod conntrack;
 pub(crate) mod daemon;
 /// The files that it wrote.
 pub(crate) mod dataset;
+/// What the kernel has of eBPF programs, and programs of others.
+pub(crate) mod ebpf;
 /// Entries of the connection tracking table without traffic.
 pub(crate) mod entries;
 /// System calls that fail.
 pub(crate) mod fault;
+/// Hosts with other file systems mounted, and with fewer rights.
+pub(crate) mod host;
 /// What older kernels do not have.
 pub(crate) mod kernel;
 /// Throw-away network namespaces.
@@ -25,6 +29,8 @@ pub(crate) mod roles;
 pub(crate) mod seccomp;
 /// Which flows became rows, and which are declared lost.
 pub(crate) mod tally;
+/// Threads for what a thread cannot take back.
+pub(crate) mod thread;
 /// Connections of every kind.
 pub(crate) mod traffic;
 /// File systems that vanish with their test.

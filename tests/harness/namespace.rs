@@ -5,15 +5,14 @@
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
-use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
 
 use nix::sched::{CloneFlags, setns};
 
 use super::process::run;
+use super::thread::on_a_thread;
 
 /// The kernel tracks connections of a namespace once a rule in it asks for their state.
 const TRACK: &str = "table inet track {
@@ -68,14 +67,10 @@ impl Namespace {
     /// Runs `work` on a thread inside. Sockets that it opens and processes that it starts stay inside.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(self.path()).unwrap();
-        let entered = move || {
+        on_a_thread(move || {
             setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
             work()
-        };
-        match thread::scope(|scope| scope.spawn(entered).join()) {
-            Ok(result) => result,
-            Err(panic) => resume_unwind(panic),
-        }
+        })
     }
 
     /// Runs a command inside to its end, which must be a success; gives its standard output.
@@ -107,9 +102,10 @@ impl Namespace {
         text.unwrap_or_else(|err| panic!("{}: {err}", path.display())).trim().to_owned()
     }
 
-    /// Connects it with another one by a pair of interfaces with one or more `(address, prefix)` each.
+    /// Connects it with another one by a pair of interfaces with one or more `(address, prefix)` each. Gives the
+    /// name of both.
     #[track_caller]
-    pub(crate) fn link(&self, own: &[(&str, u8)], peer: &Self, of_peer: &[(&str, u8)]) {
+    pub(crate) fn link(&self, own: &[(&str, u8)], peer: &Self, of_peer: &[(&str, u8)]) -> String {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let interface = format!("veth{}", COUNT.fetch_add(1, Ordering::Relaxed));
         self.ip(&[
@@ -127,6 +123,7 @@ impl Namespace {
             }
             namespace.ip(&["link", "set", &interface, "up"]);
         }
+        interface
     }
 
     /// Runs ip(8) for this namespace.

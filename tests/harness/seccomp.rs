@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
-use std::panic::resume_unwind;
-use std::thread;
 
 use nix::libc;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
+
+use super::thread::on_a_thread;
 
 /// Runs `work` where bpf(2) fails with `EPERM`.
 pub(crate) fn without_bpf<T: Send>(work: impl FnOnce() -> T + Send) -> T {
@@ -41,12 +41,8 @@ fn refusing<T: Send>(call: i64, rules: Vec<SeccompRule>, errno: i32, work: impl 
         ARCH.try_into().unwrap(),
     );
     let program: BpfProgram = filter.unwrap().try_into().unwrap();
-    let filtered = move || {
+    on_a_thread(move || {
         seccompiler::apply_filter(&program).unwrap();
         work()
-    };
-    match thread::scope(|scope| scope.spawn(filtered).join()) {
-        Ok(result) => result,
-        Err(panic) => resume_unwind(panic),
-    }
+    })
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -51,8 +51,12 @@ impl Tally {
                     ["run_id", "src_ip"].map(|name| column(&batch, name).as_string::<i32>());
                 let seqs = column(&batch, "seq").as_primitive::<Int64Type>();
                 for row in 0..batch.num_rows() {
-                    let address: Ipv4Addr = src_ips.value(row).parse().unwrap();
-                    match number_of(address) {
+                    let address: IpAddr = src_ips.value(row).parse().unwrap();
+                    let number = match address {
+                        IpAddr::V4(address) => number_of(address),
+                        IpAddr::V6(_) => None,
+                    };
+                    match number {
                         Some(number) => *tally.rows.entry(number).or_default() += 1,
                         None => tally.others += 1,
                     }

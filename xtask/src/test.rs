@@ -39,7 +39,10 @@ pub(crate) fn run(length: Length) -> Result<ExitCode> {
     step("setup", || {
         setup::for_build()?;
         setup::for_lints()?;
-        setup::for_traffic()
+        setup::for_traffic()?;
+        // A listener beside flowlog.
+        setup::for_comparison();
+        Ok(())
     })?;
     step("formatting", || sh::run(sh::cargo("fmt").args(["--all", "--check"])))?;
     step("lints", || {

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use bytesize::ByteSize;
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, Table};
 use jiff::Timestamp;
 
 use super::progress::Bar;
+use super::table;
 use crate::ledger::Hash;
 use crate::verify::{self, Finding, GapTotal, Level, Progress, Report};
 
@@ -145,11 +146,5 @@ fn gaps_table(gaps: &[GapTotal]) -> Table {
     for column in table.column_iter_mut().skip(1).take(3) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    table
-}
-
-fn table() -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table
 }

@@ -11,7 +11,7 @@ use super::clock::{micros, now_ns, now_us, realtime_less_ns, realtime_offset_ns}
 use crate::attribute::Tables;
 use crate::causes::one_line;
 use crate::cmdline::Mode;
-use crate::ebpf::{Ebpf, Event, HANDFUL, KERNEL_TYPES, task_layout};
+use crate::ebpf::{Ebpf, Event, HANDFUL, HOST_CGROUPS, KERNEL_TYPES, ON_BRANCH, task_layout};
 use crate::gaps::{Cause, Gap, Pending, Stage};
 use crate::lives::Limits;
 use crate::origins::Origins;
@@ -61,7 +61,13 @@ impl Local {
             Ebpf::load(ring_buffer_bytes, &tasks(cmdline))
                 .inspect_err(|error| {
                     debug!("{error:?}");
-                    warn!("flows are logged without processes: {}", one_line(error));
+                    let advice = error.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
+                    warn!("flows are logged without processes: {}{advice}", one_line(error));
+                })
+                .inspect(|ebpf| {
+                    if ebpf.is_on_branch() {
+                        warn!("{ON_BRANCH}; {HOST_CGROUPS}");
+                    }
                 })
                 .ok()
         } else {

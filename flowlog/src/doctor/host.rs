@@ -7,7 +7,7 @@ use caps::{CapSet, Capability};
 
 use super::{Finding, Level};
 use crate::causes::one_line;
-use crate::ebpf::{Ebpf, KERNEL_TYPES, cgroup2_root, task_layout};
+use crate::ebpf::{Ebpf, HOST_CGROUPS, KERNEL_TYPES, ON_BRANCH, cgroup2_root, task_layout};
 use crate::seed::sockets_tell_namespaces;
 
 /// What `run` needs, and for what. `CAP_SYS_ADMIN` contains the two for eBPF.
@@ -82,12 +82,7 @@ fn older_sockets() -> Finding {
 fn cgroup2() -> Finding {
     match cgroup2_root() {
         Some(root) => Finding::ok("cgroup v2", format!("mounted at {}", root.display())),
-        None => Finding::bad(
-            "cgroup v2",
-            Level::Warning,
-            "not mounted: flows are logged without processes",
-            "mount -t cgroup2 none /sys/fs/cgroup",
-        ),
+        None => Finding::ok("cgroup v2", "not mounted: flowlog opens it for itself, and names cgroups of v1"),
     }
 }
 
@@ -109,12 +104,13 @@ fn programs() -> Finding {
     const CHECK: &str = "eBPF programs";
     // Without the kernel's types only command lines are missing, which the check of BTF tells.
     match Ebpf::load(RING_BUFFER_BYTES, &task_layout().unwrap_or_default()) {
+        Ok(ebpf) if ebpf.is_on_branch() => Finding::bad(CHECK, Level::Warning, ON_BRANCH, HOST_CGROUPS),
         Ok(_) => Finding::ok(CHECK, "the kernel takes all of them"),
         Err(error) => Finding::bad(
             CHECK,
             Level::Warning,
             format!("{}; flows are logged without processes", one_line(&error)),
-            "run as root, on Linux 5.10 or newer",
+            error.advice().unwrap_or("run as root, on Linux 5.10 or newer"),
         ),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow_array::Array as _;
@@ -15,7 +15,7 @@ use crate::retention::RetentionLimits;
 use crate::schema::{RunContext, RunFacts};
 use crate::store::{Store, StoreConfig};
 use crate::wal::{self, Frame, Frames, SegmentHeader, Wal, WalSync};
-use crate::writer::{Published, Rotation, seqs};
+use crate::writer::{Directory, Published, Rotation, seqs};
 
 /// Bytes of a segment before the length of its header.
 const BEFORE_LENGTH_BYTES: usize = 12;
@@ -162,7 +162,7 @@ fn open(output: &Path, now: SystemTime) -> Store {
         torn_bytes: None,
     };
     let config = StoreConfig {
-        output: PathBuf::from(output),
+        directory: Directory::open(Path::new(output)).unwrap(),
         rotation: Rotation::default(),
         wal_sync: WalSync::Off,
         retention: RetentionLimits::default(),

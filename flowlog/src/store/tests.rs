@@ -18,7 +18,7 @@ use crate::retention::RetentionLimits;
 use crate::schema::{FlowBatch, RunContext, RunFacts};
 use crate::verify::verify;
 use crate::wal::{self, WalSync};
-use crate::writer::{Published, Rotation};
+use crate::writer::{Directory, Published, Rotation};
 
 /// 2026-11-21 08:00:00 UTC
 const EIGHT: u64 = 1_795_248_000;
@@ -68,7 +68,7 @@ fn open_watching(output: &Path, run: u128, second: u64, netns: Vec<u64>) -> Stor
     };
     let watched_since_us = (!started.netns.is_empty()).then(|| micros(second));
     let config = StoreConfig {
-        output: output.to_owned(),
+        directory: Directory::open(output).unwrap(),
         rotation: Rotation::default(),
         wal_sync: WalSync::Off,
         retention: RetentionLimits::default(),
@@ -268,6 +268,9 @@ fn rows_wait_while_files_cannot_be_written() {
     store.tick(micros(60), at(60));
     assert_eq!(seqs(output.path(), 1), Vec::<i64>::new());
     fs::remove_file(&partition).unwrap();
+    // The second attempt came after nine seconds; each takes longer than the one before.
+    store.tick(micros(69), at(69));
+    assert_eq!(seqs(output.path(), 1), Vec::<i64>::new());
     store.tick(micros(70), at(70));
     assert_eq!(seqs(output.path(), 1), (1..=60).collect::<Vec<_>>());
     let (summary, is_complete) = store.finish(true, at(71));

@@ -1,0 +1,138 @@
+//! What the kernel has of eBPF: the parts that a process holds, and programs of somebody else.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+
+use aya::Ebpf;
+use aya::maps::loaded_maps;
+use aya::programs::{CgroupAttachMode, CgroupSock, loaded_links, loaded_programs};
+use flowlog::ebpf::cgroup2_root;
+use nix::errno::Errno;
+use object::write::{Object, Symbol, SymbolSection};
+use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Ids of programs, links and maps, which the kernel does not use again.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Parts {
+    programs: BTreeSet<u32>,
+    links: BTreeSet<u32>,
+    maps: BTreeSet<u32>,
+}
+
+impl Parts {
+    /// What a process holds now.
+    #[track_caller]
+    pub(crate) fn of(pid: i32) -> Self {
+        let mut parts = Self { programs: BTreeSet::new(), links: BTreeSet::new(), maps: BTreeSet::new() };
+        for file in fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap() {
+            // Of a link, this also names its program.
+            for line in fs::read_to_string(file.unwrap().path()).unwrap_or_default().lines() {
+                let Some((key, id)) = line.split_once(':') else { continue };
+                let ids = match key {
+                    "prog_id" => &mut parts.programs,
+                    "link_id" => &mut parts.links,
+                    "map_id" => &mut parts.maps,
+                    _ => continue,
+                };
+                ids.insert(id.trim().parse().unwrap());
+            }
+        }
+        parts
+    }
+
+    /// Those that the kernel still has.
+    #[track_caller]
+    pub(crate) fn left(&self) -> Self {
+        // What ends while it is listed is an error.
+        let programs = loaded_programs().flatten().map(|program| program.id());
+        let links = loaded_links().flatten().map(|link| link.id());
+        let maps = loaded_maps().flatten().map(|map| map.id());
+        Self {
+            programs: programs.filter(|id| self.programs.contains(id)).collect(),
+            links: links.filter(|id| self.links.contains(id)).collect(),
+            maps: maps.filter(|id| self.maps.contains(id)).collect(),
+        }
+    }
+
+    /// Whether a program is attached.
+    pub(crate) fn has_links(&self) -> bool {
+        !self.links.is_empty()
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        let Self { programs, links, maps } = self;
+        programs.is_empty() && links.is_empty() && maps.is_empty()
+    }
+}
+
+/// A program of somebody else at the root of cgroup v2, until it is dropped: nobody on the host can make a
+/// socket of its protocol, which no other test uses.
+pub(crate) struct Guard {
+    _program: Ebpf,
+    protocol: i32,
+}
+
+impl Guard {
+    /// Attaches it.
+    #[track_caller]
+    pub(crate) fn attach(protocol: i32) -> Self {
+        let mut object = Ebpf::load(&refusing(protocol)).unwrap();
+        let program: &mut CgroupSock = object.program_mut("refuse").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        let root = File::open(cgroup2_root().unwrap()).unwrap();
+        // As a link, which always lets others attach beside it.
+        program.attach(root, CgroupAttachMode::Single).unwrap();
+        Self { _program: object, protocol }
+    }
+
+    /// Whether the kernel runs it.
+    #[track_caller]
+    pub(crate) fn runs(&self) -> bool {
+        match Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(self.protocol))) {
+            Ok(_) => false,
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(Errno::EPERM as i32), "{error}");
+                true
+            }
+        }
+    }
+}
+
+/// An object file with a program for `cgroup/sock_create`:
+///
+/// ```c
+/// int refuse(struct bpf_sock *socket) { return socket->protocol == protocol ? 0 : 1; }
+/// ```
+fn refusing(protocol: i32) -> Vec<u8> {
+    let [a, b, c, d] = protocol.to_le_bytes();
+    let code = [
+        // r1 = *(u32 *)(r1 + offsetof(struct bpf_sock, protocol))
+        [0x61, 0x11, 12, 0, 0, 0, 0, 0],
+        // r0 = 1
+        [0xb7, 0, 0, 0, 1, 0, 0, 0],
+        // if r1 != protocol goto the end
+        [0x55, 1, 1, 0, a, b, c, d],
+        // r0 = 0
+        [0xb7, 0, 0, 0, 0, 0, 0, 0],
+        // exit
+        [0x95, 0, 0, 0, 0, 0, 0, 0],
+    ];
+    let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
+    let section = object.add_section(Vec::new(), b"cgroup/sock_create".to_vec(), SectionKind::Text);
+    let symbol = object.add_symbol(Symbol {
+        name: b"refuse".to_vec(),
+        value: 0,
+        size: 0,
+        kind: SymbolKind::Text,
+        scope: SymbolScope::Dynamic,
+        weak: false,
+        section: SymbolSection::Section(section),
+        flags: SymbolFlags::None,
+    });
+    object.add_symbol_data(symbol, section, code.as_flattened(), 8);
+    let license = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
+    object.append_section_data(license, b"GPL\0", 1);
+    object.write().unwrap()
+}

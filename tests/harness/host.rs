@@ -1,0 +1,69 @@
+//! Hosts that are set up in another way: other file systems are mounted, or root may do less.
+//!
+//! Each is a thread of its own and what that starts. The machine itself stays as it is.
+
+use std::fs;
+use std::path::Path;
+
+use caps::{CapSet, Capability};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use super::thread::on_a_thread;
+
+const NONE: Option<&str> = None;
+
+/// Runs `work` where nobody else sees what it mounts and unmounts.
+pub(crate) fn with_own_mounts<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    on_a_thread(|| {
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+        mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).unwrap();
+        work()
+    })
+}
+
+/// Unmounts all file systems of a type.
+#[track_caller]
+pub(crate) fn unmount_all(fs_type: &str) {
+    // From the last one on: others may be mounted in them.
+    for mounted in mounted("self").iter().rev().filter(|mounted| mounted.fs_type == fs_type) {
+        umount2(Path::new(&mounted.at), MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+/// Puts an empty directory in the place of another.
+#[track_caller]
+pub(crate) fn cover(directory: &str) {
+    mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), NONE).unwrap();
+}
+
+/// A file system that a process sees.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Mounted {
+    pub(crate) at: String,
+    pub(crate) fs_type: String,
+}
+
+/// All that a process sees, in the order in which they were mounted.
+#[track_caller]
+pub(crate) fn mounted(process: &str) -> Vec<Mounted> {
+    let text = fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap();
+    let parse = |line: &str| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let (at, fs_type) = (mount.split(' ').nth(4)?, file_system.split(' ').next()?);
+        Some(Mounted { at: at.to_owned(), fs_type: fs_type.to_owned() })
+    };
+    text.lines().map(|line| parse(line).unwrap()).collect()
+}
+
+/// Runs `work` where programs have these capabilities only, also those of root.
+pub(crate) fn with_capabilities<T: Send>(kept: &[Capability], work: impl FnOnce() -> T + Send) -> T {
+    on_a_thread(|| {
+        for capability in caps::runtime::thread_all_supported() {
+            if !kept.contains(&capability) {
+                caps::drop(None, CapSet::Bounding, capability).unwrap();
+            }
+        }
+        work()
+    })
+}

@@ -53,7 +53,7 @@ const RETRY_SECONDS: u64 = 5;
 
 /// How many they become. Each attempt takes twice as long to come, since it may write all that was written by the
 /// one before.
-const MAX_RETRY_SECONDS: u64 = 300;
+const MAX_RETRY_SECONDS: u64 = 60;
 
 /// What a store is made of.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -18,22 +19,30 @@ use crate::harness::traffic::reset_on_close;
 /// How often it is tried; what goes wrong here does so once in a hundred times.
 const ROUNDS: usize = 2_000;
 
+/// How long it is tried: an emulated processor would take many minutes.
+const TIME: Duration = Duration::from_secs(30);
+
+/// A port for each try.
+fn ports() -> impl Iterator<Item = u16> {
+    let start = Instant::now();
+    (10_000..).take(ROUNDS).take_while(move |_| start.elapsed() < TIME)
+}
+
 /// The kernel destroys the entry with the reset: the event of the socket is just as new as the message.
 #[test]
 fn who_is_refused_is_named() {
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(output.path(), &[&namespace], &[]);
-    namespace.inside(|| {
-        for _ in 0..ROUNDS {
-            TcpStream::connect("127.0.0.1:5000").unwrap_err();
-        }
+    let tried = namespace.inside(|| {
+        let refused = |_| TcpStream::connect("127.0.0.1:5000").unwrap_err();
+        ports().map(refused).count()
     });
     daemon.stop();
 
     let dataset = Dataset::read(output.path());
     let rows = dataset.rows_to(5000);
-    assert_eq!(rows.len(), ROUNDS);
+    assert_eq!(rows.len(), tried);
     for row in rows {
         assert_eq!(row.int("src_pid"), Some(i64::from(std::process::id())), "{row:?}");
         assert_eq!(row.text("dst_attribution"), None, "{row:?}");
@@ -48,8 +57,9 @@ fn the_server_of_the_connection_before_is_not_named() {
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(output.path(), &[&namespace], &[]);
-    let refused = namespace.inside(|| (10_000..).take(ROUNDS).filter(|port| is_refused_after(*port)).count());
-    assert!(refused > ROUNDS / 2, "{refused}");
+    let tried: Vec<bool> = namespace.inside(|| ports().map(is_refused_after).collect());
+    let refused = tried.iter().filter(|refused| **refused).count();
+    assert!(refused > tried.len() / 2, "{refused} of {}", tried.len());
     conntrack::flush(&namespace);
     daemon.stop();
 

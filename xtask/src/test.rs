@@ -73,6 +73,12 @@ pub(crate) fn run(length: Length) -> Result<ExitCode> {
             .env("FLOWLOG_READERS_PYTHON", python::interpreter());
         sums.run(&mut test)
     })?;
+    step("end-to-end tests on the oldest and the newest kernel", || {
+        let Counts { passed, failed } = vm_test::on_oldest_and_newest()?;
+        sums.passed += passed;
+        sums.failed += failed;
+        Ok(())
+    })?;
     if length == Length::Long {
         step("build for long tests", || {
             sh::run(sh::cargo("build").args(["--package=flowlog", "--release"]))
@@ -82,12 +88,6 @@ pub(crate) fn run(length: Length) -> Result<ExitCode> {
             test.args(["--package=flowlog-tests", "--", "--ignored", "--nocapture"])
                 .env("FLOWLOG_BIN", workspace::flowlog(build::Profile::Release));
             sums.run(&mut test)
-        })?;
-        step("end-to-end tests on the oldest and the newest kernel of a release", || {
-            let Counts { passed, failed } = vm_test::on_oldest_and_newest()?;
-            sums.passed += passed;
-            sums.failed += failed;
-            Ok(())
         })?;
         step("fuzzing", fuzz::run_all)?;
     }

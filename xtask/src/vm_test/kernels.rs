@@ -98,11 +98,6 @@ impl Kernel {
         format!("{}-{}", self.version, self.flavour)
     }
 
-    /// Whether a release of Debian has it.
-    pub(super) fn is_of_release(&self) -> bool {
-        self.version != NEWEST
-    }
-
     /// Whether it is made for virtual machines: it is smaller, and starts faster.
     pub(super) fn is_cloud(&self) -> bool {
         self.flavour == "cloud-amd64"

@@ -50,7 +50,8 @@ struct ExecWithArgs {
 }
 
 /// Where the event is put together: it is too large for the stack. Nothing interrupts a program of a
-/// tracepoint on its CPU that would run one of these.
+/// tracepoint on its CPU that would run one of these: the kernel does not preempt them, unlike those of raw
+/// tracepoints since Linux 7.0.
 #[btf_map]
 static EXEC: PerCpuArray<ExecWithArgs, 1> = PerCpuArray::new();
 

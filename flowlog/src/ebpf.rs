@@ -4,12 +4,14 @@
 //! [`Ebpf::read`] hands them on in the order of the ring buffer.
 
 mod kernel_types;
+mod losses;
 mod mounts;
 mod refused;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd as _, AsRawFd, RawFd};
+use std::time::Instant;
 
 use aya::maps::{MapData, MapError, PerCpuArray, RingBuf, SkStorage};
 use aya::programs::{
@@ -23,6 +25,8 @@ use flowlog_common::{
 
 pub use mounts::cgroup2_root;
 
+use self::losses::{Fullness, Skipped};
+
 /// The programs, built by `build.rs`; empty where that was told to leave them out.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowlog-ebpf.o"));
 
@@ -35,7 +39,7 @@ const BPF_NOEXIST: u64 = 1;
 /// What the smallest event takes in the ring buffer, with the kernel's 8 bytes in front of each.
 const MIN_EVENT_BYTES: usize = size_of::<ProcessExit>() + 8;
 
-/// How many events are read before the kernel is asked for losses, which takes a system call.
+/// How many events are read at once.
 pub const HANDFUL: usize = 256;
 
 /// What follows from [`Ebpf::is_on_branch`], and what to do about it.
@@ -114,6 +118,8 @@ pub struct Ebpf {
     events: RingBuf<MapData>,
     lost: PerCpuArray<MapData, u64>,
     lost_before: u64,
+    fullness: Fullness,
+    skipped: Skipped,
     capacity: usize,
     sockets: SkStorage<MapData, SocketState>,
     is_on_branch: bool,
@@ -163,13 +169,19 @@ impl Ebpf {
         let events = RingBuf::try_from(map("EVENTS")?).map_err(broken("EVENTS"))?;
         let lost = PerCpuArray::try_from(map("LOST")?).map_err(broken("LOST"))?;
         let sockets = SkStorage::try_from(map("SOCKETS")?).map_err(broken("SOCKETS"))?;
-        let capacity = usize::try_from(ring_buffer_bytes).unwrap_or(usize::MAX) / MIN_EVENT_BYTES;
+        let ring_buffer_bytes = usize::try_from(ring_buffer_bytes).unwrap_or(usize::MAX);
+        let skipped = Skipped::of(tracepoint_programs(&object)).map_err(|source| EbpfError::Io {
+            what: "cannot read of eBPF programs in /proc".to_owned(),
+            source,
+        })?;
         Ok(Self {
             _object: object,
             events,
             lost,
             lost_before: 0,
-            capacity,
+            fullness: Fullness::new(ring_buffer_bytes),
+            skipped,
+            capacity: ring_buffer_bytes / MIN_EVENT_BYTES,
             sockets,
             is_on_branch: mounts::is_branch(&cgroup),
             #[cfg(feature = "ebpf-log")]
@@ -193,19 +205,25 @@ impl Ebpf {
     ///
     /// # Errors
     ///
-    /// Where the kernel does not give the counter; then nothing can be trusted.
+    /// Where the kernel does not give its counts; then nothing can be trusted.
     pub fn read(&mut self, events: &mut Vec<Event>) -> Result<u64, EbpfError> {
         events.clear();
         while events.len() < HANDFUL
             && let Some(item) = self.events.next()
         {
+            self.fullness.read(item.len());
             // What cannot be parsed would be a fault of the build: both sides are of one commit.
             events.extend(parse(&item));
         }
         #[cfg(feature = "ebpf-log")]
         self.log.flush();
         // A loss is counted before anything that comes after it is sent.
-        self.newly_lost()
+        let skipped = self.skipped.new_ones().map_err(|source| EbpfError::Io {
+            what: "cannot read in /proc how often eBPF programs were skipped".to_owned(),
+            source,
+        })?;
+        let without_room = if self.fullness.must_ask(Instant::now()) { self.newly_lost()? } else { 0 };
+        Ok(skipped + without_room)
     }
 
     /// How many events did not fit into the ring buffer since the last call.
@@ -336,4 +354,10 @@ fn attach_tracepoints(object: &mut aya::Ebpf) -> Result<(), EbpfError> {
         let what = format!("cannot mount tracefs; mount it with `mount -t tracefs none {}`", mounts::TRACEFS);
         Err(EbpfError::Io { what, source })
     })
+}
+
+/// The descriptors of their programs, which are loaded.
+fn tracepoint_programs(object: &aya::Ebpf) -> impl Iterator<Item = RawFd> {
+    let programs = TRACEPOINTS.iter().filter_map(|(name, ..)| object.program(name));
+    programs.filter_map(|program| program.fd().ok()).map(|program| program.as_fd().as_raw_fd())
 }

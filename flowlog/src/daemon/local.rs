@@ -33,7 +33,7 @@ pub(super) struct Local {
     /// socket for a moment (`seed`). Where the owner closes the socket just then, that copy is the last one,
     /// and its end would make flowlog the one who closed.
     own_comm: [u8; COMM_LEN],
-    /// `CLOCK_MONOTONIC` until which every loss of events is known.
+    /// `CLOCK_MONOTONIC` until which every loss of events is known: all that was there has been read since.
     complete_ns: u64,
     /// Events that did not fit into the ring buffer.
     pub(super) lost: u64,
@@ -97,8 +97,7 @@ impl Local {
         };
         // The events wait where the clocks cannot be compared now: a wrong time is a wrong process.
         let Some(realtime_offset_ns) = realtime_offset_ns() else { return Ok(()) };
-        // The first time until which all is known, where something was lost since.
-        let mut since_ns = None;
+        let since_ns = *complete_ns;
         let mut lost_now = 0;
         // A storm of events cannot keep the caller here.
         for _ in 0..=ebpf.capacity() / HANDFUL {
@@ -106,10 +105,8 @@ impl Local {
             let newly_lost = ebpf.read(events)?;
             if newly_lost > 0 {
                 lost_now += newly_lost;
-                since_ns.get_or_insert(*complete_ns);
-                tables.processes_are_unknown(*complete_ns, now_ns(ClockId::CLOCK_MONOTONIC));
+                tables.processes_are_unknown(since_ns, now_ns(ClockId::CLOCK_MONOTONIC));
             }
-            *complete_ns = before_ns;
             for event in &mut *events {
                 if let Event::SocketRelease(release) = event
                     && release.closer.comm == *own_comm
@@ -118,11 +115,15 @@ impl Local {
                 }
                 tables.apply(event, realtime_offset_ns, |owner| origins.resolve(owner));
             }
+            // Not before: what was lost while the ring buffer was full is known when all of it has been read.
             if events.len() < HANDFUL {
+                *complete_ns = before_ns;
                 break;
             }
         }
-        let Some(since_ns) = since_ns else { return Ok(()) };
+        if lost_now == 0 {
+            return Ok(());
+        }
         *lost += lost_now;
         tables.sockets_are_unknown(since_ns, realtime_offset_ns);
         warn!("{lost_now} events of sockets and processes were lost: flows of this time may have no process");

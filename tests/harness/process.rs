@@ -84,10 +84,15 @@ impl Process {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
-    /// Whether it still runs.
+    /// Whether it still runs. If not, all that it has written is there.
     #[track_caller]
     pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
+        let is_running = self.child.try_wait().unwrap().is_none();
+        if !is_running {
+            self.stdout.read_to_end();
+            self.stderr.read_to_end();
+        }
+        is_running
     }
 
     /// Closes its standard input and waits for its end.

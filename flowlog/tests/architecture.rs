@@ -119,7 +119,7 @@ fn modules_without_io_have_none() {
 #[test]
 fn a_library_has_one_user() {
     for (library, users) in [
-        ("aya::", &["ebpf.rs"][..]),
+        ("aya::", &["ebpf.rs", "ebpf/"][..]),
         ("parquet::", &["writer.rs", "writer/", "verify.rs", "verify/"]),
         ("daemon::run", &["main.rs"]),
     ] {

@@ -44,6 +44,7 @@ pub(super) fn accept_lent(how: &str) {
     // Whoever kills the parent means its workers, too.
     set_pdeathsig(Signal::SIGKILL).unwrap();
     let listener = TcpListener::from(lent());
+    tell("accepting");
     for stream in listener.incoming() {
         let mut stream = stream.unwrap();
         writeln!(stream, "{}", process::id()).unwrap();

@@ -14,11 +14,12 @@ use crate::{sh, workspace};
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Tests that do not run in virtual machines, by the beginning of their name, and why.
-pub(super) const LEFT_OUT: [(&str, &str); 3] = [
+pub(super) const LEFT_OUT: [(&str, &str); 4] = [
     (
         "crash::a_killed_daemon_loses_nothing_that_the_write_ahead_log_had",
         "kills daemons so early that an emulated processor has not begun to write",
     ),
+    ("faults::", "needs strace and libfaketime, which answer in the place of the kernel"),
     ("readers::", "needs Python with DuckDB, Polars and pyarrow, which see files, not kernels"),
     ("soak::", "takes ten minutes on a fast machine"),
 ];

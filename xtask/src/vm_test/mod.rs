@@ -179,7 +179,8 @@ impl Laboratory {
             }
             tested.push(result);
         }
-        println!("\n{}\n\n{}\n", report::tests(&tested, &suite.names), report::features(&tested));
+        println!("\n{}\n", report::tests(&tested, &suite.names));
+        println!("{}\n\n{}\n", report::files(&tested, &suite.names), report::features(&tested));
         for line in report::lacking(&tested) {
             println!("{line}");
         }

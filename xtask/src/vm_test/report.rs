@@ -1,5 +1,7 @@
 //! What the kernels showed, as tables that are Markdown, too.
 
+use std::collections::BTreeMap;
+
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
@@ -35,6 +37,29 @@ pub(super) fn tests(kernels: &[Tested], names: &[String]) -> Table {
             None => "NO RESULT",
         });
         table.add_row([name.as_str()].into_iter().chain(verdicts));
+    }
+    table
+}
+
+/// A row for each file of tests, a column for each kernel: how many of them passed.
+pub(super) fn files(kernels: &[Tested], names: &[String]) -> Table {
+    let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for name in names {
+        let (file, _) = name.split_once("::").unwrap_or((name, ""));
+        by_file.entry(file).or_default().push(name);
+    }
+    let mut table = table("tests", kernels);
+    for (file, names) in by_file {
+        let passed = kernels.iter().map(|kernel| {
+            let passed = names.iter().filter(|name| kernel.has_passed(name)).count();
+            let verdicts = names.iter().filter_map(|name| kernel.outcome.verdicts.get(*name));
+            let lacks = match verdicts.filter(|verdict| matches!(verdict, Verdict::Lacks(_))).count() {
+                0 => String::new(),
+                lacks => format!(" ({lacks} lacks)"),
+            };
+            format!("{passed}/{}{lacks}", names.len())
+        });
+        table.add_row([file.to_owned()].into_iter().chain(passed));
     }
     table
 }
@@ -113,6 +138,14 @@ mod tests {
         for (line, verdict) in text.lines().skip(2).zip(["passed", "lacks", "FAILED", "NO RESULT"]) {
             assert!(line.contains(verdict), "{text}");
         }
+        let names = ["a::1", "a::2", "b::1"].map(str::to_owned);
+        let verdicts =
+            [("a::1", Verdict::Passed), ("a::2", Verdict::Failed), ("b::1", Verdict::Lacks("x".to_owned()))];
+        let verdicts = verdicts.map(|(name, verdict)| (name.to_owned(), verdict)).into();
+        let of_files =
+            [Tested { release: "6.1".to_owned(), outcome: Outcome { verdicts, ..Outcome::default() } }];
+        let text = files(&of_files, &names).to_string();
+        assert!(text.contains("1/2 ") && text.contains("1/1 (1 lacks)"), "{text}");
         let text = features(&tested).to_string();
         assert!(text.contains("yes") && text.contains("unnamed"), "{text}");
         assert_eq!(lacking(&tested), ["Linux 5.10 lacks cookie"]);

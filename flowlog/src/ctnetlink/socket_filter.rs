@@ -303,13 +303,14 @@ mod tests {
     /// Networks, numbers and marks around what is in the flow, so that they hold about as often as not.
     fn conditions(flow: &Flow) -> impl Strategy<Value = Conditions> + use<> {
         let addresses = [flow.orig.src, flow.orig.dst, flow.reply.src, flow.reply.dst];
-        let address = (proptest::sample::select(addresses.to_vec()), 0..=128_u8, any::<bool>());
-        let address = address.prop_map(|(address, length, is_near)| {
+        let address =
+            (proptest::sample::select(addresses.to_vec()), 0..=128_u8, prop::option::of(0..128_u32));
+        let address = address.prop_map(|(address, length, other_bit)| {
             let length = length.min(if address.is_ipv4() { 32 } else { 128 });
-            let address = match (address, is_near) {
-                (address, false) => address,
-                (IpAddr::V4(address), true) => IpAddr::V4((address.to_bits() ^ 0x1_0000).into()),
-                (IpAddr::V6(address), true) => IpAddr::V6((address.to_bits() ^ (1 << 40)).into()),
+            let address = match (address, other_bit) {
+                (address, None) => address,
+                (IpAddr::V4(address), Some(bit)) => IpAddr::V4((address.to_bits() ^ 1 << (bit % 32)).into()),
+                (IpAddr::V6(address), Some(bit)) => IpAddr::V6((address.to_bits() ^ 1 << bit).into()),
             };
             IpNet::new(address, length).unwrap().trunc()
         });

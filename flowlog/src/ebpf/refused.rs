@@ -25,7 +25,7 @@ impl EbpfError {
         // The kernel says that it does not know the function.
         if says(LOCKDOWN, "[confidentiality]") {
             return Some(
-                "the kernel is locked down and lets programs not read its memory: boot with lockdown=integrity, or without",
+                "the kernel is locked down, and no program may read its memory: boot with lockdown=integrity, or without",
             );
         }
         if !is_permission(self) {

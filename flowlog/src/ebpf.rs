@@ -111,6 +111,15 @@ pub enum Event {
     ProcessExit(ProcessExit),
 }
 
+/// What the programs could not tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Untold {
+    /// Events that did not fit into the ring buffer.
+    pub lost: u64,
+    /// Forks, execs and exits for which the kernel skipped the program.
+    pub skipped: u64,
+}
+
 /// The loaded and attached programs with their maps.
 pub struct Ebpf {
     /// Keeps programs and links alive.
@@ -200,13 +209,13 @@ impl Ebpf {
     }
 
     /// Reads the next events into `events`: at most [`HANDFUL`], and fewer where there are no more. Says how
-    /// many were lost since the last call: what was lost before an event of this handful was sent is known
+    /// many are missing since the last call: what was lost before an event of this handful was sent is known
     /// by now.
     ///
     /// # Errors
     ///
     /// Where the kernel does not give its counts; then nothing can be trusted.
-    pub fn read(&mut self, events: &mut Vec<Event>) -> Result<u64, EbpfError> {
+    pub fn read(&mut self, events: &mut Vec<Event>) -> Result<Untold, EbpfError> {
         events.clear();
         while events.len() < HANDFUL
             && let Some(item) = self.events.next()
@@ -222,8 +231,8 @@ impl Ebpf {
             what: "cannot read in /proc how often eBPF programs were skipped".to_owned(),
             source,
         })?;
-        let without_room = if self.fullness.must_ask(Instant::now()) { self.newly_lost()? } else { 0 };
-        Ok(skipped + without_room)
+        let lost = if self.fullness.must_ask(Instant::now()) { self.newly_lost()? } else { 0 };
+        Ok(Untold { lost, skipped })
     }
 
     /// How many events did not fit into the ring buffer since the last call.

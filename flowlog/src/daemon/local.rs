@@ -11,7 +11,7 @@ use super::clock::{micros, now_ns, now_us, realtime_less_ns, realtime_offset_ns}
 use crate::attribute::Tables;
 use crate::causes::one_line;
 use crate::cmdline::Mode;
-use crate::ebpf::{Ebpf, Event, HANDFUL, HOST_CGROUPS, KERNEL_TYPES, ON_BRANCH, task_layout};
+use crate::ebpf::{Ebpf, Event, HANDFUL, HOST_CGROUPS, KERNEL_TYPES, ON_BRANCH, Untold, task_layout};
 use crate::gaps::{Cause, Gap, Pending, Stage};
 use crate::lives::Limits;
 use crate::origins::Origins;
@@ -98,13 +98,14 @@ impl Local {
         // The events wait where the clocks cannot be compared now: a wrong time is a wrong process.
         let Some(realtime_offset_ns) = realtime_offset_ns() else { return Ok(()) };
         let since_ns = *complete_ns;
-        let mut lost_now = 0;
+        let (mut lost_now, mut skipped_now) = (0, 0);
         // A storm of events cannot keep the caller here.
         for _ in 0..=ebpf.capacity() / HANDFUL {
             let before_ns = now_ns(ClockId::CLOCK_MONOTONIC);
-            let newly_lost = ebpf.read(events)?;
-            if newly_lost > 0 {
-                lost_now += newly_lost;
+            let Untold { lost, skipped } = ebpf.read(events)?;
+            if lost + skipped > 0 {
+                lost_now += lost;
+                skipped_now += skipped;
                 tables.processes_are_unknown(since_ns, now_ns(ClockId::CLOCK_MONOTONIC));
             }
             for event in &mut *events {
@@ -121,11 +122,15 @@ impl Local {
                 break;
             }
         }
+        // Only programs of processes are skipped.
+        if lost_now > 0 {
+            tables.sockets_are_unknown(since_ns, realtime_offset_ns);
+        }
+        let lost_now = lost_now + skipped_now;
         if lost_now == 0 {
             return Ok(());
         }
         *lost += lost_now;
-        tables.sockets_are_unknown(since_ns, realtime_offset_ns);
         warn!("{lost_now} events of sockets and processes were lost: flows of this time may have no process");
         let from_us = micros(since_ns.saturating_add(realtime_offset_ns));
         let blind = self.blind.get_or_insert(Blind { from_us, to_us: from_us, events: 0 });

@@ -24,19 +24,30 @@ const TEXTS: [&str; 3] = ["src_cgroup", "dst_cgroup", "ct_state"];
 
 /// Where the rows of the batches, counted through, stand.
 pub(super) fn by_workload(batches: &[RecordBatch]) -> Result<UInt32Array, Fault> {
-    let mut keyed = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
+    let mut keyed: Vec<Key> = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
     let mut workloads = Workloads::default();
     let mut row: u32 = 0;
     for batch in batches {
         let numbers = workloads.of_rows(batch)?;
-        for (&time_us, number) in end_times(batch)?.values().iter().zip(numbers) {
-            keyed.push((time_us.div_euclid(MICROS_PER_MINUTE), number, time_us, row));
+        for (&time_us, workload) in end_times(batch)?.values().iter().zip(numbers) {
+            // Times of hours that are no dates do not get here.
+            let minute = i32::try_from(time_us.div_euclid(MICROS_PER_MINUTE)).unwrap_or(i32::MAX);
+            keyed.push(Key { minute, workload, time_us, row });
             row += 1;
         }
     }
-    // The rows of a burst come nearly in order: std's sort finds the runs.
-    keyed.sort();
-    Ok(UInt32Array::from_iter_values(keyed.into_iter().map(|(.., row)| row)))
+    // All are different, so that they may be sorted in place: as many again would not be worth their memory.
+    keyed.sort_unstable();
+    Ok(UInt32Array::from_iter_values(keyed.into_iter().map(|key| key.row)))
+}
+
+/// Where a row stands.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    minute: i32,
+    workload: u32,
+    time_us: i64,
+    row: u32,
 }
 
 /// Workloads by number, in the order in which they were found.

@@ -101,6 +101,9 @@ pub(super) fn start_writer(
     Ok(written)
 }
 
+/// Rows that come and go in between leave holes in the heap that together are as large as they were.
+const MANY_ROWS: usize = 100_000;
+
 fn write(
     mut store: Store,
     mut from_reader: mpsc::Receiver<ToWriter>,
@@ -110,23 +113,31 @@ fn write(
     let mut lost_rows = 0;
     store.recover(SystemTime::now());
     heap::give_back();
+    let mut rows_since_given_back = 0;
     while let Some(message) = from_reader.blocking_recv() {
         let now = SystemTime::now();
         let files = store.summary().files;
+        let mut is_second_over = false;
         match message {
             ToWriter::Batch { rows, complete_until_us } => {
+                rows_since_given_back += rows.num_rows();
                 // After lost rows there are no others: what comes after the last one is not watched.
                 if lost_rows > 0 || !append(&mut store, &rows, complete_until_us, status) {
                     lost_rows += u64::try_from(rows.num_rows()).unwrap_or(u64::MAX);
                 }
             }
             ToWriter::Gaps(gaps) => store.declare(gaps, now),
-            ToWriter::Tick { complete_until_us } if lost_rows == 0 => store.tick(complete_until_us, now),
-            ToWriter::Tick { .. } => {}
+            ToWriter::Tick { complete_until_us } => {
+                if lost_rows == 0 {
+                    store.tick(complete_until_us, now);
+                }
+                is_second_over = true;
+            }
             ToWriter::Rotate => store.rotate(now),
         }
-        if store.summary().files > files {
+        if store.summary().files > files || is_second_over && rows_since_given_back >= MANY_ROWS {
             heap::give_back();
+            rows_since_given_back = 0;
         }
         update_metrics(metrics, &store);
     }

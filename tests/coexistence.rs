@@ -16,7 +16,7 @@ use crate::harness::daemon::{Daemon, run_command};
 use crate::harness::dataset::Dataset;
 use crate::harness::ebpf::{Guard, Parts};
 use crate::harness::entries::{make, make_and_flush, number_of};
-use crate::harness::host::mounted;
+use crate::harness::host::mounted_for_ebpf;
 use crate::harness::kernel::{ENDS, lacks};
 use crate::harness::namespace::Namespace;
 use crate::harness::process::{Process, run};
@@ -84,12 +84,7 @@ fn nothing_is_left_after_sigkill() {
 #[track_caller]
 fn nothing_is_left(end: impl FnOnce(Daemon)) {
     // What programs are attached by, are pinned in, and are described in.
-    let of_ebpf = || {
-        let mut mounted = mounted("self");
-        mounted.retain(|mounted| ["bpf", "cgroup2", "tracefs", "debugfs"].contains(&&*mounted.fs_type));
-        mounted
-    };
-    let before = of_ebpf();
+    let before = mounted_for_ebpf("self");
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(output.path(), &[&namespace], &[]);
@@ -97,11 +92,11 @@ fn nothing_is_left(end: impl FnOnce(Daemon)) {
     assert!(parts.has_links(), "{parts:?}");
     assert_eq!(parts.left(), parts, "the kernel has what the daemon has");
     Pair::connect(&namespace, AT.parse().unwrap());
-    assert_eq!(of_ebpf(), before, "while it runs");
+    assert_eq!(mounted_for_ebpf("self"), before, "while it runs");
     end(daemon);
     // The kernel takes them down some time after the last descriptor is closed.
     wait_for("programs, links and maps to be gone", || parts.left().is_empty().then_some(()));
-    assert_eq!(of_ebpf(), before);
+    assert_eq!(mounted_for_ebpf("self"), before);
 }
 
 /// One that is killed in the middle of its start has attached some of its programs only.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::containers::Branch;
 use crate::harness::daemon::{Daemon, binary, run_command};
 use crate::harness::dataset::Dataset;
-use crate::harness::host::{cover, mounted, unmount_all, with_capabilities, with_own_mounts};
+use crate::harness::host::{cover, mounted_for_ebpf, unmount_all, with_capabilities, with_own_mounts};
 use crate::harness::namespace::Namespace;
 use crate::harness::process::run;
 use crate::harness::seccomp::without_bpf;
@@ -83,9 +83,10 @@ fn processes_are_named_where_nothing_of_tracing_and_ebpf_is_mounted() {
             for fs_type in ["tracefs", "debugfs", "bpf"] {
                 unmount_all(fs_type);
             }
-            let before = mounted("thread-self");
+            let before = mounted_for_ebpf("thread-self");
             let daemon = start(namespace, output);
-            assert_eq!(mounted(&daemon.pid().to_string()), before, "it mounts nothing that others see");
+            let after = mounted_for_ebpf(&daemon.pid().to_string());
+            assert_eq!(after, before, "it mounts nothing that others see");
             daemon
         })
     });

@@ -46,7 +46,7 @@ pub(crate) struct Mounted {
 
 /// All that a process sees, in the order in which they were mounted.
 #[track_caller]
-pub(crate) fn mounted(process: &str) -> Vec<Mounted> {
+fn mounted(process: &str) -> Vec<Mounted> {
     let text = fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap();
     let parse = |line: &str| {
         let (mount, file_system) = line.split_once(" - ")?;
@@ -54,6 +54,14 @@ pub(crate) fn mounted(process: &str) -> Vec<Mounted> {
         Some(Mounted { at: at.to_owned(), fs_type: fs_type.to_owned() })
     };
     text.lines().map(|line| parse(line).unwrap()).collect()
+}
+
+/// Of what a process sees, the kinds that flowlog has a use for: other tests mount and unmount other ones.
+#[track_caller]
+pub(crate) fn mounted_for_ebpf(process: &str) -> Vec<Mounted> {
+    let mut mounted = mounted(process);
+    mounted.retain(|mounted| ["bpf", "cgroup2", "tracefs", "debugfs"].contains(&&*mounted.fs_type));
+    mounted
 }
 
 /// Runs `work` where programs have these capabilities only, also those of root.

@@ -117,7 +117,7 @@ fn write(
     while let Some(message) = from_reader.blocking_recv() {
         let now = SystemTime::now();
         let files = store.summary().files;
-        let mut is_second_over = false;
+        let is_tick = matches!(message, ToWriter::Tick { .. });
         match message {
             ToWriter::Batch { rows, complete_until_us } => {
                 rows_since_given_back += rows.num_rows();
@@ -127,15 +127,11 @@ fn write(
                 }
             }
             ToWriter::Gaps(gaps) => store.declare(gaps, now),
-            ToWriter::Tick { complete_until_us } => {
-                if lost_rows == 0 {
-                    store.tick(complete_until_us, now);
-                }
-                is_second_over = true;
-            }
+            ToWriter::Tick { complete_until_us } if lost_rows == 0 => store.tick(complete_until_us, now),
+            ToWriter::Tick { .. } => {}
             ToWriter::Rotate => store.rotate(now),
         }
-        if store.summary().files > files || is_second_over && rows_since_given_back >= MANY_ROWS {
+        if store.summary().files > files || is_tick && rows_since_given_back >= MANY_ROWS {
             heap::give_back();
             rows_since_given_back = 0;
         }

@@ -17,6 +17,10 @@ use crate::attribute::Sighting;
 use crate::duplicates::entry_key;
 use crate::flow::{Counters, Flow};
 
+/// How long the kernel may take to notice that an entry has expired: it looks through its table once in two minutes
+/// (`GC_SCAN_INTERVAL`, since Linux 5.18 in one or less), a part at a time. A dump makes it notice at once.
+pub const UNNOTICED_US: i64 = 150 * 1_000_000;
+
 /// In how many dumps an entry has to be missing before it is taken to have ended without a message. The
 /// kernel takes an entry out of its table before it sends the message, and sends it late where a listener
 /// has no room: the first dump without the entry may overtake the message.

@@ -118,6 +118,8 @@ pub struct Untold {
     pub lost: u64,
     /// Forks, execs and exits for which the kernel skipped the program.
     pub skipped: u64,
+    /// Whether that is all until now. Where no event was read, only some calls ask how many were skipped.
+    pub is_all: bool,
 }
 
 /// The loaded and attached programs with their maps.
@@ -227,12 +229,19 @@ impl Ebpf {
         #[cfg(feature = "ebpf-log")]
         self.log.flush();
         // A loss is counted before anything that comes after it is sent.
-        let skipped = self.skipped.new_ones().map_err(|source| EbpfError::Io {
+        let now = Instant::now();
+        let is_all = self.skipped.must_ask(!events.is_empty(), now);
+        let skipped = if is_all { self.newly_skipped()? } else { 0 };
+        let lost = if self.fullness.must_ask(now) { self.newly_lost()? } else { 0 };
+        Ok(Untold { lost, skipped, is_all })
+    }
+
+    /// How often programs were skipped since the last call.
+    fn newly_skipped(&mut self) -> Result<u64, EbpfError> {
+        self.skipped.new_ones().map_err(|source| EbpfError::Io {
             what: "cannot read in /proc how often eBPF programs were skipped".to_owned(),
             source,
-        })?;
-        let lost = if self.fullness.must_ask(Instant::now()) { self.newly_lost()? } else { 0 };
-        Ok(Untold { lost, skipped })
+        })
     }
 
     /// How many events did not fit into the ring buffer since the last call.

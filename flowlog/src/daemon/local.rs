@@ -102,7 +102,7 @@ impl Local {
         // A storm of events cannot keep the caller here.
         for _ in 0..=ebpf.capacity() / HANDFUL {
             let before_ns = now_ns(ClockId::CLOCK_MONOTONIC);
-            let Untold { lost, skipped } = ebpf.read(events)?;
+            let Untold { lost, skipped, is_all } = ebpf.read(events)?;
             if lost + skipped > 0 {
                 lost_now += lost;
                 skipped_now += skipped;
@@ -118,7 +118,9 @@ impl Local {
             }
             // Not before: what was lost while the ring buffer was full is known when all of it has been read.
             if events.len() < HANDFUL {
-                *complete_ns = before_ns;
+                if is_all {
+                    *complete_ns = before_ns;
+                }
                 break;
             }
         }

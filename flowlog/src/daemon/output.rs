@@ -32,6 +32,8 @@ const CHANNEL_BATCHES: usize = 8;
 pub(super) struct Output {
     pub(super) batch: FlowBatch,
     pub(super) gaps: Pending,
+    /// When it began to take flows.
+    pub(super) began_us: i64,
     /// All flows that ended before this time were read.
     pub(super) complete_until_us: i64,
     ticked: Instant,
@@ -47,10 +49,12 @@ impl Output {
         let (to_writer, from_reader) = mpsc::channel(CHANNEL_BATCHES);
         let status = Arc::new(Status::default());
         let written = start_writer(store, from_reader, Arc::clone(&status), metrics)?;
+        let began_us = now_us();
         Ok(Self {
             batch,
             gaps: Pending::default(),
-            complete_until_us: now_us(),
+            began_us,
+            complete_until_us: began_us,
             ticked: Instant::now(),
             waiting: VecDeque::new(),
             to_writer,

@@ -20,6 +20,9 @@ const MAX_ROOM_BYTES: usize = room_bytes(size_of::<ProcessExec>() + ARGS_LEN);
 /// How long the count may change after the ring buffer was full: a program that was interrupted counts later.
 const LATE: Duration = Duration::from_secs(1);
 
+/// How old the answer of /proc may be where no event has come since.
+const SKIPS_EVERY: Duration = Duration::from_millis(100);
+
 /// Tells whether the ring buffer may have been full, by what was read of it.
 ///
 /// To ask the kernel for its count takes a BPF system call. Where the kernel preempts that, it skips the programs
@@ -64,6 +67,7 @@ impl Fullness {
 pub(super) struct Skipped {
     programs: Vec<File>,
     before: u64,
+    asked: Option<Instant>,
 }
 
 impl Skipped {
@@ -74,7 +78,17 @@ impl Skipped {
     /// Where /proc does not have them.
     pub(super) fn of(programs: impl Iterator<Item = RawFd>) -> io::Result<Self> {
         let open = |program| File::open(format!("/proc/self/fdinfo/{program}"));
-        Ok(Self { programs: programs.map(open).collect::<io::Result<_>>()?, before: 0 })
+        Ok(Self { programs: programs.map(open).collect::<io::Result<_>>()?, before: 0, asked: None })
+    }
+
+    /// Whether to ask the kernel now. A program that was skipped makes what comes after it wrong, so each event needs
+    /// the question. Without events it only tells since when the next loss may have been.
+    pub(super) fn must_ask(&mut self, is_event: bool, now: Instant) -> bool {
+        let must_ask = is_event || self.asked.is_none_or(|asked| now >= asked + SKIPS_EVERY);
+        if must_ask {
+            self.asked = Some(now);
+        }
+        must_ask
     }
 
     /// How often since the last call.
@@ -123,6 +137,17 @@ mod tests {
     #[test]
     fn of_a_ring_buffer_that_is_hardly_larger_than_an_event_it_is_always_asked() {
         assert!(Fullness::new(4096).must_ask(Instant::now()));
+    }
+
+    #[test]
+    fn skips_are_asked_for_with_each_event_and_now_and_then() {
+        let mut skipped = Skipped::of(std::iter::empty()).unwrap();
+        let start = Instant::now();
+        assert!(skipped.must_ask(false, start));
+        assert!(!skipped.must_ask(false, start + SKIPS_EVERY / 2));
+        assert!(skipped.must_ask(true, start + SKIPS_EVERY / 2));
+        assert!(!skipped.must_ask(false, start + SKIPS_EVERY));
+        assert!(skipped.must_ask(false, start + SKIPS_EVERY * 3 / 2));
     }
 
     #[test]

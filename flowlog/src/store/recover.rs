@@ -17,15 +17,12 @@ use super::convert::{Fault, Readout, read_out, set_aside};
 use super::losses::{Losses, gap_file};
 use super::{Store, Unlogged};
 use crate::causes::one_line;
+use crate::dumps::UNNOTICED_US;
 use crate::gaps::{Cause, Gap, Stage};
 use crate::ledger::{self, DeclaredGap, Event, History, PublishedFile, Recovered};
 use crate::schema::{RunContext, RunFacts};
 use crate::wal::{self, Damage, DamageCause, Frame, Frames, ReadError, SegmentHeader};
 use crate::writer::{Directory, FLOWS, GAPS, Published, Writer, read_gap_file, seqs};
-
-/// How long the kernel may take to notice that an entry has expired: it looks through its table once in two minutes
-/// (`GC_SCAN_INTERVAL`, since Linux 5.18 in one or less), a part at a time.
-const UNNOTICED_US: i64 = 150 * 1_000_000;
 
 /// What the ledger says of a file.
 #[derive(Clone, Copy)]

@@ -7,6 +7,7 @@ use crate::harness::namespace::Namespace;
 use crate::harness::tally::Tally;
 use crate::harness::volume::Volume;
 use crate::harness::wait::wait_for;
+use crate::overload::entries;
 
 const MIB: u64 = 1 << 20;
 
@@ -44,6 +45,7 @@ fn a_full_disk_costs_only_what_is_declared() {
     volume.resize(100 * MIB);
     wait_for("the daemon to go on", || daemon.log().contains(AGAIN).then_some(()));
     burst();
+    wait_for("the kernel to hold nothing", || (entries(&namespace) == 0).then_some(()));
     let log = daemon.stop();
 
     assert_eq!(log.matches(FULL).count(), log.matches(AGAIN).count(), "said once each time: {log}");

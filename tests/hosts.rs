@@ -199,7 +199,7 @@ fn a_cgroup_namespace_of_its_own_is_named() {
     let flowlog = run_command(output.path(), &[&namespace]);
     let mut command = Command::new("bash");
     let script = "echo $$ > \"$0/cgroup.procs\"; exec unshare --cgroup --mount -- bash -c \
-                  'umount -l $(dirname \"$0\"); exec \"$@\"' \"$@\"";
+                  'umount -l \"${0%/*}\"; exec \"$@\"' \"$@\"";
     command.args(["-c", script]).arg(branch.path()).arg(branch.path());
     command.arg(flowlog.get_program()).args(flowlog.get_args()).env_remove("FLOWLOG_LOG");
     let daemon = Daemon::spawn(command);

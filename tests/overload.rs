@@ -158,7 +158,7 @@ fn read_all(listener: &mut Listener, namespace: &Namespace) {
 
 /// How many entries the kernel has, those that it holds for a listener included.
 #[track_caller]
-fn entries(namespace: &Namespace) -> u32 {
+pub(crate) fn entries(namespace: &Namespace) -> u32 {
     namespace.inside(Requests::open).unwrap().count().unwrap()
 }
 

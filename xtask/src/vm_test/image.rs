@@ -15,7 +15,7 @@ use crate::sh;
 const INIT: &str = include_str!("init.sh");
 
 /// What the first process, the kernel and the tests call, from this machine, with the libraries of each.
-const PROGRAMS: [&str; 20] = [
+const PROGRAMS: [&str; 21] = [
     // The first process and the kernel.
     "sh",
     "mount",
@@ -34,6 +34,7 @@ const PROGRAMS: [&str; 20] = [
     "nft",
     "ping",
     "rm",
+    "strace",
     "true",
     "umount",
     "unshare",

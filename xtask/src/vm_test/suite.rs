@@ -14,13 +14,18 @@ use crate::{sh, workspace};
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Tests that do not run in virtual machines, by the beginning of their name, and why.
-pub(super) const LEFT_OUT: [(&str, &str); 4] = [
+pub(super) const LEFT_OUT: [(&str, &str); 6] = [
     (
         "crash::a_killed_daemon_loses_nothing_that_the_write_ahead_log_had",
         "kills daemons so early that an emulated processor has not begun to write",
     ),
     ("faults::", "needs strace and libfaketime, which answer in the place of the kernel"),
+    ("model::two_hundred_random_schedules_are_recorded_exactly", "takes minutes on a fast machine"),
     ("readers::", "needs Python with DuckDB, Polars and pyarrow, which see files, not kernels"),
+    (
+        "short_lived::ten_thousand_short_processes_are_all_named",
+        "waits five minutes for what takes emulated processors longer",
+    ),
     ("soak::", "takes ten minutes on a fast machine"),
 ];
 

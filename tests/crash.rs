@@ -224,3 +224,20 @@ fn end_after_expiry(end: impl FnOnce(Daemon)) -> (Tally, bool) {
     );
     (tally, has_lost)
 }
+
+#[test]
+fn the_time_without_a_daemon_is_a_gap() {
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        Daemon::spawn(command(output.path(), &namespace, "2000")).stop();
+    }
+    let mut daemon = Daemon::spawn(command(output.path(), &namespace, "2000"));
+    wait_for("both gaps to be published", || {
+        daemon.rotate();
+        (Tally::read(output.path()).causes() == ["daemon_down", "daemon_down"]).then_some(())
+    });
+    let gaps = Tally::read(output.path()).gaps;
+    assert!(gaps.iter().all(|gap| gap.lost_flows.is_none()), "nobody knows how many: {gaps:?}");
+    daemon.stop();
+}

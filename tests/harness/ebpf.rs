@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, available_parallelism};
 
 use aya::Ebpf;
-use aya::maps::loaded_maps;
+use aya::maps::{MapType, PerCpuArray, loaded_maps};
 use aya::programs::{CgroupAttachMode, CgroupSock, loaded_links, loaded_programs};
 use flowlog::ebpf::cgroup2_root;
 use nix::errno::Errno;
@@ -119,19 +122,72 @@ fn refusing(protocol: i32) -> Vec<u8> {
         // exit
         [0x95, 0, 0, 0, 0, 0, 0, 0],
     ];
+    object_file("cgroup/sock_create", SectionKind::Text, "refuse", SymbolKind::Text, code.as_flattened())
+}
+
+/// Somebody who looks things up in a large map of eBPF without a pause, in as many threads as there are processors,
+/// until it is dropped. A kernel that preempts these system calls skips programs of tracepoints meanwhile.
+pub(crate) struct Lookups {
+    is_over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Lookups {
+    /// Begins.
+    #[track_caller]
+    pub(crate) fn start() -> Self {
+        /// What fits into one value of such a map.
+        const VALUE_BYTES: usize = 32_000;
+        let definition = [MapType::PerCpuArray as usize, size_of::<u32>(), VALUE_BYTES, 1, 0];
+        let definition = definition.map(|number| u32::try_from(number).unwrap().to_le_bytes());
+        let object =
+            object_file("maps", SectionKind::Data, "LARGE", SymbolKind::Data, definition.as_flattened());
+        let is_over = Arc::new(AtomicBool::new(false));
+        let lookups = || {
+            let large = Ebpf::load(&object).unwrap().take_map("LARGE").unwrap();
+            let large = PerCpuArray::<_, [u8; VALUE_BYTES]>::try_from(large).unwrap();
+            let is_over = Arc::clone(&is_over);
+            std::thread::spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    large.get(&0, 0).unwrap();
+                }
+            })
+        };
+        let threads = (0..available_parallelism().unwrap().get()).map(|_| lookups()).collect();
+        Self { is_over, threads }
+    }
+}
+
+impl Drop for Lookups {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// An object file with one section besides its license, and one symbol for all of it.
+fn object_file(
+    section: &str,
+    section_kind: SectionKind,
+    symbol: &str,
+    symbol_kind: SymbolKind,
+    data: &[u8],
+) -> Vec<u8> {
     let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
-    let section = object.add_section(Vec::new(), b"cgroup/sock_create".to_vec(), SectionKind::Text);
+    let section = object.add_section(Vec::new(), section.into(), section_kind);
     let symbol = object.add_symbol(Symbol {
-        name: b"refuse".to_vec(),
+        name: symbol.into(),
         value: 0,
         size: 0,
-        kind: SymbolKind::Text,
+        kind: symbol_kind,
         scope: SymbolScope::Dynamic,
         weak: false,
         section: SymbolSection::Section(section),
         flags: SymbolFlags::None,
     });
-    object.add_symbol_data(symbol, section, code.as_flattened(), 8);
+    object.add_symbol_data(symbol, section, data, 8);
     let license = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
     object.append_section_data(license, b"GPL\0", 1);
     object.write().unwrap()

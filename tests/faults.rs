@@ -108,8 +108,9 @@ fn files_that_cannot_be_published_cost_nothing() {
 
 #[test]
 fn interrupted_calls_are_made_again() {
+    // The faults end before strace lets go: a call that it leaves halfway is one that the kernel does not have.
     let calls = "write,pwrite64,openat,fsync,fdatasync,ftruncate,read";
-    let log = check_goes_on(WRITER, &format!("{calls}:error=EINTR:when=1+2"), 10);
+    let log = check_goes_on(WRITER, &format!("{calls}:error=EINTR:when=1..19+2"), 10);
     let (_, after_ready) = log.split_once(" ready: ").unwrap();
     assert!(!after_ready.contains("WARN") && !after_ready.contains("ERROR"), "{log}");
 }

@@ -1,5 +1,6 @@
 //! Disks without room: what was published stays, the kernel holds flows, the rest is counted.
 
+use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, flowlog, run_command};
 use crate::harness::dataset::{Dataset, files_below};
 use crate::harness::entries::make_and_flush;
@@ -7,7 +8,6 @@ use crate::harness::namespace::Namespace;
 use crate::harness::tally::Tally;
 use crate::harness::volume::Volume;
 use crate::harness::wait::wait_for;
-use crate::overload::entries;
 
 const MIB: u64 = 1 << 20;
 
@@ -45,7 +45,7 @@ fn a_full_disk_costs_only_what_is_declared() {
     volume.resize(100 * MIB);
     wait_for("the daemon to go on", || daemon.log().contains(AGAIN).then_some(()));
     burst();
-    wait_for("the kernel to hold nothing", || (entries(&namespace) == 0).then_some(()));
+    conntrack::wait_until_read(&namespace);
     let log = daemon.stop();
 
     assert_eq!(log.matches(FULL).count(), log.matches(AGAIN).count(), "said once each time: {log}");

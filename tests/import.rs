@@ -16,6 +16,7 @@ use jiff::tz::TimeZone;
 use nix::sys::signal::Signal;
 
 use crate::conntrack_cli::with_labels;
+use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, binary, flowlog};
 use crate::harness::dataset::Dataset;
 use crate::harness::entries::make_and_flush;
@@ -264,15 +265,8 @@ fn events_become_the_rows_that_a_daemon_has() {
     let mut command = Command::new("conntrack");
     command.args(["-E", "-o", "timestamp,ktimestamp,id"]).env("TZ", "UTC");
     let listener = namespace.inside(|| Process::spawn(command));
-    let listens = || {
-        let sockets = namespace.inside(|| fs::read_to_string("/proc/thread-self/net/netlink")).unwrap();
-        // The daemon's, and that of conntrack.
-        let of_netfilter = |line: &&str| line.split_whitespace().nth(1) == Some("12");
-        let groups = |line: &str| u32::from_str_radix(line.split_whitespace().nth(3).unwrap(), 16).unwrap();
-        let count = sockets.lines().filter(of_netfilter).filter(|line| groups(line) & 4 != 0).count();
-        (count >= 2).then_some(())
-    };
-    wait_for("both to listen", listens);
+    // The daemon's, and that of conntrack.
+    wait_for("both to listen", || (conntrack::listeners(&namespace) >= 2).then_some(()));
     make_and_flush(&namespace, 0..20);
     let mut ping = Command::new("ping");
     ping.args(["-c", "1", "-q", "127.0.0.1"]);

@@ -8,8 +8,9 @@ use flowlog::ctnetlink::{Buffers, Delivery, Listener, Received, Requests};
 use flowlog::flow_filter::FlowFilter;
 use nix::sys::signal::Signal;
 
+use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, run_command};
-use crate::harness::entries::make_and_flush;
+use crate::harness::entries::{count, make_and_flush};
 use crate::harness::namespace::Namespace;
 use crate::harness::process::Process;
 use crate::harness::tally::Tally;
@@ -36,13 +37,13 @@ fn a_slow_reader_with_a_small_buffer_loses_nothing() {
         daemon.signal(Signal::SIGSTOP);
         make_and_flush(&namespace, first..first + AT_ONCE);
         // The kernel holds them: the buffer has room for some hundreds.
-        assert!(entries(&namespace) > AT_ONCE / 2, "the case is not what it should be");
+        assert!(count(&namespace) > AT_ONCE / 2, "the case is not what it should be");
         // It may read a little now and then.
         wait_for("the kernel to hold nothing", || {
             daemon.signal(Signal::SIGCONT);
             thread::sleep(Duration::from_millis(20));
             daemon.signal(Signal::SIGSTOP);
-            (entries(&namespace) == 0).then_some(())
+            (count(&namespace) == 0).then_some(())
         });
         daemon.signal(Signal::SIGCONT);
     }
@@ -78,7 +79,7 @@ fn a_listener_that_lags_gives_no_duplicates_after_a_restart() {
         namespace.inside(|| Listener::open(4 << 10, Delivery::Reliable, &FlowFilter::default())).unwrap();
     make_and_flush(&namespace, 0..FLOWS);
     daemon.stop();
-    assert!(entries(&namespace) > FLOWS / 2, "the case is not what it should be");
+    assert!(count(&namespace) > FLOWS / 2, "the case is not what it should be");
 
     let daemon = Daemon::spawn(command(output.path(), &namespace, &[]));
     read_all(&mut other, &namespace);
@@ -99,7 +100,7 @@ fn without_reliable_delivery_the_number_of_lost_flows_is_declared() {
     let daemon = Daemon::spawn(command);
     daemon.signal(Signal::SIGSTOP);
     make_and_flush(&namespace, 0..FLOWS);
-    assert_eq!(entries(&namespace), 0, "nothing is held");
+    assert_eq!(count(&namespace), 0, "nothing is held");
     daemon.signal(Signal::SIGCONT);
     let log = daemon.stop();
     let tally = Tally::read(output.path());
@@ -127,7 +128,7 @@ fn a_disk_that_hangs_stops_neither_connections_nor_the_count() {
     let hanging = disk.hang();
     for burst in 0..BURSTS {
         make_and_flush(&namespace, burst * BURST..(burst + 1) * BURST);
-        wait_for("the kernel to hold less than the limit", || (entries(&namespace) <= LIMIT).then_some(()));
+        wait_for("the kernel to hold less than the limit", || (count(&namespace) <= LIMIT).then_some(()));
         let at = std::net::SocketAddr::from(([127, 0, 0, 1], 5000 + u16::try_from(burst).unwrap()));
         Ends { client: &namespace, server: &namespace }.tcp_closed(at, at);
     }
@@ -137,8 +138,9 @@ fn a_disk_that_hangs_stops_neither_connections_nor_the_count() {
 
     wait_for("all connections to be forgotten", || {
         namespace.inside(Requests::open).unwrap().flush().unwrap();
-        (entries(&namespace) == 0).then_some(())
+        (count(&namespace) == 0).then_some(())
     });
+    conntrack::wait_until_read(&namespace);
     let log = daemon.stop();
     let tally = Tally::read(&output);
     let lost = tally.check_exact(BURST * BURSTS + BURSTS);
@@ -152,14 +154,8 @@ fn read_all(listener: &mut Listener, namespace: &Namespace) {
     let mut buffers = Buffers::default();
     wait_for("the other listener to have all events", || {
         while !matches!(listener.recv(&mut buffers).unwrap(), Received::WouldBlock) {}
-        (entries(namespace) == 0).then_some(())
+        (count(namespace) == 0).then_some(())
     });
-}
-
-/// How many entries the kernel has, those that it holds for a listener included.
-#[track_caller]
-pub(crate) fn entries(namespace: &Namespace) -> u32 {
-    namespace.inside(Requests::open).unwrap().count().unwrap()
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
+use super::entries::count;
 use super::namespace::Namespace;
 use super::process::Process;
 use super::wait::wait_for;
@@ -133,12 +134,27 @@ pub(crate) fn list(namespace: &Namespace) -> String {
 
 /// How many sockets of a namespace receive DESTROY events.
 pub(crate) fn listeners(namespace: &Namespace) -> usize {
+    unread(namespace).len()
+}
+
+/// Waits until the kernel has no DESTROY event that is not read, neither held nor in a receive buffer.
+#[track_caller]
+pub(crate) fn wait_until_read(namespace: &Namespace) {
+    wait_for("all events to be read", || {
+        (count(namespace) == 0 && unread(namespace).iter().all(|bytes| *bytes == 0)).then_some(())
+    });
+}
+
+/// What lies in the receive buffers of the sockets of a namespace that receive DESTROY events, in bytes.
+fn unread(namespace: &Namespace) -> Vec<u64> {
     let sockets = namespace.inside(|| fs::read_to_string("/proc/thread-self/net/netlink")).unwrap();
-    let listens = |line: &&str| {
+    let listener = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        fields[1] == NETFILTER && u32::from_str_radix(fields[3], 16).unwrap() & DESTROY_GROUP != 0
+        let listens =
+            fields[1] == NETFILTER && u32::from_str_radix(fields[3], 16).unwrap() & DESTROY_GROUP != 0;
+        listens.then(|| fields[4].parse().unwrap())
     };
-    sockets.lines().skip(1).filter(listens).count()
+    sockets.lines().skip(1).filter_map(listener).collect()
 }
 
 /// Parses, for example:

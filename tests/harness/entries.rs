@@ -37,6 +37,12 @@ pub(crate) fn make_for(namespace: &Namespace, numbers: std::ops::Range<u32>, tim
     flows.into_iter().map(|flow| flow.orig).collect()
 }
 
+/// How many entries the kernel has, those that it holds for a listener included.
+#[track_caller]
+pub(crate) fn count(namespace: &Namespace) -> u32 {
+    namespace.inside(Requests::open).unwrap().count().unwrap()
+}
+
 /// The number of the entry with this source address; `None` where it is of no such entry.
 pub(crate) fn number_of(src: Ipv4Addr) -> Option<u32> {
     src.to_bits().checked_sub(FIRST_SRC.to_bits()).filter(|number| *number < 1 << 23)

@@ -158,11 +158,11 @@ fn check_lines(text: &str, style: &Style<'_>) -> usize {
     text.lines().count()
 }
 
-fn style(layer3: bool, full_addresses: bool, timestamps: bool) -> Style<'static> {
+fn style(layer3: bool, of_kernel: bool, timestamps: bool) -> Style<'static> {
     static UTC: TimeZone = TimeZone::UTC;
     Style {
         layer3,
-        full_addresses,
+        of_kernel,
         gre_timeouts_s: None,
         id: true,
         timestamps,

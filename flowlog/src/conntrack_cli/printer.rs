@@ -152,7 +152,7 @@ fn style<'a>(
 ) -> Style<'a> {
     Style {
         layer3: format.extended,
-        full_addresses: false,
+        of_kernel: false,
         gre_timeouts_s: None,
         id: format.id,
         timestamps,

@@ -56,6 +56,8 @@ pub fn line(text: &str, context: &Context<'_>) -> Result<Line, ParseError> {
     let mut entry = Entry { event_ns: printed_at(words)?, ..Entry::default() };
     let event = event_name(words);
     let layer3 = layer3(words)?;
+    // The kernel does not track it, and knows no ports, whatever its number.
+    let is_generic = words.peek() == "unknown";
     let protocol = protocol(words)?;
     if words.peek().starts_with(|c: char| c.is_ascii_digit()) {
         entry.timeout_s = Some(words.number("the timeout in seconds")?);
@@ -68,12 +70,12 @@ pub fn line(text: &str, context: &Context<'_>) -> Result<Line, ParseError> {
     }
 
     let start = *words;
-    (entry.orig, entry.orig_counters) = direction(words, protocol, "zone-orig")?;
+    (entry.orig, entry.orig_counters) = direction(words, protocol, is_generic, "zone-orig")?;
     if layer3.is_some_and(|number| entry.family() != Some(number)) {
         return Err(start.error("addresses of the family at the beginning of the line"));
     }
     let is_unreplied = words.take("[UNREPLIED]");
-    (entry.reply, entry.reply_counters) = direction(words, protocol, "zone-reply")?;
+    (entry.reply, entry.reply_counters) = direction(words, protocol, is_generic, "zone-reply")?;
     entry.status = Some(if is_unreplied { 0 } else { Status::SEEN_REPLY.0 });
     let mut age_s = None;
     while !words.peek().is_empty() {
@@ -168,6 +170,7 @@ fn state(word: &str, protocol: Protocol) -> Option<ProtoState> {
 fn direction(
     words: &mut Words<'_>,
     protocol: Protocol,
+    is_generic: bool,
     zone_name: &'static str,
 ) -> Result<(Option<TupleAttributes>, Option<CounterAttributes>), ParseError> {
     let mut tuple = TupleAttributes::default();
@@ -179,7 +182,10 @@ fn direction(
     }
     tuple.set_src(src);
     tuple.set_dst(dst);
-    tuple.proto = Some(keys(words, protocol)?);
+    tuple.proto = Some(match is_generic {
+        true => L4Attributes { number: Some(protocol.0), ..L4Attributes::default() },
+        false => keys(words, protocol)?,
+    });
     if words.is_at(zone_name) {
         tuple.zone = Some(words.field(zone_name, "a zone")?);
     }

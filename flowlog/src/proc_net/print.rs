@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use super::LabelNames;
 use super::text::{Text, family, protocol_name};
 use crate::ctnetlink::decode::Event;
-use crate::ctnetlink::sets::{CounterAttributes, ExpectationFlags, TupleAttributes};
+use crate::ctnetlink::sets::{CounterAttributes, ExpectationFlags, L4Attributes, TupleAttributes};
 use crate::ctnetlink::{Entry, Expectation};
 use crate::flow::{Protocol, Status};
 
@@ -18,8 +18,9 @@ use crate::flow::{Protocol, Status};
 pub struct Style<'a> {
     /// The address family.
     pub layer3: bool,
-    /// IPv6 addresses in full, as the kernel writes them in `/proc/net/nf_conntrack`.
-    pub full_addresses: bool,
+    /// As the kernel writes `/proc/net/nf_conntrack`: IPv6 addresses in full, and a protocol that it does not track
+    /// as `unknown`, without ports. conntrack(8) has its own list of protocols, and makes the ports 0.
+    pub of_kernel: bool,
     /// Timeouts of GRE without and with replies in seconds, which the kernel tells in
     /// `/proc/net/nf_conntrack` only.
     pub gre_timeouts_s: Option<(u32, u32)>,
@@ -46,7 +47,9 @@ pub fn entry(out: &mut Vec<u8>, entry: &Entry, event: Event, style: &Style<'_>) 
         text.padded(name, number);
     }
     let protocol = entry.protocol().map_or(0, |protocol| protocol.0);
-    text.padded(protocol_name(protocol), protocol);
+    let tuples = [&entry.orig, &entry.reply];
+    let is_generic = style.of_kernel && tuples.into_iter().flatten().all(is_generic);
+    text.padded(if is_generic { "unknown" } else { protocol_name(protocol) }, protocol);
     if let Some(timeout_s) = entry.timeout_s {
         text.number(timeout_s);
         text.push(" ");
@@ -60,11 +63,11 @@ pub fn entry(out: &mut Vec<u8>, entry: &Entry, event: Event, style: &Style<'_>) 
         text.push(" ");
     }
     let status = entry.status.map(Status);
-    direction(text, &entry.orig, "zone-orig", &entry.orig_counters, style);
+    direction(text, &entry.orig, "zone-orig", &entry.orig_counters, is_generic, style);
     if status.is_some_and(|status| !status.contains(Status::SEEN_REPLY)) {
         text.push("[UNREPLIED] ");
     }
-    direction(text, &entry.reply, "zone-reply", &entry.reply_counters, style);
+    direction(text, &entry.reply, "zone-reply", &entry.reply_counters, is_generic, style);
     let is = |bit| status.is_some_and(|status| status.contains(bit));
     if is(Status::HW_OFFLOAD) {
         text.push("[HW_OFFLOAD] ");
@@ -178,11 +181,14 @@ fn direction(
     tuple: &Option<TupleAttributes>,
     zone_name: &str,
     counters: &Option<CounterAttributes>,
+    is_generic: bool,
     style: &Style<'_>,
 ) {
     if let Some(tuple) = tuple {
-        addresses(text, tuple, "", style.full_addresses);
-        keys(text, tuple);
+        addresses(text, tuple, "", style.of_kernel);
+        if !is_generic {
+            keys(text, tuple);
+        }
         if let Some(zone) = tuple.zone {
             text.field(zone_name, zone);
         }
@@ -207,6 +213,12 @@ fn addresses(text: &mut Text<'_>, tuple: &TupleAttributes, prefix: &str, is_full
             text.push(" ");
         }
     }
+}
+
+/// Whether the tuple has no more than the number of its protocol.
+fn is_generic(tuple: &TupleAttributes) -> bool {
+    let Some(proto) = &tuple.proto else { return true };
+    *proto == L4Attributes { number: proto.number, ..L4Attributes::default() }
 }
 
 fn keys(text: &mut Text<'_>, tuple: &TupleAttributes) {

@@ -18,7 +18,7 @@ use crate::flow::{DccpState, ProtoState, SctpState, TcpState};
 const NANOS: u64 = 1_000_000_000;
 
 /// Lines of each kind: of this kernel, of older ones, and of several versions of conntrack(8).
-const LINES: [&str; 17] = [
+const LINES: [&str; 18] = [
     "ipv4     2 tcp      6 431999 ESTABLISHED src=10.0.0.1 dst=10.0.0.2 sport=2000 dport=80 packets=5 bytes=270 src=10.0.0.2 dst=192.0.2.1 sport=80 dport=12000 packets=3 bytes=164 [ASSURED] mark=0 secctx=system_u:object_r:unlabeled_t:s0 zone=0 delta-time=7 use=2",
     "ipv6     10 icmpv6   58 29 src=fd00:0000:0000:0000:0000:0000:0000:0001 dst=fd00:0000:0000:0000:0000:0000:0000:0002 type=128 code=0 id=7 src=fd00:0000:0000:0000:0000:0000:0000:0002 dst=fd00:0000:0000:0000:0000:0000:0000:0001 type=129 code=0 id=7 mark=0 use=1",
     "ipv4     2 icmp     1 3 src=1.1.1.2 dst=1.1.1.1 type=8 code=0 id=32354 src=1.1.1.1 dst=1.1.1.2 type=0 code=0 id=32354 mark=0 use=2",
@@ -35,6 +35,7 @@ const LINES: [&str; 17] = [
     "[DESTROY] tcp      6 119 TIME_WAIT src=127.0.0.1 dst=127.0.0.1 sport=36240 dport=5000 packets=5 bytes=270 src=127.0.0.1 dst=127.0.0.1 sport=5000 dport=36240 packets=3 bytes=164 [ASSURED] mark=7 delta-time=2 [start=Sat Nov 21 08:23:02 2026] [stop=Sat Nov 21 08:23:04 2026] id=540090596",
     "[DESTROY] ipv4     2 tcp      6 CLOSE src=10.0.0.1 dst=10.0.0.2 sport=1 dport=2 src=10.0.0.2 dst=10.0.0.1 sport=2 dport=1 delta-time=5 [start=Sun Nov  1 00:00:09 2026]",
     "tcp      6 9 SYN_SENT2 src=::1 dst=::ffff:1.2.3.4 sport=1 dport=2 src=::0.2.0.3 dst=::1 sport=2 dport=1",
+    "ipv4     2 unknown  136 599 src=10.0.0.1 dst=10.0.0.2 packets=0 bytes=0 src=10.0.0.2 dst=10.0.0.1 packets=0 bytes=0 mark=0 use=1",
     "ipv4     2 gre      47 29 timeout=30, stream_timeout=180 src=10.0.0.1 dst=10.0.0.2 srckey=0x0 dstkey=0x1 src=10.0.0.2 dst=10.0.0.1 srckey=0x1 dstkey=0x0 mark=0 use=1",
 ];
 
@@ -265,12 +266,12 @@ proptest! {
         event in prop_oneof![
             Just(Event::Other), Just(Event::New), Just(Event::Update), Just(Event::Destroy)
         ],
-        (layer3, full_addresses, id, timestamps) in any::<(bool, bool, bool, bool)>(),
+        (layer3, of_kernel, id, timestamps) in any::<(bool, bool, bool, bool)>(),
     ) {
         let names = names();
         let zone = TimeZone::UTC;
         let style = Style {
-            layer3, gre_timeouts_s: None, full_addresses, id, timestamps,
+            layer3, gre_timeouts_s: None, of_kernel, id, timestamps,
             labels: Some(&names), when: false, now_s: MAX_TIME_S, time_zone: &zone,
         };
         let print = |entry: &Entry| {

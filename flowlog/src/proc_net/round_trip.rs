@@ -43,7 +43,7 @@ pub(crate) fn print_as(text: &str, line: &Line) -> String {
 pub(crate) fn style<'a>(text: &str, line: &Line, names: &'a LabelNames, now_s: u64) -> Style<'a> {
     Style {
         layer3: ["ipv4     2", "ipv6     10"].iter().any(|family| text.contains(family)),
-        full_addresses: text.contains(":0000:"),
+        of_kernel: [":0000:", "unknown"].iter().any(|sign| text.contains(sign)),
         gre_timeouts_s: line.gre_timeouts_s,
         id: true,
         timestamps: text.contains("[start="),

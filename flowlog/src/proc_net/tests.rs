@@ -33,10 +33,10 @@ fn entry() -> Entry {
 }
 
 fn style(time_zone: &TimeZone) -> Style<'_> {
-    let (layer3, full_addresses, id, timestamps, when) = (true, false, true, true, true);
+    let (layer3, of_kernel, id, timestamps, when) = (true, false, true, true, true);
     Style {
         layer3,
-        full_addresses,
+        of_kernel,
         id,
         timestamps,
         gre_timeouts_s: None,

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::signal::Signal;
+
 use crate::full_disk::logged_rows;
 use crate::harness::daemon::{Daemon, flowlog, run_command};
 use crate::harness::dataset::files_below;
@@ -201,11 +203,12 @@ fn a_crash_at_any_call_loses_nothing_that_was_logged() {
             println!("{call} {when}");
             let namespace = Namespace::tracked();
             let output = tempfile::tempdir().unwrap();
-            let mut daemon = start(output.path(), &namespace);
+            let daemon = start(output.path(), &namespace);
             make_and_flush(&namespace, 0..BURST);
             wait_for("the rows to be logged", || (logged_rows(output.path()) == BURST).then_some(()));
             let fault = Fault::begin(&daemon, WRITER, &format!("{call}:signal=SIGKILL:when={when}"));
-            daemon.rotate();
+            // It may have met the fault on its own.
+            daemon.signal(Signal::SIGHUP);
             let log = daemon.end().stderr;
             let traced = fault.end();
             start(output.path(), &namespace).stop();

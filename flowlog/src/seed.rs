@@ -99,10 +99,11 @@ pub struct Missed {
 /// Where /proc cannot be listed.
 pub fn walk(now_ns: impl Fn() -> u64, mut each: impl FnMut(&OwnedFd, Older)) -> ProcResult<Missed> {
     let mut missed = Missed::default();
-    let Listing { sockets, parents } = list(&mut missed)?;
+    let Listing { sockets, parents, flowlogs } = list(&mut missed)?;
 
     let mut by_owner: HashMap<i32, Vec<Wanted>> = HashMap::new();
-    for (inode, holders) in sockets {
+    for (inode, mut holders) in sockets {
+        leave_out_copies(&mut holders, &flowlogs);
         let pids: Vec<i32> = holders.iter().map(|&(pid, _)| pid).collect();
         let maker = maker(&pids, |pid| parents.get(&pid).copied());
         if let Some(&(pid, fd)) = holders.iter().find(|&&(pid, _)| Some(pid) == maker) {
@@ -136,12 +137,16 @@ struct Listing {
     sockets: HashMap<u64, Vec<(i32, RawFd)>>,
     /// Parents of these processes.
     parents: HashMap<i32, i32>,
+    /// Those of these processes that have the name of this one.
+    flowlogs: Vec<i32>,
 }
 
 fn list(missed: &mut Missed) -> ProcResult<Listing> {
     let own_pid = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
     let mut sockets: HashMap<u64, Vec<(i32, RawFd)>> = HashMap::new();
     let mut parents = HashMap::new();
+    let mut flowlogs = Vec::new();
+    let own_comm = Process::myself().and_then(|process| process.stat()).map(|stat| stat.comm).ok();
     for process in all_processes()?.flatten().filter(|process| process.pid != own_pid) {
         let descriptors = match process.fd() {
             Ok(descriptors) => descriptors,
@@ -162,9 +167,20 @@ fn list(missed: &mut Missed) -> ProcResult<Listing> {
         }
         if has_sockets && let Ok(stat) = process.stat() {
             parents.insert(process.pid, stat.ppid);
+            if own_comm.as_ref() == Some(&stat.comm) {
+                flowlogs.push(process.pid);
+            }
         }
     }
-    Ok(Listing { sockets, parents })
+    Ok(Listing { sockets, parents, flowlogs })
+}
+
+/// Leaves out the flowlogs among those that have a socket, unless it is their own: another one that starts just
+/// now has a copy of each for a moment.
+fn leave_out_copies(holders: &mut Vec<(i32, RawFd)>, flowlogs: &[i32]) {
+    if holders.iter().any(|(pid, _)| !flowlogs.contains(pid)) {
+        holders.retain(|(pid, _)| !flowlogs.contains(pid));
+    }
 }
 
 /// Which of the processes that have a socket made it: the one from which all others descend. Children
@@ -313,6 +329,18 @@ mod tests {
         assert_eq!(maker_of(&[11, 22], &[(11, 10), (22, 20)]), None);
         assert_eq!(maker_of(&[11, 12], &[(11, 10)]), None, "one parent could not be read");
         assert_eq!(maker_of(&[], &[]), None);
+    }
+
+    #[test]
+    fn a_copy_that_another_flowlog_has_is_no_owner() {
+        let left = |holders: &[i32], flowlogs: &[i32]| {
+            let mut holders = holders.iter().map(|&pid| (pid, 3)).collect();
+            leave_out_copies(&mut holders, flowlogs);
+            holders.into_iter().map(|(pid, _)| pid).collect::<Vec<_>>()
+        };
+        assert_eq!(left(&[10, 20, 21], &[20, 21]), [10]);
+        assert_eq!(left(&[10, 11], &[20]), [10, 11]);
+        assert_eq!(left(&[20], &[20, 21]), [20], "its own");
     }
 
     #[test]

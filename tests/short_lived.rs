@@ -52,7 +52,8 @@ fn of_processes_that_the_kernel_skipped_none_is_named_wrongly() {
     let [output, programs] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let daemon = Daemon::start(output.path(), &[&namespace], &[]);
     let [server, starter] = ["fl-server", "fl-starter"].map(|name| Program::new(programs.path(), name));
-    let shell = Program::linked(programs.path(), "fl-short", "/bin/bash");
+    // The path by which it is started and that which /proc has after a loss are one.
+    let shell = Program::at(std::fs::canonicalize("/bin/bash").unwrap().to_str().unwrap());
     let _serving = server.serve(&namespace, 0, at);
     let lookups = Lookups::start();
     let told = starter.run(&namespace, &format!("start-shells {SHELLS} {} {at}", shell.exe()));

@@ -17,6 +17,10 @@ const ROUNDS: usize = 500;
 const FEW_BYTES: usize = 10;
 const MANY_BYTES: usize = 10_000;
 
+/// Each connection has four packets of its initiator. A kernel may take the next one for the same flow, as Linux 6.12
+/// does at times after a reset: its entry then has those of both.
+const PACKETS_OF_TWO: i64 = 7;
+
 /// How many of the rows may be without a program because the times do not tell: one in a hundred.
 const UNKNOWN_AT_MOST: usize = 2 * ROUNDS / 100;
 
@@ -55,11 +59,12 @@ fn programs_that_share_a_port(from: SocketAddr, to: SocketAddr) {
     daemon.stop();
 
     let dataset = Dataset::read(output.path());
-    let rows = dataset.rows_to(5000);
-    assert_eq!(rows.len(), 2 * ROUNDS);
+    let (of_two, rows): (Vec<_>, Vec<_>) =
+        dataset.rows_to(5000).into_iter().partition(|row| row.int("orig_packets").unwrap() >= PACKETS_OF_TWO);
+    assert_eq!(rows.len() + 2 * of_two.len(), 2 * ROUNDS);
     let threshold = i64::try_from(MANY_BYTES).unwrap();
     let of_many = rows.iter().filter(|row| row.int("orig_bytes").unwrap() > threshold).count();
-    assert_eq!(of_many, ROUNDS, "the counters tell the programs apart");
+    assert_eq!(of_many + of_two.len(), ROUNDS, "the counters tell the programs apart");
 
     let [mut unknown_src, mut unknown_dst] = [0, 0];
     for row in rows {

@@ -12,7 +12,7 @@ use super::watched::Watched;
 use super::{Daemon, Local};
 use crate::attribute::{FlowRecord, Sighting, attribute};
 use crate::ctnetlink::{Datagrams, Delivery, Received, decode};
-use crate::dumps::{Destroyed, Record, UNNOTICED_US};
+use crate::dumps::{Destroyed, Record, unnoticed_since_us};
 use crate::flow::Flow;
 use crate::flow_filter::FlowFilter;
 use crate::gaps::{Cause, Gap, Stage};
@@ -198,7 +198,7 @@ impl Daemon {
         error!("not all that the kernel had queued could be taken: flows are lost, how many is not known");
         let Output { began_us, complete_until_us, .. } = self.output;
         // Without the last dump nobody sees what had expired, and the kernel had not noticed yet.
-        let from_us = complete_until_us.min(complete_until_us.saturating_sub(UNNOTICED_US).max(began_us));
+        let from_us = unnoticed_since_us(complete_until_us, began_us);
         let gap = Gap::new(Cause::Overload, Stage::Receive, from_us, now_us().max(from_us));
         self.output.gaps.add(Gap { lost_flows: None, ..gap });
     }

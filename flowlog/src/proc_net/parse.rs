@@ -182,10 +182,7 @@ fn direction(
     }
     tuple.set_src(src);
     tuple.set_dst(dst);
-    tuple.proto = Some(match is_generic {
-        true => L4Attributes { number: Some(protocol.0), ..L4Attributes::default() },
-        false => keys(words, protocol)?,
-    });
+    tuple.proto = Some(keys(words, protocol, is_generic)?);
     if words.is_at(zone_name) {
         tuple.zone = Some(words.field(zone_name, "a zone")?);
     }
@@ -197,9 +194,10 @@ fn direction(
     Ok((Some(tuple), Some(CounterAttributes { packets, bytes, ..CounterAttributes::default() })))
 }
 
-fn keys(words: &mut Words<'_>, protocol: Protocol) -> Result<L4Attributes, ParseError> {
+fn keys(words: &mut Words<'_>, protocol: Protocol, is_generic: bool) -> Result<L4Attributes, ParseError> {
     let mut keys = L4Attributes { number: Some(protocol.0), ..L4Attributes::default() };
     match protocol {
+        _ if is_generic => {}
         Protocol::TCP | Protocol::UDP | Protocol::UDPLITE | Protocol::SCTP | Protocol::DCCP => {
             keys.src_port = Some(words.field("sport", "the source port `sport=`")?);
             keys.dst_port = Some(words.field("dport", "the destination port `dport=`")?);

@@ -17,7 +17,7 @@ use super::convert::{Fault, Readout, read_out, set_aside};
 use super::losses::{Losses, gap_file};
 use super::{Store, Unlogged};
 use crate::causes::one_line;
-use crate::dumps::UNNOTICED_US;
+use crate::dumps::unnoticed_since_us;
 use crate::gaps::{Cause, Gap, Stage};
 use crate::ledger::{self, DeclaredGap, Event, History, PublishedFile, Recovered};
 use crate::schema::{RunContext, RunFacts};
@@ -126,10 +126,8 @@ pub(super) fn unfinished(
         }
         let complete_until_us = runs.get(&last.run_id).and_then(|run| complete_until_us(&run.segments));
         let since_us = complete_until_us.unwrap_or(last_us);
-        // What expired then, the kernel may have told nobody: it notices later. What had expired before the run began
-        // was noticed by its first dump.
-        let expired_us = since_us.saturating_sub(UNNOTICED_US).max(began_us(last.run_id));
-        let since_us = since_us.min(expired_us);
+        // What expired then, the kernel may have told nobody.
+        let since_us = unnoticed_since_us(since_us, began_us(last.run_id));
         undeclared_since_us.map_or(since_us, |undeclared_us: i64| undeclared_us.min(since_us))
     });
     Ok((runs.into_values().collect(), unwatched_since_us))

@@ -24,6 +24,9 @@ pub(crate) fn play(words: &[&str]) {
         ["serve", at] => tcp::serve(at.parse().unwrap()),
         ["connect", to] => tcp::connect_and_exit(to.parse().unwrap()),
         ["connect-when-told", to] => tcp::connect_when_told(to.parse().unwrap()),
+        ["talk-to-itself", listens_at, answers_at] => {
+            tcp::talk_to_itself(listens_at.parse().unwrap(), answers_at.parse().unwrap());
+        }
         ["connect-many", to, times] => tcp::connect_many(to.parse().unwrap(), times.parse().unwrap()),
         ["take-turns", from, to, bytes, rounds, own, other] => tcp::take_turns(
             (from.parse().unwrap(), to.parse().unwrap()),

@@ -1,7 +1,7 @@
 //! Connections: clients that end at once, that share a port, and that are many.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::process::{self, Command, Stdio};
 use std::thread;
@@ -34,6 +34,20 @@ pub(super) fn connect_when_told(to: SocketAddr) {
     tell("waiting");
     wait_to_go_on();
     connect_and_exit(to);
+}
+
+/// Has both ends of a connection and two datagram sockets, and uses them when it is told.
+pub(super) fn talk_to_itself(listens_at: SocketAddr, answers_at: SocketAddr) {
+    let listener = TcpListener::bind(listens_at).unwrap();
+    let _client = TcpStream::connect(listens_at).unwrap();
+    let _accepted = listener.accept().unwrap();
+    let answering = UdpSocket::bind(answers_at).unwrap();
+    let asking = UdpSocket::bind((answers_at.ip(), 0)).unwrap();
+    tell("waiting");
+    wait_to_go_on();
+    asking.connect(answers_at).unwrap();
+    asking.send(b"question").unwrap();
+    answering.recv(&mut [0; 16]).unwrap();
 }
 
 /// Connects and resets again and again, as fast as it can.

@@ -8,7 +8,8 @@ use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{
-    EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion,
+    DeltaBinaryPackedEncoderOptions, EnabledStatistics, WriterProperties, WriterPropertiesBuilder,
+    WriterVersion,
 };
 use parquet::schema::types::ColumnPath;
 
@@ -145,6 +146,10 @@ fn writer_properties() -> WriterProperties {
         // Also what bloom filters are sized for, before they are folded to what the values need: those
         // of a small file stay small.
         .set_max_row_group_row_count(Some(MAX_ROWS));
+    // As parquet-java has it: 32 numbers share a width, not 64.
+    if let Ok(blocks) = DeltaBinaryPackedEncoderOptions::try_new(128, 4) {
+        builder = builder.set_delta_binary_packed_encoder_options(blocks);
+    }
     for column in &columns {
         let path = || ColumnPath::from(column.name.clone());
         if DELTA_ENCODED.contains(&column.name.as_str()) {

@@ -19,7 +19,7 @@ pub(super) const MAX_ROWS: usize = 262_144;
 
 /// Bytes of arrays that wait for their row group. Bounds the memory of the daemon: half of [`MAX_ROWS`] fill it
 /// where most flows have a process, and fewer with long texts.
-const MAX_BYTES: usize = 32 << 20;
+const MAX_BYTES: usize = 64 << 20;
 
 /// A batch with fewer rows is put together with others of its kind: 87 arrays take about 20 KB even
 /// for one row, and an idle host makes a small batch each second.

@@ -83,6 +83,32 @@ fn while_a_connection_is_open_the_owner_of_the_listener_is_named() {
     }
 }
 
+/// Whoever lists the descriptors of a process has each socket for a moment, and may be the last who has it.
+#[test]
+fn who_looks_at_descriptors_is_never_named() {
+    const CONNECTIONS: usize = 10_000;
+    let at: SocketAddr = V4.parse().unwrap();
+    let namespace = Namespace::tracked();
+    let [output, programs] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let daemon = Daemon::start(output.path(), &[&namespace], &[]);
+    let [server, lister, client] =
+        ["fl-server", "fl-lister", "fl-client"].map(|name| Program::new(programs.path(), name));
+    let serving = server.serve(&namespace, 0, at);
+    let looking = [(); 2].map(|()| lister.start(&namespace, &format!("look-at {}", serving.pid())));
+    looking.iter().for_each(|looking| looking.wait_for("looking"));
+    client.run(&namespace, &format!("connect-and-wait {at} {CONNECTIONS}"));
+    drop(looking);
+    conntrack::flush_closed(&namespace);
+    daemon.stop();
+
+    let dataset = Dataset::read(output.path());
+    let rows = dataset.rows_to(5000);
+    assert_eq!(rows.len(), CONNECTIONS);
+    for row in rows {
+        assert_eq!(row.int("dst_pid"), Some(serving.pid().into()), "{row:?}");
+    }
+}
+
 /// Who gets a datagram is not known before it is received, and its flow may be one packet long.
 #[test]
 fn of_workers_that_receive_in_turn_the_wrong_one_is_never_named() {

@@ -237,7 +237,14 @@ pub struct SocketRelease {
     pub socket_cookie: u64,
     /// The process that closed it.
     pub closer: Owner,
+    /// Number of the system call in which it did so, [`SYSCALL_UNKNOWN`] where that is not known.
+    pub syscall: u32,
+    /// Not zero where the process was ending: the kernel closes what it leaves open.
+    pub exiting: u32,
 }
+
+/// No system call, or it is not known which one.
+pub const SYSCALL_UNKNOWN: u32 = u32::MAX;
 
 /// A new process (not a thread) exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -308,6 +315,10 @@ pub struct TaskLayout {
     pub tgid: u32,
     /// `loginuid` in `struct task_struct`; zero in kernels without `CONFIG_AUDIT`.
     pub loginuid: u32,
+    /// `flags` in `struct task_struct`.
+    pub flags: u32,
+    /// The number of the system call in `struct pt_regs`; zero where that cannot be read.
+    pub syscall: u32,
 }
 
 // SAFETY: integers and byte arrays without padding, all bit patterns are valid.
@@ -326,9 +337,9 @@ const _: () = {
     assert!(size_of::<SocketState>() == 48 + 16 + 12 + 16 + 4);
     assert!(size_of::<TcpClose>() == 16 + 8 + 16 + 16);
     assert!(size_of::<EndpointOpen>() == 16 + 8 + 48 + 48 + 8);
-    assert!(size_of::<SocketRelease>() == 16 + 8 + 48);
+    assert!(size_of::<SocketRelease>() == 16 + 8 + 48 + 8);
     assert!(size_of::<ProcessFork>() == 16 + 16);
     assert!(size_of::<ProcessExec>() == 16 + 16 + FILENAME_LEN);
     assert!(size_of::<ProcessExit>() == 16 + 8);
-    assert!(size_of::<TaskLayout>() == 6 * 4);
+    assert!(size_of::<TaskLayout>() == 8 * 4);
 };

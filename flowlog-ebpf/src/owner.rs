@@ -23,7 +23,7 @@ use aya_ebpf::macros::{btf_map, cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use flowlog_common::{COMM_LEN, Owner, SocketRelease, SocketState, TcpConnect, flags, kind};
 
-use crate::{datagram, events, words};
+use crate::{datagram, events, task, words};
 
 /// What a program of these hooks returns to let the operation go on.
 const ALLOW: i32 = 1;
@@ -245,6 +245,8 @@ pub(crate) fn owner_release(ctx: SockContext) -> i32 {
                 (*event).header = events::header(kind::SOCKET_RELEASE);
                 (*event).socket_cookie = bpf_get_socket_cookie(ctx.as_ptr());
                 write_current(&ctx, &raw mut (*event).closer, (*event).header.time_ns);
+                (*event).syscall = task::syscall();
+                (*event).exiting = task::exiting();
             });
         }
     }

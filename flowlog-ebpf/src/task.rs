@@ -2,16 +2,29 @@
 //! finds them in the kernel's type information, and says so before the programs are loaded.
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_user};
-use flowlog_common::{ARGS_LEN, TaskLayout};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_user, bpf_task_pt_regs,
+};
+use flowlog_common::{ARGS_LEN, SYSCALL_UNKNOWN, TaskLayout};
 
 /// Written by user space before the programs are loaded.
 #[unsafe(no_mangle)]
-static TASK_LAYOUT: TaskLayout =
-    TaskLayout { mm: 0, arg_start: 0, arg_end: 0, real_parent: 0, tgid: 0, loginuid: 0 };
+static TASK_LAYOUT: TaskLayout = TaskLayout {
+    mm: 0,
+    arg_start: 0,
+    arg_end: 0,
+    real_parent: 0,
+    tgid: 0,
+    loginuid: 0,
+    flags: 0,
+    syscall: 0,
+};
 
 /// The login uid where it is not set: `AUDIT_UID_UNSET` of `linux/audit.h`.
 const UNSET: u32 = u32::MAX;
+
+/// `PF_EXITING` of `linux/sched.h`
+const EXITING: u32 = 4;
 
 #[inline(always)]
 fn layout() -> TaskLayout {
@@ -50,6 +63,27 @@ pub(crate) fn parent_tgid() -> u32 {
         return 0;
     }
     field(current(), real_parent).and_then(|parent: u64| field(parent, tgid)).unwrap_or(0)
+}
+
+/// Number of the system call that the current process is in.
+#[inline(always)]
+pub(crate) fn syscall() -> u32 {
+    match layout().syscall {
+        // Not every kernel has the helper: what is never reached need not be there.
+        0 => SYSCALL_UNKNOWN,
+        // SAFETY: the helpers take the current task, which is there.
+        offset => field(unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64, offset)
+            .unwrap_or(SYSCALL_UNKNOWN),
+    }
+}
+
+/// Not zero where the current process is ending.
+#[inline(always)]
+pub(crate) fn exiting() -> u32 {
+    match layout().flags {
+        0 => 0,
+        offset => field(current(), offset).map_or(0, |flags: u32| flags & EXITING),
+    }
 }
 
 /// Copies the arguments of the current process, which has just begun to run its program: as much of them

@@ -1,5 +1,7 @@
 //! Joins a flow with the local sockets at its ends. Pure: tables, times and offsets are arguments.
 
+mod release;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -109,15 +111,16 @@ impl Tables {
                 self.endpoints.open(realtime(opened_ns), endpoint);
             }
             Event::SocketRelease(release) => {
-                let SocketRelease { header, socket_cookie, closer } = *release;
+                let SocketRelease { header, socket_cookie, closer, .. } = *release;
                 let process = self.processes.acting(closer.tgid, closer.time_ns).cloned();
                 let closer = holder(closer, process, origin);
                 if let Some(life) = self.sockets.0.get_mut(socket_cookie) {
+                    let had_it = release::had_descriptor(release, &closer, &life.value.holder);
                     if life.value.holder.owner.time_ns == 0 {
                         // Nobody was seen to make its listener: only now it is known where it is.
                         life.value.holder.owner.netns_cookie = closer.owner.netns_cookie;
                     }
-                    life.value.closer = closer.process.is_some().then_some(closer);
+                    life.value.closer = (closer.process.is_some() && had_it).then_some(closer);
                     if life.value.holder.is_seeded {
                         // Nothing else tells of its end.
                         self.sockets.0.close(socket_cookie, realtime(header.time_ns));

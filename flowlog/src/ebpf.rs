@@ -149,6 +149,12 @@ impl Ebpf {
         if OBJECT.is_empty() {
             return Err(EbpfError::NotBuilt);
         }
+        // Before Linux 5.15 programs cannot read the number of the system call.
+        Self::load_with(ring_buffer_bytes, tasks)
+            .or_else(|_| Self::load_with(ring_buffer_bytes, &TaskLayout { syscall: 0, ..*tasks }))
+    }
+
+    fn load_with(ring_buffer_bytes: u32, tasks: &TaskLayout) -> Result<Self, EbpfError> {
         let cgroup = mounts::open_cgroup2().map_err(|source| EbpfError::Io {
             what: "cannot open the root of cgroup v2; mount it on an empty directory with `mount -t cgroup2 none DIR`"
                 .to_owned(),

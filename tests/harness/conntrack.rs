@@ -22,6 +22,9 @@ const DESTROY_GROUP: u32 = 1 << 2;
 /// `NETLINK_NETFILTER` as `/proc/net/netlink` writes it.
 const NETFILTER: &str = "12";
 
+/// Of the receive buffer: what does not fit is not told.
+const BUFFER_BYTES: &str = "8388608";
+
 /// Two running `conntrack -E -e DESTROY`.
 pub(crate) struct Conntrack {
     text: Process,
@@ -71,7 +74,7 @@ impl Conntrack {
         let before = listeners(namespace);
         let listen = |format: &str| {
             let mut command = Command::new("conntrack");
-            command.args(["-E", "-e", "DESTROY", "-o", format]);
+            command.args(["-E", "-e", "DESTROY", "-o", format, "--buffer-size", BUFFER_BYTES]);
             namespace.inside(|| Process::spawn(command))
         };
         let both = Self { text: listen("id,timestamp,ktimestamp"), xml: listen("xml,id,ktimestamp") };

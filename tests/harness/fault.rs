@@ -61,6 +61,13 @@ impl Fault {
         fs::read_to_string(self.log.path()).unwrap().matches("(INJECTED)").count()
     }
 
+    /// Whether a call with this in its arguments has met it.
+    #[track_caller]
+    pub(crate) fn met_by(&self, arguments: &str) -> bool {
+        let calls = fs::read_to_string(self.log.path()).unwrap();
+        calls.lines().any(|call| call.contains(arguments) && call.contains("(INJECTED)"))
+    }
+
     /// From now on all is well. What was traced, for messages.
     #[track_caller]
     pub(crate) fn end(mut self) -> String {

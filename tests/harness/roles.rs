@@ -28,6 +28,9 @@ pub(crate) fn play(words: &[&str]) {
             tcp::talk_to_itself(listens_at.parse().unwrap(), answers_at.parse().unwrap());
         }
         ["connect-many", to, times] => tcp::connect_many(to.parse().unwrap(), times.parse().unwrap()),
+        ["connect-and-wait", to, times] => {
+            tcp::connect_and_wait(to.parse().unwrap(), times.parse().unwrap());
+        }
         ["take-turns", from, to, bytes, rounds, own, other] => tcp::take_turns(
             (from.parse().unwrap(), to.parse().unwrap()),
             bytes.parse().unwrap(),
@@ -57,6 +60,7 @@ pub(crate) fn play(words: &[&str]) {
         }
         ["answer-lent"] => handover::answer_lent(),
         ["receive-lent"] => handover::receive_lent(),
+        ["look-at", pid] => handover::look_at(pid),
         ["pass-on", kind, at] => handover::pass_on(kind, at),
         ["take-and-connect", at, to] => handover::take_and_connect(at, to.parse().unwrap()),
         ["udp-connect", to] => datagram::connect(to.parse().unwrap()),

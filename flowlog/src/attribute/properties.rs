@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use flowlog_common::{EventHeader, FILENAME_LEN, usage};
+use nix::libc;
 use proptest::prelude::*;
 
 use super::*;
@@ -315,7 +316,14 @@ impl Host {
         if kind != Kind::Client {
             let closer = self.owner(by);
             let header = self.header();
-            self.events.push(Event::SocketRelease(SocketRelease { header, socket_cookie: cookie, closer }));
+            let (syscall, exiting) = (u32::try_from(libc::SYS_close).unwrap(), 0);
+            self.events.push(Event::SocketRelease(SocketRelease {
+                header,
+                socket_cookie: cookie,
+                closer,
+                syscall,
+                exiting,
+            }));
         }
         if kind != Kind::Datagram {
             self.events.push(Event::TcpClose(TcpClose {

@@ -1,6 +1,7 @@
 //! Joins of single events and flows.
 
-use flowlog_common::{EventHeader, FILENAME_LEN};
+use flowlog_common::{EventHeader, FILENAME_LEN, SYSCALL_UNKNOWN};
+use nix::libc;
 
 use super::*;
 
@@ -113,7 +114,7 @@ fn after(events: impl IntoIterator<Item = Event>) -> Tables {
 #[test]
 fn a_thread_of_the_kernel_is_no_closer() {
     let closer_of = |tgid: u32| {
-        let release = SocketRelease { header: header(300), socket_cookie: 1, closer: owner(tgid, 300) };
+        let release = release(tgid, syscall(libc::SYS_close), 0);
         let mut tables = after([tcp_open(owner(TGID, 100), 1, 200), Event::SocketRelease(release)]);
         let life = tables.sockets.0.get_mut(1).unwrap().clone();
         Attribution::of_socket(&life)
@@ -122,6 +123,43 @@ fn a_thread_of_the_kernel_is_no_closer() {
     };
     assert_eq!(closer_of(TGID), Some((Method::Closer, 300)));
     assert_eq!(closer_of(KERNEL_THREAD), Some((Method::Inherited, 100)));
+}
+
+/// Who lists the descriptors of a process may have the last reference to one that it closes meanwhile.
+#[test]
+fn who_only_looks_at_a_socket_is_no_closer() {
+    const OTHER: u32 = TGID + 1;
+    let method_of = |tgid: u32, syscall: u32, exiting: u32, ppid: u32| {
+        let fork = ProcessFork { header: header(50), tgid, maker_tgid: ppid, ppid, login_uid: u32::MAX };
+        let release = release(tgid, syscall, exiting);
+        let mut tables = after([
+            Event::ProcessFork(fork),
+            tcp_open(owner(TGID, 100), 1, 200),
+            Event::SocketRelease(release),
+        ]);
+        Attribution::of_socket(tables.sockets.0.get_mut(1).unwrap()).method
+    };
+    let [readlink, dup3] = [libc::SYS_readlinkat, libc::SYS_dup3].map(syscall);
+    for (tgid, syscall, exiting, ppid, expected) in [
+        (OTHER, readlink, 0, 1, Method::Inherited),
+        (OTHER, readlink, 0, TGID, Method::Inherited),
+        (OTHER, readlink, 4, 1, Method::Closer),
+        (OTHER, dup3, 0, 1, Method::Closer),
+        (OTHER, SYSCALL_UNKNOWN, 0, 1, Method::Inherited),
+        (OTHER, SYSCALL_UNKNOWN, 0, TGID, Method::Closer),
+        (TGID, SYSCALL_UNKNOWN, 0, 1, Method::Closer),
+    ] {
+        let found = method_of(tgid, syscall, exiting, ppid);
+        assert_eq!(found, expected, "process {tgid} of {ppid}, call {syscall}, exiting {exiting}");
+    }
+}
+
+fn syscall(number: libc::c_long) -> u32 {
+    u32::try_from(number).unwrap()
+}
+
+fn release(tgid: u32, syscall: u32, exiting: u32) -> SocketRelease {
+    SocketRelease { header: header(300), socket_cookie: 1, closer: owner(tgid, 300), syscall, exiting }
 }
 
 /// A worker of the kernel opens a subflow of MPTCP.

@@ -28,6 +28,14 @@ pub(super) fn task_layout(btf: &[u8]) -> Option<TaskLayout> {
         real_parent: types.offset(&task, "real_parent", MAX_DEPTH)?,
         tgid: types.offset(&task, "tgid", MAX_DEPTH)?,
         loginuid: types.offset(&task, "loginuid", MAX_DEPTH).unwrap_or(0),
+        flags: types.offset(&task, "flags", MAX_DEPTH)?,
+        // The names that x86 and arm64 have for it.
+        syscall: types
+            .named("pt_regs")
+            .and_then(|regs| {
+                ["orig_ax", "syscallno"].iter().find_map(|name| types.offset(&regs, name, MAX_DEPTH))
+            })
+            .unwrap_or(0),
     })
 }
 
@@ -156,14 +164,32 @@ mod tests {
         describe(&[
             ("mm_struct", &[("", 2, 64)]),
             ("", &[("arg_start", 9, 128), ("arg_end", 9, 192)]),
-            ("task_struct", &[("tgid", 9, 32), ("real_parent", 9, 64), ("mm", 9, 800), ("loginuid", 9, 96)]),
+            ("pt_regs", &[("ax", 9, 0), ("orig_ax", 9, 960)]),
+            (
+                "task_struct",
+                &[
+                    ("flags", 9, 16),
+                    ("tgid", 9, 32),
+                    ("real_parent", 9, 64),
+                    ("mm", 9, 800),
+                    ("loginuid", 9, 96),
+                ],
+            ),
         ])
     }
 
     #[test]
     fn fields_are_found_also_in_structures_without_a_name() {
-        let expected =
-            TaskLayout { mm: 100, arg_start: 24, arg_end: 32, real_parent: 8, tgid: 4, loginuid: 12 };
+        let expected = TaskLayout {
+            mm: 100,
+            arg_start: 24,
+            arg_end: 32,
+            real_parent: 8,
+            tgid: 4,
+            loginuid: 12,
+            flags: 2,
+            syscall: 120,
+        };
         assert_eq!(task_layout(&example()), Some(expected));
     }
 

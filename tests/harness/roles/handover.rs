@@ -1,5 +1,6 @@
 //! Sockets that one process makes and another uses. A child gets one as its standard input.
 
+use std::fs;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -125,6 +126,18 @@ pub(super) fn hold_lent() {
     let socket = UdpSocket::from(lent());
     socket.set_read_timeout(Some(LIMIT)).unwrap();
     socket.peek(&mut [0; 64]).unwrap();
+}
+
+/// Looks at the descriptors of a process again and again, as lsof(8) does.
+pub(super) fn look_at(pid: &str) {
+    end_with_the_test();
+    tell("looking");
+    let descriptors: Vec<_> = (3..8).map(|descriptor| format!("/proc/{pid}/fd/{descriptor}")).collect();
+    loop {
+        for descriptor in &descriptors {
+            let _ = fs::read_link(descriptor);
+        }
+    }
 }
 
 /// Makes a socket and passes it to the program that connects to the path `at`.

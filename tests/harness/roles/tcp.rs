@@ -1,7 +1,7 @@
 //! Connections: clients that end at once, that share a port, and that are many.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::process::{self, Command, Stdio};
 use std::thread;
@@ -56,6 +56,15 @@ pub(super) fn connect_many(to: SocketAddr, times: usize) {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
         socket.connect(&to.into()).unwrap();
         socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+/// Connects and waits for the server to close, again and again.
+pub(super) fn connect_and_wait(to: SocketAddr, times: usize) {
+    for _ in 0..times {
+        let mut stream = TcpStream::connect(to).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
     }
 }
 

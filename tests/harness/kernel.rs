@@ -11,6 +11,9 @@ pub(crate) const OLDER_SOCKETS: Feature = ("the network namespace of a socket", 
 /// State and timeout in the events of the end of a flow.
 pub(crate) const ENDS: Feature = ("how flows ended in their last events", (5, 11));
 
+/// The system call in which a socket is released.
+pub(crate) const WHO_CLOSED: Feature = ("who closed a socket, of all processes", (5, 15));
+
 /// `CTA_STATUS` in requests for a list.
 pub(crate) const STATUS_FILTERS: Feature = ("lists of entries by their status", (5, 15));
 

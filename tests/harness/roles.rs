@@ -27,6 +27,7 @@ pub(crate) fn play(words: &[&str]) {
         ["talk-to-itself", listens_at, answers_at] => {
             tcp::talk_to_itself(listens_at.parse().unwrap(), answers_at.parse().unwrap());
         }
+        ["listen-unbound"] => tcp::listen_unbound(),
         ["connect-many", to, times] => tcp::connect_many(to.parse().unwrap(), times.parse().unwrap()),
         ["connect-and-wait", to, times] => {
             tcp::connect_and_wait(to.parse().unwrap(), times.parse().unwrap());

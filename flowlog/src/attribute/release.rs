@@ -9,23 +9,15 @@ use nix::libc;
 
 use crate::sockets::Holder;
 
-/// System calls that close descriptors of who makes them.
-const CLOSING: &[libc::c_long] = &[
-    libc::SYS_close,
-    libc::SYS_close_range,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_dup2,
-    libc::SYS_dup3,
-    libc::SYS_execve,
-    libc::SYS_execveat,
-    libc::SYS_io_uring_enter,
-];
+/// System calls by which a process closes what it used. `execve` and `close_range` also close what a new process
+/// has of its parent and never looked at.
+const CLOSING: [libc::c_long; 2] = [libc::SYS_close, libc::SYS_io_uring_enter];
 
-/// Whether the process that is said to have closed the socket of `holder` had a descriptor of it.
-pub(super) fn had_descriptor(release: &SocketRelease, closer: &Holder, holder: &Holder) -> bool {
+/// Whether the process that is said to have closed the socket of `holder` had and used it.
+pub(super) fn used_it(release: &SocketRelease, closer: &Holder, holder: &Holder) -> bool {
     let owner_tgid = holder.owner.tgid;
     match release.syscall {
-        // What an ending process leaves open, whatever it was doing.
+        // The kernel closes what an ending process leaves open, whatever it was doing.
         _ if release.exiting != 0 => true,
         // Itself, or a worker.
         SYSCALL_UNKNOWN => {

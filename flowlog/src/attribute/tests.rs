@@ -139,12 +139,14 @@ fn who_only_looks_at_a_socket_is_no_closer() {
         ]);
         Attribution::of_socket(tables.sockets.0.get_mut(1).unwrap()).method
     };
-    let [readlink, dup3] = [libc::SYS_readlinkat, libc::SYS_dup3].map(syscall);
+    let [readlink, execve, uring] =
+        [libc::SYS_readlinkat, libc::SYS_execve, libc::SYS_io_uring_enter].map(syscall);
     for (tgid, syscall, exiting, ppid, expected) in [
         (OTHER, readlink, 0, 1, Method::Inherited),
         (OTHER, readlink, 0, TGID, Method::Inherited),
         (OTHER, readlink, 4, 1, Method::Closer),
-        (OTHER, dup3, 0, 1, Method::Closer),
+        (OTHER, execve, 0, TGID, Method::Inherited),
+        (OTHER, uring, 0, 1, Method::Closer),
         (OTHER, SYSCALL_UNKNOWN, 0, 1, Method::Inherited),
         (OTHER, SYSCALL_UNKNOWN, 0, TGID, Method::Closer),
         (TGID, SYSCALL_UNKNOWN, 0, 1, Method::Closer),

@@ -1,7 +1,7 @@
 //! Connections: clients that end at once, that share a port, and that are many.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::process::{self, Command, Stdio};
 use std::thread;
@@ -48,6 +48,16 @@ pub(super) fn talk_to_itself(listens_at: SocketAddr, answers_at: SocketAddr) {
     asking.connect(answers_at).unwrap();
     asking.send(b"question").unwrap();
     answering.recv(&mut [0; 16]).unwrap();
+}
+
+/// Has both ends of a connection to a listener that was never bound.
+pub(super) fn listen_unbound() {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.listen(1).unwrap();
+    let port = listener.local_addr().unwrap().as_socket().unwrap().port();
+    let _client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    listener.accept().unwrap();
+    tell(&format!("port {port}"));
 }
 
 /// Connects and resets again and again, as fast as it can.

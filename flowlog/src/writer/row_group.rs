@@ -17,9 +17,10 @@ use super::order::by_workload;
 /// by: far fewer make the footer and the dictionaries weigh, far more make statistics useless.
 pub(super) const MAX_ROWS: usize = 262_144;
 
-/// Bytes of arrays that wait for their row group. Bounds the memory of the daemon: half of [`MAX_ROWS`] fill it
+/// Bytes of arrays that wait for their row group. Bounds the memory of the daemon, and how long the writing side
+/// takes nothing else while it encodes them: a quarter of [`MAX_ROWS`] fill it
 /// where most flows have a process, and fewer with long texts.
-const MAX_BYTES: usize = 64 << 20;
+const MAX_BYTES: usize = 32 << 20;
 
 /// A batch with fewer rows is put together with others of its kind: 87 arrays take about 20 KB even
 /// for one row, and an idle host makes a small batch each second.

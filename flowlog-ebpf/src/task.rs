@@ -72,7 +72,7 @@ pub(crate) fn syscall() -> u32 {
         // Not every kernel has the helper: what is never reached need not be there.
         0 => SYSCALL_UNKNOWN,
         // SAFETY: the helpers take the current task, which is there.
-        offset => field(unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64, offset)
+        offset => field(unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) }.cast_unsigned(), offset)
             .unwrap_or(SYSCALL_UNKNOWN),
     }
 }

@@ -42,6 +42,10 @@ const MIN_EVENT_BYTES: usize = size_of::<ProcessExit>() + 8;
 /// How many events are read at once.
 pub const HANDFUL: usize = 256;
 
+/// What follows where [`Ebpf::tells_syscalls`] is false.
+pub const ONLY_RELATIVES: &str = "closers of connections are known only where they made the listener, or are a child of who did: programs read \
+     in which system call a process is since Linux 5.15, with the kernel's types";
+
 /// What follows from [`Ebpf::is_on_branch`], and what to do about it.
 pub const ON_BRANCH: &str =
     "flowlog runs in a cgroup namespace of its own: sockets of processes outside of it have no process";
@@ -134,6 +138,7 @@ pub struct Ebpf {
     capacity: usize,
     sockets: SkStorage<MapData, SocketState>,
     is_on_branch: bool,
+    tells_syscalls: bool,
     #[cfg(feature = "ebpf-log")]
     log: aya_log::EbpfLogger<&'static dyn log::Log>,
 }
@@ -201,6 +206,7 @@ impl Ebpf {
             capacity: ring_buffer_bytes / MIN_EVENT_BYTES,
             sockets,
             is_on_branch: mounts::is_branch(&cgroup),
+            tells_syscalls: tasks.syscall != 0,
             #[cfg(feature = "ebpf-log")]
             log,
         })
@@ -209,6 +215,11 @@ impl Ebpf {
     /// Whether flowlog is in a cgroup namespace of its own: sockets of processes outside are not seen.
     pub fn is_on_branch(&self) -> bool {
         self.is_on_branch
+    }
+
+    /// Whether the release of a socket tells in which system call it happens.
+    pub fn tells_syscalls(&self) -> bool {
+        self.tells_syscalls
     }
 
     /// How many events the ring buffer holds at most.

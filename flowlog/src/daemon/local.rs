@@ -11,7 +11,9 @@ use super::clock::{micros, now_ns, now_us, realtime_less_ns, realtime_offset_ns}
 use crate::attribute::Tables;
 use crate::causes::one_line;
 use crate::cmdline::Mode;
-use crate::ebpf::{Ebpf, Event, HANDFUL, HOST_CGROUPS, KERNEL_TYPES, ON_BRANCH, Untold, task_layout};
+use crate::ebpf::{
+    Ebpf, Event, HANDFUL, HOST_CGROUPS, KERNEL_TYPES, ON_BRANCH, ONLY_RELATIVES, Untold, task_layout,
+};
 use crate::gaps::{Cause, Gap, Pending, Stage};
 use crate::lives::Limits;
 use crate::origins::Origins;
@@ -67,6 +69,9 @@ impl Local {
                 .inspect(|ebpf| {
                     if ebpf.is_on_branch() {
                         warn!("{ON_BRANCH}; {HOST_CGROUPS}");
+                    }
+                    if !ebpf.tells_syscalls() {
+                        warn!("{ONLY_RELATIVES}");
                     }
                 })
                 .ok()

@@ -7,7 +7,7 @@ use caps::{CapSet, Capability};
 
 use super::{Finding, Level};
 use crate::causes::one_line;
-use crate::ebpf::{Ebpf, HOST_CGROUPS, KERNEL_TYPES, ON_BRANCH, cgroup2_root, task_layout};
+use crate::ebpf::{Ebpf, HOST_CGROUPS, KERNEL_TYPES, ON_BRANCH, ONLY_RELATIVES, cgroup2_root, task_layout};
 use crate::seed::sockets_tell_namespaces;
 
 /// What `run` needs, and for what. `CAP_SYS_ADMIN` contains the two for eBPF.
@@ -105,6 +105,7 @@ fn programs() -> Finding {
     // Without the kernel's types only command lines are missing, which the check of BTF tells.
     match Ebpf::load(RING_BUFFER_BYTES, &task_layout().unwrap_or_default()) {
         Ok(ebpf) if ebpf.is_on_branch() => Finding::bad(CHECK, Level::Warning, ON_BRANCH, HOST_CGROUPS),
+        Ok(ebpf) if !ebpf.tells_syscalls() => Finding::ok(CHECK, ONLY_RELATIVES),
         Ok(_) => Finding::ok(CHECK, "the kernel takes all of them"),
         Err(error) => Finding::bad(
             CHECK,

@@ -43,6 +43,10 @@ pub(crate) fn check_verified(output: &Path) {
 /// One thread wakes another by a write of this, which no kernel fails. A daemon for which strace does ends.
 const WAKE_UP: &str = r#""\1\0\0\0\0\0\0\0", 8)"#;
 
+fn met_by_wake_up(traced: &str) -> bool {
+    traced.lines().any(|call| call.contains(WAKE_UP) && call.contains("(INJECTED)"))
+}
+
 /// A daemon that meets a fault so many times while it logs and publishes goes on after it, and has lost
 /// nothing. Gives its log.
 #[track_caller]
@@ -61,7 +65,7 @@ fn check_goes_on(thread: &str, injection: &str, times: usize) -> String {
 fn goes_on(thread: &str, injection: &str, times: usize) -> Option<String> {
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
-    let daemon = start(output.path(), &namespace);
+    let mut daemon = start(output.path(), &namespace);
     let mut made = 0;
     let mut burst = || {
         make_and_flush(&namespace, made..made + BURST);
@@ -74,13 +78,17 @@ fn goes_on(thread: &str, injection: &str, times: usize) -> Option<String> {
             break;
         }
         burst();
-        daemon.signal(Signal::SIGHUP);
+        if met_by_wake_up(&fault.traced()) {
+            return None;
+        }
+        daemon.rotate();
     }
     // What failed is tried again.
-    wait_for("the fault to be met", || (fault.met() >= times || fault.met_by(WAKE_UP)).then_some(()));
-    let met_by_wake_up = fault.met_by(WAKE_UP);
+    wait_for("the fault to be met", || {
+        (fault.met() >= times || met_by_wake_up(&fault.traced())).then_some(())
+    });
     let traced = fault.end();
-    if met_by_wake_up {
+    if met_by_wake_up(&traced) {
         return None;
     }
     burst();

@@ -115,12 +115,13 @@ impl Tables {
                 let process = self.processes.acting(closer.tgid, closer.time_ns).cloned();
                 let closer = holder(closer, process, origin);
                 if let Some(life) = self.sockets.0.get_mut(socket_cookie) {
-                    let used_it = release::used_it(release, &closer, &life.value.holder);
                     if life.value.holder.owner.time_ns == 0 {
                         // Nobody was seen to make its listener: only now it is known where it is.
                         life.value.holder.owner.netns_cookie = closer.owner.netns_cookie;
                     }
-                    life.value.closer = (closer.process.is_some() && used_it).then_some(closer);
+                    let is_known =
+                        closer.process.is_some() && release::used_it(release, &closer, &life.value.holder);
+                    life.value.closer = is_known.then_some(closer);
                     if life.value.holder.is_seeded {
                         // Nothing else tells of its end.
                         self.sockets.0.close(socket_cookie, realtime(header.time_ns));

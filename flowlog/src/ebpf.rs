@@ -154,9 +154,13 @@ impl Ebpf {
         if OBJECT.is_empty() {
             return Err(EbpfError::NotBuilt);
         }
-        // Before Linux 5.15 programs cannot read the number of the system call.
-        Self::load_with(ring_buffer_bytes, tasks)
-            .or_else(|_| Self::load_with(ring_buffer_bytes, &TaskLayout { syscall: 0, ..*tasks }))
+        match Self::load_with(ring_buffer_bytes, tasks) {
+            // Before Linux 5.15 programs cannot read the number of the system call.
+            Err(EbpfError::Program { .. }) if tasks.syscall != 0 => {
+                Self::load_with(ring_buffer_bytes, &TaskLayout { syscall: 0, ..*tasks })
+            }
+            loaded => loaded,
+        }
     }
 
     fn load_with(ring_buffer_bytes: u32, tasks: &TaskLayout) -> Result<Self, EbpfError> {

@@ -58,14 +58,13 @@ impl Fault {
     /// How many calls have met it.
     #[track_caller]
     pub(crate) fn met(&self) -> usize {
-        fs::read_to_string(self.log.path()).unwrap().matches("(INJECTED)").count()
+        self.traced().matches("(INJECTED)").count()
     }
 
-    /// Whether a call with this in its arguments has met it.
+    /// The calls so far, a line each.
     #[track_caller]
-    pub(crate) fn met_by(&self, arguments: &str) -> bool {
-        let calls = fs::read_to_string(self.log.path()).unwrap();
-        calls.lines().any(|call| call.contains(arguments) && call.contains("(INJECTED)"))
+    pub(crate) fn traced(&self) -> String {
+        fs::read_to_string(self.log.path()).unwrap()
     }
 
     /// From now on all is well. What was traced, for messages.

@@ -42,6 +42,7 @@ pub(super) fn talk_to_itself(listens_at: SocketAddr, answers_at: SocketAddr) {
     let _client = TcpStream::connect(listens_at).unwrap();
     let _accepted = listener.accept().unwrap();
     let answering = UdpSocket::bind(answers_at).unwrap();
+    answering.set_read_timeout(Some(LIMIT)).unwrap();
     let asking = UdpSocket::bind((answers_at.ip(), 0)).unwrap();
     tell("waiting");
     wait_to_go_on();

@@ -81,8 +81,9 @@ fn programs_that_share_a_port(from: SocketAddr, to: SocketAddr) {
     let (of_two, rows): (Vec<_>, Vec<_>) =
         rows.into_iter().partition(|row| row.int("orig_packets").unwrap() >= PACKETS_OF_TWO);
     assert!(of_two.len() <= UNKNOWN_AT_MOST, "{} rows may be of two connections", of_two.len());
-    let missing = (2 * ROUNDS).checked_sub(rows.len() + of_two.len());
-    assert!(missing.is_some_and(|missing| missing <= of_two.len()), "{missing:?} entries are missing");
+    // And a packet that is late makes an entry of its own, as Linux 5.10 and 6.1 had one.
+    let entries = rows.len() + of_two.len();
+    assert!(entries.abs_diff(2 * ROUNDS) <= UNKNOWN_AT_MOST, "{entries} entries");
 
     let [mut unknown_src, mut unknown_dst] = [0, 0];
     for row in rows {

@@ -214,6 +214,8 @@ fn the_same_lines_do_the_same() {
     let (expected, found) = (run_all(Program::Conntrack), run_all(Program::Flowlog));
     let (mut text, mut before) = (String::new(), String::new());
     for ((line, mut expected), mut found) in LINES.iter().zip(expected).zip(found) {
+        // conntrack(8) numbers its requests by the second, and says this where the answer comes in the next one.
+        expected.stderr.retain(|line| line != "Operation failed: Protocol error");
         // There conntrack(8) shows what was to be left out.
         if line.contains(" -u ") && line.contains("-L") && lacks(STATUS_FILTERS) {
             continue;

@@ -7,9 +7,13 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::entries::count;
 use super::namespace::Namespace;
@@ -23,7 +27,7 @@ const DESTROY_GROUP: u32 = 1 << 2;
 const NETFILTER: &str = "12";
 
 /// Of the receive buffer: what does not fit is not told.
-const BUFFER_BYTES: &str = "8388608";
+const BUFFER_BYTES: usize = 8 << 20;
 
 /// Two running `conntrack -E -e DESTROY`.
 pub(crate) struct Conntrack {
@@ -74,11 +78,13 @@ impl Conntrack {
         let before = listeners(namespace);
         let listen = |format: &str| {
             let mut command = Command::new("conntrack");
-            command.args(["-E", "-e", "DESTROY", "-o", format, "--buffer-size", BUFFER_BYTES]);
+            command.args(["-E", "-e", "DESTROY", "-o", format]);
             namespace.inside(|| Process::spawn(command))
         };
         let both = Self { text: listen("id,timestamp,ktimestamp"), xml: listen("xml,id,ktimestamp") };
         wait_for("conntrack to listen", || (listeners(namespace) == before + 2).then_some(()));
+        enlarge_buffer(namespace, &both.text);
+        enlarge_buffer(namespace, &both.xml);
         both
     }
 
@@ -104,6 +110,22 @@ impl Conntrack {
         }
         destroyed
     }
+}
+
+/// Makes room for all events of a test. There is `--buffer-size` for it, which conntrack(8) 1.4.7 sets on the socket
+/// of its requests and not on this one.
+#[track_caller]
+fn enlarge_buffer(namespace: &Namespace, process: &Process) {
+    let listeners: Vec<String> =
+        sockets(namespace).into_iter().map(|socket| format!("socket:[{}]", socket.inode)).collect();
+    let pid = process.pid();
+    let mut files = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(Result::unwrap);
+    let listens = |link: &Path| listeners.iter().any(|listener| link == Path::new(listener));
+    let file = files.find(|file| listens(&file.path().read_link().unwrap())).expect("a socket that listens");
+    let number = file.file_name().to_str().unwrap().parse().unwrap();
+    let process = pidfd_open(rustix::process::Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
+    let socket = pidfd_getfd(process, number, PidfdGetfdFlags::empty()).unwrap();
+    setsockopt(&socket, RcvBufForce, &BUFFER_BYTES).unwrap();
 }
 
 /// Removes all entries of a namespace, as `conntrack -F` does.
@@ -137,25 +159,31 @@ pub(crate) fn list(namespace: &Namespace) -> String {
 
 /// How many sockets of a namespace receive DESTROY events.
 pub(crate) fn listeners(namespace: &Namespace) -> usize {
-    unread(namespace).len()
+    sockets(namespace).len()
 }
 
 /// Waits until the kernel has no DESTROY event that is not read, neither held nor in a receive buffer.
 #[track_caller]
 pub(crate) fn wait_until_read(namespace: &Namespace) {
     wait_for("all events to be read", || {
-        (count(namespace) == 0 && unread(namespace).iter().all(|bytes| *bytes == 0)).then_some(())
+        (count(namespace) == 0 && sockets(namespace).iter().all(|socket| socket.unread == 0)).then_some(())
     });
 }
 
-/// What lies in the receive buffers of the sockets of a namespace that receive DESTROY events, in bytes.
-fn unread(namespace: &Namespace) -> Vec<u64> {
+/// A socket that receives DESTROY events.
+struct Listener {
+    inode: u64,
+    /// What lies in its receive buffer, in bytes.
+    unread: u64,
+}
+
+fn sockets(namespace: &Namespace) -> Vec<Listener> {
     let sockets = namespace.inside(|| fs::read_to_string("/proc/thread-self/net/netlink")).unwrap();
     let listener = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let listens =
             fields[1] == NETFILTER && u32::from_str_radix(fields[3], 16).unwrap() & DESTROY_GROUP != 0;
-        listens.then(|| fields[4].parse().unwrap())
+        listens.then(|| Listener { inode: fields[9].parse().unwrap(), unread: fields[4].parse().unwrap() })
     };
     sockets.lines().skip(1).filter_map(listener).collect()
 }

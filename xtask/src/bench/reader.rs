@@ -134,6 +134,8 @@ impl Reader {
             }
             Self::Conntrack => {
                 command = namespace.command("conntrack");
+                // Release 1.4.7 sets it on the socket of its requests, not on the one of the events, which so keeps
+                // the buffer of the system, whatever one asks for.
                 command.args(["-E", "-e", "DESTROY", "-o", "timestamp,id", "-b", PEER_BUFFER_BYTES]);
             }
             Self::Ulogd => {

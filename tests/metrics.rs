@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use crate::harness::conntrack;
-use crate::harness::daemon::{Daemon, run_command};
+use crate::harness::daemon::{Daemon, no_starts, run_command};
 use crate::harness::dataset::{DataFile, Dataset};
 use crate::harness::entries::make_and_flush;
 use crate::harness::namespace::Namespace;
@@ -23,8 +23,10 @@ fn the_numbers_are_those_of_the_flows() {
     let mut daemon = Daemon::start(output.path(), &[&namespace], &["--metrics", "127.0.0.1:0"]);
     let address = address(&daemon);
     let at = "127.0.0.1:5000".parse().unwrap();
+    let closing = no_starts();
     Ends { client: &namespace, server: &namespace }.tcp_closed(at, at);
     conntrack::flush_closed(&namespace);
+    drop(closing);
     make_and_flush(&namespace, 0..FLOWS);
     let flows = f64::from(FLOWS + 1);
     wait_for("all flows to be received", || {

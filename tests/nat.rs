@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::harness::conntrack;
-use crate::harness::daemon::Daemon;
+use crate::harness::daemon::{Daemon, no_starts};
 use crate::harness::dataset::Dataset;
 use crate::harness::entries;
 use crate::harness::namespace::Namespace;
@@ -36,9 +36,11 @@ fn programs_behind_nat_are_named_at_each_observer() {
     let calling = Program::new(programs.path(), "fl-client");
     let at: SocketAddr = "10.78.2.2:5000".parse().unwrap();
     let running = serving.serve(&server, USER, at);
+    let closing = no_starts();
     let (pid, port) = calling.connect(&client, 0, "10.78.1.1:80".parse().unwrap());
     conntrack::flush_closed(&router);
     conntrack::flush_closed(&client);
+    drop(closing);
     daemon.stop();
 
     let dataset = Dataset::read(output.path());

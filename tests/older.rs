@@ -1,7 +1,7 @@
 //! Sockets that are older than the daemon, and their children.
 
 use crate::harness::conntrack;
-use crate::harness::daemon::Daemon;
+use crate::harness::daemon::{Daemon, no_starts};
 use crate::harness::dataset::{Dataset, Row};
 use crate::harness::kernel::{OLDER_SOCKETS, lacks};
 use crate::harness::namespace::Namespace;
@@ -17,8 +17,10 @@ fn a_server_that_listened_before_is_named() {
     let running = server.serve(&namespace, 0, at);
 
     let daemon = Daemon::start(output.path(), &[&namespace], &[]);
+    let closing = no_starts();
     let (client_pid, _) = client.connect(&namespace, 0, at);
     conntrack::flush_closed(&namespace);
+    drop(closing);
     let log = daemon.stop();
 
     let dataset = Dataset::read(output.path());

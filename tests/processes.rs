@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::harness::conntrack;
-use crate::harness::daemon::Daemon;
+use crate::harness::daemon::{Daemon, no_starts};
 use crate::harness::dataset::{Dataset, Row};
 use crate::harness::namespace::Namespace;
 use crate::harness::program::Program;
@@ -34,8 +34,10 @@ fn both_ends_are_named(at: SocketAddr) {
     let client = Program::new(programs.path(), "fl-client");
 
     let running = server.serve(&namespace, OTHER_USER, at);
+    let closing = no_starts();
     let clients: Vec<_> = (0..CLIENTS).map(|_| client.connect(&namespace, 0, at)).collect();
     conntrack::flush_closed(&namespace);
+    drop(closing);
     daemon.stop();
 
     let dataset = Dataset::read(output.path());
@@ -63,6 +65,7 @@ impl Pair {
         let programs = tempfile::tempdir().unwrap();
         let [server, client] = ["fl-server", "fl-client"].map(|name| Program::new(programs.path(), name));
         let running = server.serve(namespace, 0, at);
+        let _closing = no_starts();
         let (client_pid, _) = client.connect(namespace, 0, at);
         conntrack::flush_closed(namespace);
         Self { client, client_pid, server, server_pid: running.pid() }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 
 use crate::harness::conntrack;
-use crate::harness::daemon::Daemon;
+use crate::harness::daemon::{Daemon, no_starts};
 use crate::harness::dataset::Dataset;
 use crate::harness::kernel::{WHO_CLOSED, lacks};
 use crate::harness::namespace::Namespace;
@@ -44,12 +44,14 @@ fn the_worker_is_named(at: &str, how: &str) {
     let [parent, worker] = ["fl-parent", "fl-worker"].map(|name| Program::new(programs.path(), name));
     let _running = serve(&parent, &worker, &namespace, at, how);
 
+    let closing = no_starts();
     let mut served = Vec::new();
     for _ in 0..ROUNDS {
         let clients: Vec<_> = (0..WORKERS).map(|_| connect(&namespace, at)).collect();
         served.extend(clients.iter().map(|client| (client.port, client.served_by)));
     }
     conntrack::flush_closed(&namespace);
+    drop(closing);
     daemon.stop();
 
     let dataset = Dataset::read(output.path());
@@ -151,8 +153,10 @@ fn a_listener_that_was_never_bound_has_the_process_that_closes_its_connections()
     let [output, programs] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let daemon = Daemon::start(output.path(), &[&namespace], &[]);
     let program = Program::new(programs.path(), "fl-unbound");
+    let closing = no_starts();
     let told = program.run(&namespace, "listen-unbound");
     conntrack::flush_closed(&namespace);
+    drop(closing);
     daemon.stop();
 
     let dataset = Dataset::read(output.path());

@@ -3,12 +3,23 @@
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use nix::sys::signal::Signal;
 
 use super::namespace::Namespace;
 use super::process::{Finished, Process, run};
 use super::wait::wait_for;
+
+/// A daemon that starts has a copy of each socket of the host for a moment. Who closes a connection in this moment is
+/// not the last who has it, so nothing tells that it was the one who did.
+static STARTS: RwLock<()> = RwLock::new(());
+
+/// Until it is dropped no daemon starts, so whoever closes a connection is its closer. Whoever holds it must not start
+/// one.
+pub(crate) fn no_starts() -> RwLockWriteGuard<'static, ()> {
+    STARTS.write().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A running `flowlog run` that has subscribed to the kernel's events.
 pub(crate) struct Daemon {
@@ -27,6 +38,7 @@ impl Daemon {
     /// Starts a command from [`run_command`] and waits until it is ready.
     #[track_caller]
     pub(crate) fn spawn(command: Command) -> Self {
+        let _starting = STARTS.read().unwrap_or_else(PoisonError::into_inner);
         let mut process = Process::spawn(command);
         wait_for("flowlog to be ready", || {
             let stderr = process.stderr();

@@ -1,7 +1,7 @@
 //! A child process whose output is collected while it runs, and which is killed with its test.
 
 use std::fmt;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -41,12 +41,14 @@ impl Process {
     #[track_caller]
     pub(crate) fn spawn(mut command: Command) -> Self {
         let name = format!("{command:?}");
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|err| panic!("cannot start {name}: {err}"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A program that was copied just now is still open for writing in a child of another thread, if that child has
+        // no program of its own yet.
+        let spawned = wait_for("the program to be written by nobody", || match command.spawn() {
+            Err(err) if err.kind() == io::ErrorKind::ExecutableFileBusy => None,
+            spawned => Some(spawned),
+        });
+        let mut child = spawned.unwrap_or_else(|err| panic!("cannot start {name}: {err}"));
         Self {
             name,
             stdin: child.stdin.take(),

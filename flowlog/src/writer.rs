@@ -17,12 +17,14 @@
 mod directory;
 mod error;
 mod gap_file;
+mod hybrid;
 mod open_file;
 mod order;
 mod partition;
 mod properties;
 mod published;
 mod row_group;
+mod text_column;
 
 use std::collections::BTreeMap;
 use std::mem;

@@ -8,8 +8,8 @@ use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{
-    DeltaBinaryPackedEncoderOptions, EnabledStatistics, WriterProperties, WriterPropertiesBuilder,
-    WriterVersion,
+    DEFAULT_WRITE_BATCH_SIZE, DeltaBinaryPackedEncoderOptions, EnabledStatistics, WriterProperties,
+    WriterPropertiesBuilder, WriterVersion,
 };
 use parquet::schema::types::ColumnPath;
 
@@ -139,13 +139,15 @@ pub(super) fn gap_options() -> ArrowWriterOptions {
 
 /// Each setting is one that DuckDB, Polars, ClickHouse, Spark and DataFusion all read: pages of
 /// version 1, and no encoding besides PLAIN, dictionaries and DELTA_BINARY_PACKED.
-fn writer_properties() -> WriterProperties {
+pub(super) fn writer_properties() -> WriterProperties {
     let columns = schema::columns();
     let mut builder = base_properties()
         .set_statistics_enabled(EnabledStatistics::Page)
-        // Also what bloom filters are sized for, before they are folded to what the values need: those
+        // Also what the crate sizes bloom filters for, before they are folded to what the values need: those
         // of a small file stay small.
-        .set_max_row_group_row_count(Some(MAX_ROWS));
+        .set_max_row_group_row_count(Some(MAX_ROWS))
+        // The crate looks only so often whether a page is full. The pages of all columns have the same rows.
+        .set_data_page_row_count_limit(20 * DEFAULT_WRITE_BATCH_SIZE);
     // As parquet-java has it: 32 numbers share a width, not 64.
     if let Ok(blocks) = DeltaBinaryPackedEncoderOptions::try_new(128, 4) {
         builder = builder.set_delta_binary_packed_encoder_options(blocks);

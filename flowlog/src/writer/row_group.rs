@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
-use arrow_schema::{ArrowError, Schema};
+use arrow_schema::{ArrowError, DataType, Schema};
 use arrow_select::concat::{concat, concat_batches};
 use arrow_select::take::take;
 use parquet::arrow::arrow_writer::{ArrowRowGroupWriterFactory, compute_leaves};
@@ -12,6 +12,7 @@ use parquet::file::writer::SerializedFileWriter;
 
 use super::error::Fault;
 use super::order::by_workload;
+use super::text_column::TextColumn;
 
 /// Rows of a row group. Bounds the unit that readers skip or take whole, and that they split work
 /// by: far fewer make the footer and the dictionaries weigh, far more make statistics useless.
@@ -89,13 +90,24 @@ impl Buffer {
 
         let before = writer.bytes_written();
         let column_writers = factory.create_column_writers(writer.flushed_row_groups().len())?;
+        let descriptors = writer.schema_descr().columns().to_vec();
+        let properties = Arc::clone(writer.properties());
         let mut row_group = writer.next_row_group()?;
         let mut batches: Vec<_> = batches.into_iter().map(|batch| batch.into_parts().1.into_iter()).collect();
         // One column is sorted, encoded and freed before the next: the sorted copy of the rows never exists as
         // a whole, and the rows themselves make room for those that come meanwhile.
-        for (field, mut column_writer) in schema.fields().iter().zip(column_writers) {
+        for ((field, descriptor), mut column_writer) in
+            schema.fields().iter().zip(descriptors).zip(column_writers)
+        {
             let parts = batches.iter_mut().map(|columns| columns.next().ok_or(Fault::Schema));
             let parts = parts.collect::<Result<Vec<ArrayRef>, Fault>>()?;
+            if is_text(&parts) {
+                let max_dictionary_bytes = properties.column_dictionary_page_size_limit(descriptor.path());
+                if let Some(column) = TextColumn::new(&parts, &order, max_dictionary_bytes)? {
+                    column.write(&mut row_group, &descriptor, &properties)?;
+                    continue;
+                }
+            }
             for leaf in compute_leaves(field, &sorted(parts, &order)?)? {
                 column_writer.write(&leaf)?;
             }
@@ -106,13 +118,21 @@ impl Buffer {
     }
 }
 
+/// Whether it is a column of texts, and has any.
+fn is_text(parts: &[ArrayRef]) -> bool {
+    parts.first().is_some_and(|part| matches!(part.data_type(), DataType::Dictionary(..)))
+        && !parts.iter().all(is_null)
+}
+
+fn is_null(part: &ArrayRef) -> bool {
+    part.null_count() == part.len()
+}
+
 /// One column of all batches, in this order.
 fn sorted(parts: Vec<ArrayRef>, order: &UInt32Array) -> Result<ArrayRef, ArrowError> {
     match parts.first() {
         // Most columns of most files: not worth to gather what is NULL everywhere.
-        Some(first) if parts.iter().all(|part| part.null_count() == part.len()) => {
-            Ok(new_null_array(first.data_type(), order.len()))
-        }
+        Some(first) if parts.iter().all(is_null) => Ok(new_null_array(first.data_type(), order.len())),
         _ => {
             let references: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
             let column = concat(&references)?;

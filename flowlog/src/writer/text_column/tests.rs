@@ -94,12 +94,12 @@ fn metadata(file: &File) -> ParquetMetaData {
     reader.parse_and_finish(file).unwrap()
 }
 
-/// The least and the greatest value of each page.
-fn bounds(index: &ColumnIndexMetaData) -> Vec<(Option<&[u8]>, Option<&[u8]>)> {
+/// The least value of each page that has one, and the greatest ones.
+fn bounds(index: &ColumnIndexMetaData) -> [Vec<&[u8]>; 2] {
     let ColumnIndexMetaData::BYTE_ARRAY(index) = index else {
         panic!("the index is one of texts: {index:?}")
     };
-    index.min_values_iter().zip(index.max_values_iter()).collect()
+    [index.min_values_iter().flatten().collect(), index.max_values_iter().flatten().collect()]
 }
 
 /// What readers skip pages and chunks by.
@@ -112,7 +112,9 @@ fn said(metadata: &ParquetMetaData) -> String {
     text += &format!("{:?}\n", chunk.statistics());
     let pages = metadata.page_index_for_row_group(0);
     let (index, offsets) = (pages.column_index(0).unwrap(), pages.offset_index(0).unwrap());
-    text += &format!("{:?}\n", index.null_counts());
+    let null_pages: Vec<_> =
+        (0..offsets.page_locations().len()).map(|page| index.is_null_page(page)).collect();
+    text += &format!("{:?} {null_pages:?}\n", index.null_counts());
     let bounds = bounds(index);
     let rows = offsets.page_locations().iter().map(|page| page.first_row_index).collect::<Vec<_>>();
     text + &format!("{bounds:?} {rows:?} {:?}", offsets.unencoded_byte_array_data_bytes)
@@ -145,12 +147,11 @@ fn boundary_order(file: &File) -> BoundaryOrder {
     let metadata = metadata(file);
     let pages = metadata.page_index_for_row_group(0);
     let index = pages.column_index(0).unwrap();
-    let (least, greatest): (Vec<_>, Vec<_>) =
-        bounds(index).into_iter().filter(|(least, _)| least.is_some()).unzip();
+    let bounds = bounds(index);
     let order = index.get_boundary_order().unwrap();
     match order {
-        BoundaryOrder::ASCENDING => assert!(least.is_sorted() && greatest.is_sorted()),
-        BoundaryOrder::DESCENDING => assert!([least, greatest].iter().all(|it| it.iter().rev().is_sorted())),
+        BoundaryOrder::ASCENDING => assert!(bounds.iter().all(|it| it.is_sorted())),
+        BoundaryOrder::DESCENDING => assert!(bounds.iter().all(|it| it.iter().rev().is_sorted())),
         BoundaryOrder::UNORDERED => {}
     }
     order

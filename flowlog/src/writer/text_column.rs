@@ -38,7 +38,7 @@ const NULL: u32 = u32::MAX;
 
 /// A column of a row group whose texts are numbered.
 pub(super) struct TextColumn<'a> {
-    /// All that are there, each once, in the order of the rows: those of neighbours are neighbours.
+    /// All that are there, each once, in the order in which the rows have them first.
     texts: Vec<&'a str>,
     /// The number of each row's text, or [`NULL`].
     rows: Vec<u32>,
@@ -52,57 +52,67 @@ impl<'a> TextColumn<'a> {
         order: &UInt32Array,
         max_dictionary_bytes: usize,
     ) -> Result<Option<Self>, Fault> {
+        Self::number(parts, max_dictionary_bytes)?.map(|column| column.sorted(order)).transpose()
+    }
+
+    /// Numbers the texts as they come.
+    fn number(parts: &'a [ArrayRef], max_dictionary_bytes: usize) -> Result<Option<Self>, Fault> {
         let mut numbers: HashMap<&str, u32, RandomState> = HashMap::default();
-        let mut known = Vec::new();
+        let mut texts = Vec::new();
         let mut dictionary_bytes = 0;
-        let mut unordered = Vec::with_capacity(order.len());
+        let mut rows = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
         for part in parts {
             let part = part.as_dictionary_opt::<Int32Type>().ok_or(Fault::Schema)?;
             let values: &StringArray = part.values().as_string_opt().ok_or(Fault::Schema)?;
             if values.null_count() > 0 {
                 return Err(Fault::Schema);
             }
-            // Most have one text, and so have most columns, see below.
+            // Most have one text, and so have most columns.
             let is_uniform = values.len() == 1 && part.null_count() == 0;
             let looked_at = if is_uniform { part.len().min(1) } else { part.len() };
             // A part may have texts that no row has, so that each is numbered where a row has it first.
             let mut of_keys = vec![NULL; values.len()];
             for key in part.keys().iter().take(looked_at) {
                 let Some(key) = key.map(usize::try_from) else {
-                    unordered.push(NULL);
+                    rows.push(NULL);
                     continue;
                 };
                 let key = key.map_err(|_| Fault::Schema)?;
                 let number = of_keys.get_mut(key).ok_or(Fault::Schema)?;
                 if *number == NULL {
                     let text = values.value(key);
-                    let next = count(known.len())?;
+                    let next = count(texts.len())?;
                     *number = *numbers.entry(text).or_insert_with(|| {
-                        known.push(text);
+                        texts.push(text);
                         dictionary_bytes += size_of::<u32>() + text.len();
                         next
                     });
                 }
-                unordered.push(*number);
+                rows.push(*number);
             }
-            let of_first = unordered.last().copied().unwrap_or(NULL);
-            unordered.resize(unordered.len() + part.len() - looked_at, of_first);
+            let of_first = rows.last().copied().unwrap_or(NULL);
+            rows.resize(rows.len() + part.len() - looked_at, of_first);
             if dictionary_bytes >= max_dictionary_bytes {
                 return Ok(None);
             }
         }
+        Ok(Some(Self { texts, rows }))
+    }
 
-        if known.len() == 1 && parts.iter().all(|part| part.null_count() == 0) {
-            return Ok(Some(Self { texts: known, rows: vec![0; order.len()] }));
+    /// Puts the rows in this order, and numbers the texts anew: those of neighbours become neighbours.
+    fn sorted(self, order: &UInt32Array) -> Result<Self, Fault> {
+        let Self { texts: known, rows: unordered } = self;
+        if known.len() == 1 && !unordered.contains(&NULL) {
+            return Ok(Self { texts: known, rows: unordered });
         }
         let mut texts = Vec::with_capacity(known.len());
         let mut rows = Vec::with_capacity(order.len());
-        let mut in_order = vec![NULL; known.len()];
+        let mut numbers = vec![NULL; known.len()];
         for &row in order.values() {
             let number = usize::try_from(row).ok().and_then(|row| unordered.get(row)).ok_or(Fault::Schema)?;
             let known = usize::try_from(*number)
                 .ok()
-                .and_then(|number| Some((*known.get(number)?, in_order.get_mut(number)?)));
+                .and_then(|number| Some((*known.get(number)?, numbers.get_mut(number)?)));
             let Some((text, number)) = known else {
                 rows.push(NULL);
                 continue;
@@ -113,7 +123,7 @@ impl<'a> TextColumn<'a> {
             }
             rows.push(*number);
         }
-        Ok(Some(Self { texts, rows }))
+        Ok(Self { texts, rows })
     }
 
     /// Writes the column as the next one of the row group.

@@ -131,13 +131,14 @@ fn mask(line: &str) -> String {
         .map(|word| {
             let is_number = |word: &str| word.parse::<u64>().is_ok();
             // The timeout follows the number of the protocol, the option of a saved entry, or begins
-            // the line of an expectation. Ids of ICMP are short.
+            // the line of an expectation.
             let is_timeout = is_number(word)
                 && (is_number(previous)
                     || previous == "-t"
                     || previous.ends_with(']')
                     || line.starts_with(word));
-            let is_id = word.strip_prefix("id=").is_some_and(|id| id.len() > 5);
+            // That of ICMP is the same for both.
+            let is_id = word.starts_with("id=") && !previous.starts_with("code=");
             let is_age = word.starts_with("delta-time=");
             let masked = if is_timeout {
                 "*".to_owned()

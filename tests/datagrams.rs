@@ -149,11 +149,12 @@ fn the_server_that_gets_the_datagrams_is_named() {
     let of_wildcard = case.serve(&wildcard, "udp-serve-shared 0.0.0.0:53");
     let of_specific = case.serve(&specific, "udp-serve-shared 10.79.0.3:53");
     let mut clients = Vec::new();
-    for _ in 0..10 {
-        for (at, program, running) in
-            [("10.79.0.2:53", &wildcard, &of_wildcard), ("10.79.0.3:53", &specific, &of_specific)]
-        {
-            let told = client.run(&case.client, &format!("udp-send {at}"));
+    for port in 4000..4010 {
+        for (at, program, running, port) in [
+            ("10.79.0.2:53", &wildcard, &of_wildcard, port),
+            ("10.79.0.3:53", &specific, &of_specific, port + 1000),
+        ] {
+            let told = client.run(&case.client, &format!("udp-send-from {port} {at}"));
             running.wait_for(&format!("answered {}\n", told.number("port")));
             clients.push((told, program, running.pid()));
         }
@@ -181,7 +182,8 @@ fn of_programs_that_share_a_port_the_wrong_one_is_never_named() {
             (i64::from(running.pid()), (program, running))
         })
         .collect();
-    let clients: Vec<Told> = (0..16).map(|_| client.run(&case.client, "udp-send 10.79.0.2:53")).collect();
+    let client_from = |port| client.run(&case.client, &format!("udp-send-from {port} 10.79.0.2:53"));
+    let clients: Vec<Told> = (4000..4016).map(client_from).collect();
     let answered_by = |port: i64| {
         let word = format!("answered {port}\n");
         crate::harness::wait::wait_for("a server to answer", || {
@@ -312,8 +314,10 @@ fn a_server_on_all_addresses_is_named_to_each_client() {
     let clients: Vec<(IpAddr, Told)> = ["10.79.0.2", "10.79.0.3"]
         .into_iter()
         .cycle()
-        .take(20)
-        .map(|ip| (ip.parse().unwrap(), client.run(&case.client, &format!("udp-send {ip}:53"))))
+        .zip(4000..4020)
+        .map(|(ip, port)| {
+            (ip.parse().unwrap(), client.run(&case.client, &format!("udp-send-from {port} {ip}:53")))
+        })
         .collect();
     for (_, told) in &clients {
         running.wait_for(&format!("answered {}\n", told.number("port")));

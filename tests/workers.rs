@@ -123,7 +123,8 @@ fn of_workers_that_receive_in_turn_the_wrong_one_is_never_named() {
     let role = format!("serve-with-workers udp4={at} {WORKERS} {} receive-many-lent", worker.exe());
     let running = parent.start(&namespace, &role);
     running.wait_for("listening");
-    let clients: Vec<_> = (0..20).map(|_| client.run(&namespace, &format!("udp-send {at}"))).collect();
+    let clients: Vec<_> =
+        (4000..4020).map(|port| client.run(&namespace, &format!("udp-send-from {port} {at}"))).collect();
     for told in &clients {
         running.wait_for(&format!("received-from-{} ", told.number("port")));
     }

@@ -22,6 +22,13 @@ pub(super) fn send(to: SocketAddr) {
     tell(&format!("port {}", socket.local_addr().unwrap().as_socket().unwrap().port()));
 }
 
+/// Sends from this port: of twenty clients two may get the same from the kernel, and are then one flow.
+pub(super) fn send_from(port: u16, to: SocketAddr) {
+    let socket = UdpSocket::bind((unspecified(to.ip()), port)).unwrap();
+    socket.send_to(b"request", to).unwrap();
+    tell(&format!("port {port}"));
+}
+
 /// Answers each datagram; `shared` lets other programs do so at the same port.
 pub(super) fn serve(at: SocketAddr, shared: bool) {
     end_with_the_test();

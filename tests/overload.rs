@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, run_command};
-use crate::harness::entries::{count, make_and_flush};
+use crate::harness::entries::{count, make_and_flush, table_max};
 use crate::harness::namespace::Namespace;
 use crate::harness::process::Process;
 use crate::harness::tally::Tally;
@@ -55,7 +55,7 @@ fn a_slow_reader_with_a_small_buffer_loses_nothing() {
 
 #[test]
 fn another_listener_that_makes_the_kernel_repeat_events_gives_no_duplicates() {
-    const FLOWS: u32 = 100_000;
+    const FLOWS: u32 = 60_000;
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
     let daemon = Daemon::spawn(command(output.path(), &namespace, &[]));
@@ -112,11 +112,13 @@ fn without_reliable_delivery_the_number_of_lost_flows_is_declared() {
 /// The disk hangs, flows go on: the kernel holds some, the rest is counted, and nobody else notices.
 #[test]
 fn a_disk_that_hangs_stops_neither_connections_nor_the_count() {
-    const BURST: u32 = 20_000;
-    const BURSTS: u32 = 15;
-    /// One percent of the table.
-    const LIMIT: u32 = 2621;
+    /// More than what waits in the daemon.
+    const FLOWS: u32 = 300_000;
     let namespace = Namespace::tracked();
+    let limit = table_max(&namespace) / 100;
+    // Each is more than the kernel may hold, however large the table of this host is.
+    let burst = (2 * limit).max(20_000);
+    let bursts = FLOWS.div_ceil(burst);
     let disk = Volume::disk(64);
     let output = disk.path().join("log");
     let settings = [("FLOWLOG__HOLD__TABLE_SHARE", "1")];
@@ -126,10 +128,10 @@ fn a_disk_that_hangs_stops_neither_connections_nor_the_count() {
     let before = daemon.memory_bytes();
 
     let hanging = disk.hang();
-    for burst in 0..BURSTS {
-        make_and_flush(&namespace, burst * BURST..(burst + 1) * BURST);
-        wait_for("the kernel to hold less than the limit", || (count(&namespace) <= LIMIT).then_some(()));
-        let at = std::net::SocketAddr::from(([127, 0, 0, 1], 5000 + u16::try_from(burst).unwrap()));
+    for number in 0..bursts {
+        make_and_flush(&namespace, number * burst..(number + 1) * burst);
+        wait_for("the kernel to hold less than the limit", || (count(&namespace) <= limit).then_some(()));
+        let at = std::net::SocketAddr::from(([127, 0, 0, 1], 5000 + u16::try_from(number).unwrap()));
         Ends { client: &namespace, server: &namespace }.tcp_closed(at, at);
     }
     let grown = daemon.memory_bytes().saturating_sub(before);
@@ -143,7 +145,7 @@ fn a_disk_that_hangs_stops_neither_connections_nor_the_count() {
     conntrack::wait_until_read(&namespace);
     let log = daemon.stop();
     let tally = Tally::read(&output);
-    let lost = tally.check_exact(BURST * BURSTS + BURSTS);
+    let lost = tally.check_exact(bursts * burst + bursts);
     assert!(lost > 0, "the case is not what it should be: {log}");
     assert!(tally.causes().iter().all(|cause| *cause == "overload"), "{:?}", tally.gaps);
 }

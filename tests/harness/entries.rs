@@ -1,5 +1,6 @@
 //! Entries of the connection tracking table that no packet made: many, fast, and known in advance.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 
 use flowlog::ctnetlink::Requests;
@@ -41,6 +42,13 @@ pub(crate) fn make_for(namespace: &Namespace, numbers: std::ops::Range<u32>, tim
 #[track_caller]
 pub(crate) fn count(namespace: &Namespace) -> u32 {
     namespace.inside(Requests::open).unwrap().count().unwrap()
+}
+
+/// How many entries the kernel allows each namespace.
+#[track_caller]
+pub(crate) fn table_max(namespace: &Namespace) -> u32 {
+    let read = || fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max");
+    namespace.inside(read).unwrap().trim().parse().unwrap()
 }
 
 /// The number of the entry with this source address; `None` where it is of no such entry.

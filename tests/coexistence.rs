@@ -12,7 +12,7 @@ use flowlog::flow::{Flow, L4, ProtoState, TcpState};
 use nix::sys::signal::Signal;
 
 use crate::harness::conntrack;
-use crate::harness::daemon::{Daemon, run_command};
+use crate::harness::daemon::{Daemon, run_command, starting};
 use crate::harness::dataset::Dataset;
 use crate::harness::ebpf::{Guard, Parts};
 use crate::harness::entries::{make, make_and_flush, number_of};
@@ -104,14 +104,16 @@ fn nothing_is_left(end: impl FnOnce(Daemon)) {
 fn nothing_is_left_of_a_start_that_is_killed() {
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
-    let mut starting = Process::spawn(run_command(output.path(), &[&namespace]));
+    let starting = starting();
+    let mut process = Process::spawn(run_command(output.path(), &[&namespace]));
     let parts = wait_for("a part to be attached", || {
-        assert!(starting.is_running(), "{}", starting.stderr());
-        let parts = Parts::of(starting.pid());
+        assert!(process.is_running(), "{}", process.stderr());
+        let parts = Parts::of(process.pid());
         parts.has_links().then_some(parts)
     });
-    starting.signal(Signal::SIGKILL);
-    starting.finish();
+    process.signal(Signal::SIGKILL);
+    process.finish();
+    drop(starting);
     wait_for("programs, links and maps to be gone", || parts.left().is_empty().then_some(()));
 }
 

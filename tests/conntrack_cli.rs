@@ -137,7 +137,7 @@ fn mask(line: &str) -> String {
                     || previous == "-t"
                     || previous.ends_with(']')
                     || line.starts_with(word));
-            // That of ICMP is the same for both.
+            // Not the id of ICMP, which follows its code: it is the same for both programs.
             let is_id = word.starts_with("id=") && !previous.starts_with("code=");
             let is_age = word.starts_with("delta-time=");
             let masked = if is_timeout {

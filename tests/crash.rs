@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 use crate::full_disk::logged_rows;
 use crate::harness::daemon::{Daemon, flowlog, run_command};
 use crate::harness::dataset::files_below;
-use crate::harness::entries::{make, make_and_flush, make_for};
+use crate::harness::entries::{AT_ONCE, make, make_and_flush, make_for};
 use crate::harness::namespace::Namespace;
 use crate::harness::tally::{Tally, now_us};
 use crate::harness::wait::wait_for;
@@ -144,11 +144,10 @@ pub(crate) fn note_rows_on_disk(
 /// A second signal asks for a stop at once: the rows stay in the write-ahead log.
 #[test]
 fn a_second_signal_loses_nothing() {
-    const FLOWS: u32 = 100_000;
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
     let daemon = Daemon::spawn(command(output.path(), &namespace, "4000000"));
-    make_and_flush(&namespace, 0..FLOWS);
+    make_and_flush(&namespace, 0..AT_ONCE);
     daemon.signal(Signal::SIGTERM);
     daemon.signal(Signal::SIGINT);
     let log = daemon.stop();
@@ -158,7 +157,7 @@ fn a_second_signal_loses_nothing() {
     if log.contains("flows are lost, how many is not known") {
         assert!(tally.causes().contains(&"overload"), "{log}");
     } else {
-        assert_eq!(tally.rows.len(), usize::try_from(FLOWS).unwrap(), "{log}");
+        assert_eq!(tally.rows.len(), usize::try_from(AT_ONCE).unwrap(), "{log}");
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, flowlog, run_command};
 use crate::harness::dataset::{Dataset, files_below};
-use crate::harness::entries::make_and_flush;
+use crate::harness::entries::{make_and_flush, table_max};
 use crate::harness::namespace::Namespace;
 use crate::harness::tally::Tally;
 use crate::harness::volume::Volume;
@@ -17,8 +17,9 @@ const AGAIN: &str = "flows are written again";
 
 #[test]
 fn a_full_disk_costs_only_what_is_declared() {
-    const BURST: u32 = 20_000;
     let namespace = Namespace::tracked();
+    // Ten are more than the channel and the kernel hold, however large the table is.
+    let entries = (table_max(&namespace) / 500).max(20_000);
     let volume = Volume::small(3 * MIB);
     let output = volume.path().join("log");
     let mut command = run_command(&output, &[&namespace]);
@@ -26,14 +27,13 @@ fn a_full_disk_costs_only_what_is_declared() {
     let daemon = Daemon::spawn(command);
     let mut made = 0;
     let mut burst = || {
-        make_and_flush(&namespace, made..made + BURST);
-        made += BURST;
+        make_and_flush(&namespace, made..made + entries);
+        made += entries;
     };
     wait_for("the disk to be full", || {
         burst();
         daemon.log().contains(FULL).then_some(())
     });
-    // More than the channel and the kernel hold.
     for _ in 0..10 {
         burst();
     }

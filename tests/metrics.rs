@@ -5,14 +5,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use crate::harness::conntrack;
-use crate::harness::daemon::{Daemon, no_starts, run_command};
+use crate::harness::daemon::{Daemon, run_command};
 use crate::harness::dataset::{DataFile, Dataset};
 use crate::harness::entries::make_and_flush;
 use crate::harness::namespace::Namespace;
 use crate::harness::process::run;
-use crate::harness::traffic::Ends;
 use crate::harness::wait::{LIMIT, wait_for};
+use crate::processes::Pair;
 
 const FLOWS: u32 = 1000;
 
@@ -22,11 +21,7 @@ fn the_numbers_are_those_of_the_flows() {
     let output = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(output.path(), &[&namespace], &["--metrics", "127.0.0.1:0"]);
     let address = address(&daemon);
-    let at = "127.0.0.1:5000".parse().unwrap();
-    let closing = no_starts();
-    Ends { client: &namespace, server: &namespace }.tcp_closed(at, at);
-    conntrack::flush_closed(&namespace);
-    drop(closing);
+    Pair::connect(&namespace, "127.0.0.1:5000".parse().unwrap());
     make_and_flush(&namespace, 0..FLOWS);
     let flows = f64::from(FLOWS + 1);
     wait_for("all flows to be received", || {

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, run_command};
-use crate::harness::entries::{count, make_and_flush, table_max};
+use crate::harness::entries::{AT_ONCE, count, make_and_flush, table_max};
 use crate::harness::namespace::Namespace;
 use crate::harness::process::Process;
 use crate::harness::tally::Tally;
@@ -28,7 +28,6 @@ fn command(output: &std::path::Path, namespace: &Namespace, env: &[(&str, &str)]
 #[test]
 fn a_slow_reader_with_a_small_buffer_loses_nothing() {
     const FLOWS: u32 = 300_000;
-    const AT_ONCE: u32 = 60_000;
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
     let settings = [("FLOWLOG__HOLD__RECEIVE_BUFFER", "1MiB"), ("FLOWLOG__HOLD__TABLE_SHARE", "100")];
@@ -55,17 +54,16 @@ fn a_slow_reader_with_a_small_buffer_loses_nothing() {
 
 #[test]
 fn another_listener_that_makes_the_kernel_repeat_events_gives_no_duplicates() {
-    const FLOWS: u32 = 60_000;
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
     let daemon = Daemon::spawn(command(output.path(), &namespace, &[]));
     let mut other =
         namespace.inside(|| Listener::open(64 << 10, Delivery::Reliable, &FlowFilter::default())).unwrap();
-    make_and_flush(&namespace, 0..FLOWS);
+    make_and_flush(&namespace, 0..AT_ONCE);
     read_all(&mut other, &namespace);
     let log = daemon.stop();
     assert!(!log.contains("duplicates=0 "), "the kernel repeated nothing: {log}");
-    assert_eq!(Tally::read(output.path()).check_exact(FLOWS), 0, "{log}");
+    assert_eq!(Tally::read(output.path()).check_exact(AT_ONCE), 0, "{log}");
 }
 
 /// What a daemon has taken, the kernel may send to the next one, too.
@@ -116,7 +114,7 @@ fn a_disk_that_hangs_stops_neither_connections_nor_the_count() {
     const FLOWS: u32 = 300_000;
     let namespace = Namespace::tracked();
     let limit = table_max(&namespace) / 100;
-    // Each is more than the kernel may hold, however large the table of this host is.
+    // Each is more than the kernel may hold, however large the table is.
     let burst = (2 * limit).max(20_000);
     let bursts = FLOWS.div_ceil(burst);
     let disk = Volume::disk(64);
@@ -138,6 +136,7 @@ fn a_disk_that_hangs_stops_neither_connections_nor_the_count() {
     assert!(grown < 150 << 20, "the daemon took {grown} bytes more");
     drop(hanging);
 
+    conntrack::flush_closed(&namespace);
     wait_for("all connections to be forgotten", || {
         namespace.inside(Requests::open).unwrap().flush().unwrap();
         (count(&namespace) == 0).then_some(())

@@ -24,8 +24,8 @@ const MANY_BYTES: usize = 10_000;
 /// again, as on Linux 5.10; or a packet is late. The counters then do not tell of which program the flow is.
 const PACKETS_OF_ONE: RangeInclusive<i64> = 4..=6;
 
-/// How many of the rows may be without a program because the times do not tell, and how many of both: one in a
-/// hundred.
+/// How many of the rows may be without a program because the times do not tell, how many not of one whole connection,
+/// and how many too many or too few: one in a hundred.
 const UNKNOWN_AT_MOST: usize = 2 * ROUNDS / 100;
 
 /// Nobody listens at this port: the flow to it is the last one.
@@ -88,6 +88,8 @@ fn programs_that_share_a_port(from: SocketAddr, to: SocketAddr) {
     for row in others {
         let of_either = |found| [few_pid, many_pid].map(i64::from).contains(&found);
         assert!(row.int("src_pid").is_none_or(of_either), "{row:?}");
+        assert!(row.text("src_exe").is_none_or(|exe| exe == few.exe() || exe == many.exe()), "{row:?}");
+        assert!(row.text("dst_exe").is_none_or(|exe| exe == server.exe()), "{row:?}");
     }
 
     let [mut unknown_src, mut unknown_dst] = [0, 0];

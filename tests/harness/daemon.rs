@@ -3,7 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nix::sys::signal::Signal;
 
@@ -15,10 +15,15 @@ use super::wait::wait_for;
 /// not the last who has it, so nothing tells that it was the one who did.
 static STARTS: RwLock<()> = RwLock::new(());
 
-/// Until it is dropped no daemon starts, so whoever closes a connection is its closer. Whoever holds it must not start
-/// one.
+/// Until it is dropped no daemon starts, so a program that closes a connection is its closer. Sockets of the test
+/// itself are copied by each child that another test starts, too. Whoever holds it must not start a daemon.
 pub(crate) fn no_starts() -> RwLockWriteGuard<'static, ()> {
     STARTS.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// To be held while a daemon with eBPF starts.
+pub(crate) fn starting() -> RwLockReadGuard<'static, ()> {
+    STARTS.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A running `flowlog run` that has subscribed to the kernel's events.
@@ -38,7 +43,7 @@ impl Daemon {
     /// Starts a command from [`run_command`] and waits until it is ready.
     #[track_caller]
     pub(crate) fn spawn(command: Command) -> Self {
-        let _starting = STARTS.read().unwrap_or_else(PoisonError::into_inner);
+        let _starting = starting();
         let mut process = Process::spawn(command);
         wait_for("flowlog to be ready", || {
             let stderr = process.stderr();

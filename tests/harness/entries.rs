@@ -1,6 +1,5 @@
 //! Entries of the connection tracking table that no packet made: many, fast, and known in advance.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 
 use flowlog::ctnetlink::Requests;
@@ -10,6 +9,9 @@ use super::namespace::Namespace;
 
 /// Source address of the entry with the number 0.
 const FIRST_SRC: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
+
+/// Many at once: what the table has room for on hosts with little memory, where it has 65 536.
+pub(crate) const AT_ONCE: u32 = 60_000;
 
 /// Longer than any test, so that the entries do not expire by themselves.
 const TIMEOUT_S: u32 = 3600;
@@ -32,6 +34,8 @@ pub(crate) fn make(namespace: &Namespace, numbers: std::ops::Range<u32>) -> Vec<
 /// Makes one entry for each of `numbers`, which expire after so many seconds; gives their original tuples.
 #[track_caller]
 pub(crate) fn make_for(namespace: &Namespace, numbers: std::ops::Range<u32>, timeout_s: u32) -> Vec<Tuple> {
+    let (count, max) = (numbers.end - numbers.start, table_max(namespace));
+    assert!(count < max, "{count} entries are too many: raise nf_conntrack_max, which is {max}");
     let flows: Vec<Flow> =
         numbers.map(|number| Flow { timeout_s: Some(timeout_s), ..established(number) }).collect();
     namespace.inside(Requests::open).unwrap().create(&flows).unwrap();
@@ -47,8 +51,7 @@ pub(crate) fn count(namespace: &Namespace) -> u32 {
 /// How many entries the kernel allows each namespace.
 #[track_caller]
 pub(crate) fn table_max(namespace: &Namespace) -> u32 {
-    let read = || fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max");
-    namespace.inside(read).unwrap().trim().parse().unwrap()
+    namespace.read_sysctl("net/netfilter/nf_conntrack_max").parse().unwrap()
 }
 
 /// The number of the entry with this source address; `None` where it is of no such entry.

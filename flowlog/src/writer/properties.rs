@@ -146,7 +146,8 @@ pub(super) fn writer_properties() -> WriterProperties {
         // Also what the crate sizes bloom filters for, before they are folded to what the values need: those
         // of a small file stay small.
         .set_max_row_group_row_count(Some(MAX_ROWS))
-        // The crate looks only so often whether a page is full. The pages of all columns have the same rows.
+        // The crate looks once for so many rows whether a page is full. So this is where pages end, but those of a
+        // column whose dictionary is full.
         .set_data_page_row_count_limit(20 * DEFAULT_WRITE_BATCH_SIZE);
     // As parquet-java has it: 32 numbers share a width, not 64.
     if let Ok(blocks) = DeltaBinaryPackedEncoderOptions::try_new(128, 4) {

@@ -17,7 +17,7 @@ use parquet::bloom_filter::Sbbf;
 use parquet::column::page::{CompressedPage, Page, PageWriteSpec, PageWriter};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::data_type::ByteArray;
-use parquet::errors::Result as ParquetResult;
+use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{
     ColumnChunkMetaData, ColumnIndexBuilder, OffsetIndexBuilder, PageEncodingStats,
 };
@@ -218,7 +218,10 @@ struct Pages<'a> {
 
 impl<'a> Pages<'a> {
     fn new(sink: &'a mut TrackedWrite<Vec<u8>>, compression: Compression) -> Result<Self, Fault> {
-        let Compression::ZSTD(level) = compression else { return Err(Fault::Schema) };
+        let Compression::ZSTD(level) = compression else {
+            let unknown = format!("found {compression}, expected ZSTD for the columns of texts");
+            return Err(ParquetError::NYI(unknown).into());
+        };
         let compressor = Compressor::new(level.compression_level())?;
         Ok(Self {
             writer: SerializedPageWriter::new(sink),

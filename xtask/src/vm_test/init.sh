@@ -13,7 +13,7 @@ echo vm > /proc/sys/kernel/hostname
 ip link set lo up
 # What firewalls, and a system that mounts images, would have loaded.
 modprobe -a nf_conntrack_netlink nf_synproxy_core loop
-# The default depends on the memory, and the tests make 100000 entries.
+# The default depends on the memory, and the tests make 60000 entries at once.
 echo 524288 > /proc/sys/net/netfilter/nf_conntrack_max
 cd /tmp || exit
 

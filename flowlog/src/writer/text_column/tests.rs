@@ -5,8 +5,7 @@ use arrow_schema::{DataType, Field, Schema};
 use arrow_select::concat::concat;
 use arrow_select::take::take;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::properties::{
@@ -29,10 +28,9 @@ const REQUIRED: &str = "host_name";
 /// Rows of a page: few, so that a few rows have many pages.
 const PAGE_ROWS: usize = 16;
 
-fn options() -> ArrowWriterOptions {
+fn properties() -> WriterProperties {
     let properties = WriterPropertiesBuilder::from(writer_properties());
-    let properties = properties.set_write_batch_size(PAGE_ROWS).set_data_page_row_count_limit(PAGE_ROWS);
-    ArrowWriterOptions::new().with_properties(properties.build())
+    properties.set_write_batch_size(PAGE_ROWS).set_data_page_row_count_limit(PAGE_ROWS).build()
 }
 
 fn schema(column: &str) -> Arc<Schema> {
@@ -43,19 +41,25 @@ fn part(texts: &[Option<&str>]) -> ArrayRef {
     Arc::new(texts.iter().copied().collect::<DictionaryArray<Int32Type>>())
 }
 
+fn arrow_writer(column: &str, file: &File, properties: WriterProperties) -> ArrowWriter<File> {
+    ArrowWriter::try_new(file.try_clone().unwrap(), schema(column), Some(properties)).unwrap()
+}
+
 /// A writer into the file, and its only column.
-fn writer(column: &str, file: &File) -> (SerializedFileWriter<File>, ColumnDescPtr) {
-    let writer =
-        ArrowWriter::try_new_with_options(file.try_clone().unwrap(), schema(column), options()).unwrap();
-    let (writer, _) = writer.into_serialized_writer().unwrap();
+fn writer(
+    column: &str,
+    file: &File,
+    properties: WriterProperties,
+) -> (SerializedFileWriter<File>, ColumnDescPtr) {
+    let (writer, _) = arrow_writer(column, file, properties).into_serialized_writer().unwrap();
     let descriptor = writer.schema_descr().column(0);
     (writer, descriptor)
 }
 
 /// The parts as this module writes them.
-fn written(column: &str, parts: &[ArrayRef], order: &UInt32Array) -> File {
+fn written(column: &str, parts: &[ArrayRef], order: &UInt32Array, properties: WriterProperties) -> File {
     let file = tempfile::tempfile().unwrap();
-    let (mut writer, descriptor) = writer(column, &file);
+    let (mut writer, descriptor) = writer(column, &file, properties);
     let properties = Arc::clone(writer.properties());
     let mut row_group = writer.next_row_group().unwrap();
     let texts = TextColumn::new(parts, order, DEFAULT_DICTIONARY_PAGE_SIZE_LIMIT).unwrap().unwrap();
@@ -73,19 +77,21 @@ fn texts(parts: &[ArrayRef], order: &UInt32Array) -> StringArray {
 }
 
 /// The same as the crate writes it.
-fn of_crate(column: &str, texts: &StringArray) -> File {
+fn of_crate(column: &str, texts: &StringArray, properties: WriterProperties) -> File {
     let file = tempfile::tempfile().unwrap();
-    let copy = file.try_clone().unwrap();
-    let mut writer = ArrowWriter::try_new_with_options(copy, schema(column), options()).unwrap();
+    let mut writer = arrow_writer(column, &file, properties);
     let batch = RecordBatch::try_new(schema(column), vec![Arc::new(texts.clone())]).unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
     file
 }
 
-fn read(file: &File) -> StringArray {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file.try_clone().unwrap()).unwrap();
-    let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
+/// The rows from this one on, by the index of the pages.
+fn read(file: &File, first: usize) -> StringArray {
+    let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
+    let reader =
+        ParquetRecordBatchReaderBuilder::try_new_with_options(file.try_clone().unwrap(), options).unwrap();
+    let batches: Vec<_> = reader.with_offset(first).build().unwrap().map(Result::unwrap).collect();
     batches.iter().flat_map(|batch| batch.column(0).as_string::<i32>()).collect()
 }
 
@@ -121,11 +127,14 @@ fn said(metadata: &ParquetMetaData) -> String {
 }
 
 /// Holds what this module writes against what the crate writes.
-fn compare(column: &str, parts: &[ArrayRef], order: &UInt32Array) {
+fn compare(column: &str, parts: &[ArrayRef], order: &UInt32Array, properties: &WriterProperties) {
     let expected = texts(parts, order);
-    let found = written(column, parts, order);
-    assert_eq!(read(&found), expected);
-    assert_eq!(said(&metadata(&found)), said(&metadata(&of_crate(column, &expected))));
+    let found = written(column, parts, order, properties.clone());
+    for first in [0, expected.len() / 2, expected.len() - 1] {
+        assert_eq!(read(&found, first), expected.slice(first, expected.len() - first));
+    }
+    let of_crate = of_crate(column, &expected, properties.clone());
+    assert_eq!(said(&metadata(&found)), said(&metadata(&of_crate)));
     if column == NULLABLE {
         let properties = ReaderProperties::builder().set_read_bloom_filter(true).build();
         let options = ReadOptionsBuilder::new().with_reader_properties(properties).build();
@@ -172,13 +181,25 @@ fn the_order_of_pages_is_told() {
     ] {
         let (first, second) = texts.split_at(texts.len() / 3);
         let (parts, order) = ([part(first), part(second)], in_order(texts.len()));
-        compare(NULLABLE, &parts, &order);
-        assert_eq!(boundary_order(&written(NULLABLE, &parts, &order)), expected);
+        compare(NULLABLE, &parts, &order, &properties());
+        assert_eq!(boundary_order(&written(NULLABLE, &parts, &order, properties())), expected);
     }
-    compare(REQUIRED, &[part(&spread)], &in_order(100));
+    compare(REQUIRED, &[part(&spread)], &in_order(100), &properties());
     let one = [part(&[Some("one"); 50]), part(&[]), part(&[Some("one"); 50])];
-    compare(REQUIRED, &one, &in_order(100));
-    compare(NULLABLE, &one, &in_order(100));
+    compare(REQUIRED, &one, &in_order(100), &properties());
+    compare(NULLABLE, &one, &in_order(100), &properties());
+}
+
+/// Numbers of many bits, long runs, and dictionaries as large as those of real files.
+#[test]
+fn many_rows_are_those_of_the_crate() {
+    let known: Vec<String> = (0..5000).map(|n| format!("text {}", n * 7919 % 5000)).collect();
+    // Runs of one row to 600, which go across pages, NULL among them, and rows that all differ.
+    let of_run = |run: usize| (!run.is_multiple_of(10)).then(|| known[run * 31 % known.len()].as_str());
+    let runs = (1..400).flat_map(|run| std::iter::repeat_n(of_run(run), run * 13 % 600 + 1));
+    let rows: Vec<_> = runs.chain((0..20_000).map(|row| Some(known[row % known.len()].as_str()))).collect();
+    let parts: Vec<ArrayRef> = rows.chunks(8192).map(part).collect();
+    compare(NULLABLE, &parts, &in_order(rows.len()), &writer_properties());
 }
 
 #[test]
@@ -195,7 +216,7 @@ fn texts_are_numbered_in_the_order_of_the_rows() {
 #[test]
 fn null_is_refused_where_a_column_always_has_a_value() {
     let parts = [part(&[Some("a"), None])];
-    let (mut writer, descriptor) = writer(REQUIRED, &tempfile::tempfile().unwrap());
+    let (mut writer, descriptor) = writer(REQUIRED, &tempfile::tempfile().unwrap(), properties());
     let properties = Arc::clone(writer.properties());
     let column = TextColumn::new(&parts, &in_order(2), 100).unwrap().unwrap();
     let written = column.write(&mut writer.next_row_group().unwrap(), &descriptor, &properties);
@@ -241,7 +262,7 @@ proptest! {
         let hasher = foldhash::fast::FixedState::with_seed(seed);
         order.sort_by_key(|row| std::hash::BuildHasher::hash_one(&hasher, row));
         let order = order.into();
-        compare(NULLABLE, &parts, &order);
-        boundary_order(&written(NULLABLE, &parts, &order));
+        compare(NULLABLE, &parts, &order, &properties());
+        boundary_order(&written(NULLABLE, &parts, &order, properties()));
     }
 }

@@ -17,6 +17,9 @@ use std::io::{self, Read, Write};
 use std::process;
 use std::thread;
 
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+
 /// Plays the role that `words` name.
 #[track_caller]
 pub(crate) fn play(words: &[&str]) {
@@ -48,6 +51,11 @@ pub(crate) fn play(words: &[&str]) {
         ["execute-in-vain", to] => execute::in_vain(to.parse().unwrap()),
         ["serve-with-workers", kind, workers, exe, ref role @ ..] => {
             handover::serve_with_workers(kind, workers.parse().unwrap(), exe, &role.join(" "));
+        }
+        ["end-with-parent", ref role @ ..] => {
+            // Only for children of a program: the kernel means the thread that started one, and a test ends that.
+            set_pdeathsig(Signal::SIGKILL).unwrap();
+            play(role);
         }
         ["accept-lent", how] => handover::accept_lent(how),
         ["lend", kind, exe, ref role @ ..] => handover::lend(kind, exe, &role.join(" ")),

@@ -9,8 +9,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::process::{self, Child, Stdio};
 
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, connect, recvmsg, sendmsg,
 };
@@ -27,7 +25,8 @@ pub(super) fn serve_with_workers(kind: &str, workers: usize, exe: &str, role: &s
     if kind.starts_with("tcp") {
         socket.listen(128).unwrap();
     }
-    let start = || start_with(socket.try_clone().unwrap().into(), exe, role, Stdio::inherit());
+    let role = format!("end-with-parent {role}");
+    let start = || start_with(socket.try_clone().unwrap().into(), exe, &role, Stdio::inherit());
     let mut workers: Vec<Child> = (0..workers).map(|_| start()).collect();
     tell("listening");
     // Workers that serve one connection are replaced.
@@ -42,9 +41,10 @@ pub(super) fn serve_with_workers(kind: &str, workers: usize, exe: &str, role: &s
 /// Accepts from the listener that it was started with, tells the client who it is, and waits for the
 /// client to close. Then it closes too, or ends with the connection open.
 pub(super) fn accept_lent(how: &str) {
-    // Whoever kills the parent means its workers, too.
-    set_pdeathsig(Signal::SIGKILL).unwrap();
-    let listener = TcpListener::from(lent());
+    let listener = Socket::from(lent());
+    // Where the test is killed no client comes any more.
+    listener.set_read_timeout(Some(LIMIT)).unwrap();
+    let listener = TcpListener::from(listener);
     tell("accepting");
     for stream in listener.incoming() {
         let mut stream = stream.unwrap();
@@ -112,8 +112,6 @@ pub(super) fn receive_lent() {
 
 /// Receives datagrams and answers none. Tells who it is by the port of the sender.
 pub(super) fn receive_many_lent() {
-    // Whoever kills the parent means its workers, too.
-    set_pdeathsig(Signal::SIGKILL).unwrap();
     let socket = UdpSocket::from(lent());
     loop {
         let (_, from) = socket.recv_from(&mut [0; 64]).unwrap();

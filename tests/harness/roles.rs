@@ -53,7 +53,8 @@ pub(crate) fn play(words: &[&str]) {
             handover::serve_with_workers(kind, workers.parse().unwrap(), exe, &role.join(" "));
         }
         ["end-with-parent", ref role @ ..] => {
-            // Only for children of a program: the kernel means the thread that started one, and a test ends that.
+            // Only for children of a program. The kernel means the end of the thread that started this one: the test
+            // starts programs on threads that end at once.
             set_pdeathsig(Signal::SIGKILL).unwrap();
             play(role);
         }

@@ -17,6 +17,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 
+use crate::harness::conntrack;
 use crate::harness::daemon::binary;
 use crate::harness::kernel::{STATUS_FILTERS, lacks};
 use crate::harness::namespace::Namespace;
@@ -345,6 +346,53 @@ fn events(
         *line = line.replace(|c: char| c.is_ascii_digit(), "");
     }
     Outcome { code: finished.status.code(), stdout, stderr, table: Vec::new() }
+}
+
+/// Programs that change an entry and end at once: who reads /proc late finds nothing of them. Both programs listen at the
+/// same time, and take turns in who began, since the kernel wakes them one after the other.
+#[test]
+fn programs_that_live_shortly_are_named() {
+    const ROUNDS: usize = 4;
+    const REMOVED: usize = 40;
+    let mut named = [0, 0];
+    for round in 0..ROUNDS {
+        let namespace = Namespace::tracked();
+        let mut programs = [Program::Conntrack, Program::Flowlog].into_iter().enumerate().collect::<Vec<_>>();
+        programs.rotate_left(round % 2);
+        let listeners: Vec<(usize, Process)> = programs
+            .into_iter()
+            .map(|(number, program)| {
+                let before = conntrack::listeners(&namespace);
+                let line = "-E -e DESTROY -o userspace";
+                let process = namespace.inside(|| Process::spawn(program.command(line)));
+                wait_for("the subscription", || (conntrack::listeners(&namespace) > before).then_some(()));
+                (number, process)
+            })
+            .collect();
+        for port in 1..=REMOVED {
+            let entry = format!("-I -p udp -s 10.0.0.1 -d 10.0.0.2 --sport {port} --dport 2 -t 1000");
+            namespace.exec(Program::Conntrack.command(&entry));
+            namespace.exec(Program::Conntrack.command(&format!("-D -p udp --sport {port}")));
+        }
+        for (number, process) in listeners {
+            let last = format!("sport={REMOVED} ");
+            wait_for("the last event", || process.stdout().contains(&last).then_some(()));
+            process.signal(Signal::SIGINT);
+            let told = process.finish().stdout;
+            let requested: Vec<&str> = told.lines().filter(|line| line.contains("portid=")).collect();
+            let of_name = |line: &&&str| line.contains("progname=");
+            assert_eq!(requested.len(), REMOVED, "{told}");
+            assert!(
+                requested.iter().filter(of_name).all(|line| line.ends_with("progname=conntrack")),
+                "{told}"
+            );
+            named[number] += requested.iter().filter(of_name).count();
+        }
+    }
+    let [by_conntrack, by_flowlog] = named;
+    println!("of {} programs, conntrack(8) named {by_conntrack}, flowlog {by_flowlog}", ROUNDS * REMOVED);
+    // Which of them the kernel wakes first is chance, a little of which is left where both name few.
+    assert!(by_flowlog + ROUNDS * REMOVED / 20 >= by_conntrack, "{named:?}");
 }
 
 #[test]

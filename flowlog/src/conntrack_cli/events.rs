@@ -25,8 +25,7 @@ pub(super) fn entries(line: &Invocation) -> Result<u64, Failure> {
     let groups: Vec<Group> = groups.into_iter().filter(|(on, _)| *on).map(|(_, group)| group).collect();
     let matcher = Matcher::new(line);
     let mut printer = Printer::new(line, Some("conntrack"));
-    let mut requester = Requester::default();
-    watch(line, Command::Event, &groups, &mut printer, |printer, message| {
+    watch(line, Command::Event, &groups, &mut printer, |printer, requester, message| {
         let event = message.event();
         let entry = match decode::entry(message.payload) {
             Ok(entry) if event != Event::Other && matcher.fits(&entry) => entry,
@@ -41,7 +40,7 @@ pub(super) fn entries(line: &Invocation) -> Result<u64, Failure> {
 pub(super) fn expectations(line: &Invocation) -> Result<u64, Failure> {
     let groups = [Group::ExpectationNew, Group::ExpectationUpdate, Group::ExpectationDestroy];
     let mut printer = Printer::new(line, Some("expect"));
-    watch(line, Command::ExpEvent, &groups, &mut printer, |printer, message| {
+    watch(line, Command::ExpEvent, &groups, &mut printer, |printer, _, message| {
         let event = message.expectation_event();
         let expectation = match decode::expectation(message.payload) {
             Ok(expectation) if event != Event::Other => expectation,
@@ -59,7 +58,7 @@ fn watch(
     command: Command,
     groups: &[Group],
     printer: &mut Printer,
-    mut each: impl FnMut(&mut Printer, &Message<'_>) -> Result<u64, Failure>,
+    mut each: impl FnMut(&mut Printer, &Requester, &Message<'_>) -> Result<u64, Failure>,
 ) -> Result<u64, Failure> {
     let request = |error| Failure::request(command, &error);
     let system = |what: &str, errno: nix::Error| Failure::failed(format!("cannot {what}: {}", errno.desc()));
@@ -78,6 +77,7 @@ fn watch(
         say(&format!("NOTICE: Netlink socket buffer size has been set to {bytes} bytes."));
     }
     let mut buffers = Buffers::default();
+    let mut requester = Requester::default();
     let mut shown = 0;
     loop {
         let mut ready = [
@@ -99,8 +99,13 @@ fn watch(
                      see --buffer-size.",
                 ),
                 Received::Datagrams(datagrams) => {
-                    for message in datagrams.iter().flat_map(decode::messages).flatten() {
-                        shown += each(printer, &message)?;
+                    let messages = || datagrams.iter().flat_map(decode::messages).flatten();
+                    // First of all: who asked for a change may end at any moment.
+                    if command == Command::Event {
+                        requester.look(messages().map(|message| message.port_id));
+                    }
+                    for message in messages() {
+                        shown += each(printer, &requester, &message)?;
                     }
                 }
             }

@@ -106,6 +106,12 @@ fn programs_that_share_a_port(from: SocketAddr, to: SocketAddr) {
             None => unknown_dst += 1,
         }
     }
+    let ambiguous = dataset
+        .rows_to(to.port())
+        .iter()
+        .filter(|row| row.text("src_attribution") == Some("ambiguous"))
+        .count();
+    println!("{unknown_src} initiators ({ambiguous} ambiguous) and {unknown_dst} responders are not known");
     for unknown in [unknown_src, unknown_dst] {
         assert!(
             unknown <= UNKNOWN_AT_MOST,

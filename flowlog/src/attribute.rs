@@ -1,15 +1,17 @@
 //! Joins a flow with the local sockets at its ends. Pure: tables, times and offsets are arguments.
 
 mod release;
+mod stats;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use flowlog_common::{
-    COMM_LEN, EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, TcpClose,
-    TcpConnect, TcpOpen, usage,
+    COMM_LEN, EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, TcpConnect, TcpOpen,
+    usage,
 };
 
+use crate::clocks::Clocks;
 use crate::cmdline;
 use crate::ebpf::Event;
 use crate::endpoints::{Endpoint, EndpointTable, FoundEndpoint, Port, Wanted};
@@ -23,11 +25,11 @@ use crate::timeouts::Timeouts;
 /// What is known of the sockets and processes of this host.
 #[derive(Debug)]
 pub struct Tables {
-    /// Connected sockets; in `CLOCK_REALTIME`, as the flows are.
+    /// Connected sockets; in `CLOCK_MONOTONIC`, as events are.
     pub sockets: SocketTable,
-    /// Sockets without a connection; in `CLOCK_REALTIME`.
+    /// Sockets without a connection; in `CLOCK_MONOTONIC`.
     pub endpoints: EndpointTable,
-    /// Which program a process ran; in `CLOCK_MONOTONIC`, as events are.
+    /// Which program a process ran; in `CLOCK_MONOTONIC`.
     pub processes: ProcessTable,
     /// What is recorded of arguments.
     cmdline: cmdline::Mode,
@@ -51,10 +53,9 @@ impl Tables {
         }
     }
 
-    /// Takes in an event. `realtime_offset_ns` is `CLOCK_REALTIME` less `CLOCK_MONOTONIC` at about
-    /// the time of the event; `origin` is asked for the names of a user and a cgroup.
-    pub fn apply(&mut self, event: &Event, realtime_offset_ns: u64, origin: impl FnOnce(&Owner) -> Origin) {
-        let realtime = |monotonic_ns: u64| monotonic_ns.saturating_add(realtime_offset_ns);
+    /// Takes in an event. `clocks` tell when a process began; `origin` is asked for the names of a user and a
+    /// cgroup.
+    pub fn apply(&mut self, event: &Event, clocks: &Clocks, origin: impl FnOnce(&Owner) -> Origin) {
         match event {
             Event::TcpConnect(TcpConnect { header: _, socket_cookie, owner }) => {
                 self.connecting.insert(*socket_cookie, *owner);
@@ -72,13 +73,13 @@ impl Tables {
                 };
                 let holder = self.going_on(self.holder(owner, origin), header.time_ns);
                 let socket = Socket { cookie, holder, closer: None, passive: open.passive != 0, stats: None };
-                self.sockets.open(ends, realtime(header.time_ns), socket);
+                self.sockets.open(ends, header.time_ns, socket);
             }
             Event::TcpClose(close) => {
                 if let Some(life) = self.sockets.0.get_mut(close.socket_cookie) {
-                    life.value.stats = Some(stats(close, life.value.passive));
+                    life.value.stats = Some(stats::of(close, life.value.passive));
                 }
-                self.sockets.0.close(close.socket_cookie, realtime(close.header.time_ns));
+                self.sockets.0.close(close.socket_cookie, close.header.time_ns);
             }
             Event::EndpointOpen(open) => {
                 let EndpointOpen { header, socket_cookie, owner, protocol, used, .. } = *open;
@@ -108,7 +109,7 @@ impl Tables {
                     .is_some_and(|known| known.value.port != endpoint.port);
                 let opened_ns =
                     if is_renumbered || owner.time_ns == 0 { header.time_ns } else { owner.time_ns };
-                self.endpoints.open(realtime(opened_ns), endpoint);
+                self.endpoints.open(opened_ns, endpoint);
             }
             Event::SocketRelease(release) => {
                 let SocketRelease { header, socket_cookie, closer, .. } = *release;
@@ -124,10 +125,10 @@ impl Tables {
                     life.value.closer = is_known.then_some(closer);
                     if life.value.holder.is_seeded {
                         // Nothing else tells of its end.
-                        self.sockets.0.close(socket_cookie, realtime(header.time_ns));
+                        self.sockets.0.close(socket_cookie, header.time_ns);
                     }
                 }
-                self.endpoints.0.close(socket_cookie, realtime(header.time_ns));
+                self.endpoints.0.close(socket_cookie, header.time_ns);
             }
             Event::ProcessFork(ProcessFork { header, .. })
             | Event::ProcessExec(ProcessExec { header, .. }, _)
@@ -140,7 +141,7 @@ impl Tables {
                     maker_tgid,
                     ppid: (ppid != 0).then_some(ppid),
                     login_uid: known_uid(login_uid),
-                    start_ns: realtime(header.time_ns),
+                    start_ns: clocks.realtime_ns(header.time_ns),
                 };
                 self.processes.fork(fork, header.time_ns);
             }
@@ -159,14 +160,14 @@ impl Tables {
         }
     }
 
-    /// Takes in a socket that is older than the programs. Offsets and names as for [`Tables::apply`].
+    /// Takes in a socket that is older than the programs. Names as for [`Tables::apply`].
     ///
     /// It is called before the events since then are taken in, of which one may tell that the socket is
     /// closed, and again after: then it is known which program its owner ran.
-    pub fn seed(&mut self, older: &Older, realtime_offset_ns: u64, origin: impl FnOnce(&Owner) -> Origin) {
+    pub fn seed(&mut self, older: &Older, origin: impl FnOnce(&Owner) -> Origin) {
         let Older { cookie, owner, role } = *older;
         let holder = Holder { is_seeded: true, ..self.holder(owner, origin) };
-        let opened_ns = owner.time_ns + realtime_offset_ns;
+        let opened_ns = owner.time_ns;
         let is_unclaimed = |known: &Owner| known.time_ns == 0 || *known == owner;
         match role {
             Role::Connection(ends) => match self.sockets.0.get_mut(cookie) {
@@ -217,7 +218,7 @@ impl Tables {
         Holder { owner, process, origin: Origin { user: None, ..origin }, is_seeded }
     }
 
-    /// Forgets what ended long before `now_ns` (`CLOCK_REALTIME`).
+    /// Forgets what ended long before `now_ns` (`CLOCK_MONOTONIC`).
     pub fn expire(&mut self, now_ns: u64) {
         let Self { sockets, endpoints, processes: _, cmdline: _, connecting: _, blind_until_ns: _ } = self;
         sockets.0.expire(now_ns);
@@ -239,10 +240,10 @@ impl Tables {
 
     /// Events were lost between `since_ns` (`CLOCK_MONOTONIC`) and now, and all others are taken in: which
     /// sockets are still open is not known.
-    pub fn sockets_are_unknown(&mut self, since_ns: u64, realtime_offset_ns: u64) {
+    pub fn sockets_are_unknown(&mut self, since_ns: u64) {
         let Self { sockets, endpoints, processes: _, cmdline: _, connecting: _, blind_until_ns: _ } = self;
-        sockets.0.lost_events(since_ns.saturating_add(realtime_offset_ns));
-        endpoints.0.lost_events(since_ns.saturating_add(realtime_offset_ns));
+        sockets.0.lost_events(since_ns);
+        endpoints.0.lost_events(since_ns);
     }
 }
 
@@ -270,30 +271,6 @@ fn executed_path(exec: &ProcessExec) -> Option<std::borrow::Cow<'_, str>> {
     // One byte less than the array: the kernel side ends it with a zero byte.
     let path = exec.filename.get(..len).filter(|path| !path.is_empty() && len < exec.filename.len())?;
     Some(String::from_utf8_lossy(path))
-}
-
-/// States of a closing socket in which the peer has acknowledged our FIN: `BPF_TCP_FIN_WAIT2`,
-/// `BPF_TCP_TIME_WAIT`, `BPF_TCP_LAST_ACK`, `BPF_TCP_CLOSING`.
-const FIN_ACKNOWLEDGED: [u32; 4] = [5, 6, 9, 11];
-
-/// States in which the FIN of the peer has come: the above, and `BPF_TCP_CLOSE_WAIT`.
-const FIN_RECEIVED: [u32; 5] = [5, 6, 8, 9, 11];
-
-/// What the socket measured. The kernel counts SYN and FIN as bytes, which are no payload; the SYN of a
-/// server is acknowledged before there is a socket that counts.
-fn stats(close: &TcpClose, is_passive: bool) -> TcpStats {
-    let TcpClose {
-        bytes_acked, bytes_received, srtt_eighth_us, rtt_min_us, total_retrans, old_state, ..
-    } = *close;
-    TcpStats {
-        srtt_us: (srtt_eighth_us != 0).then_some(srtt_eighth_us >> 3),
-        min_rtt_us: (rtt_min_us != u32::MAX && srtt_eighth_us != 0).then_some(rtt_min_us),
-        retrans: total_retrans,
-        bytes_sent: bytes_acked
-            .saturating_sub(u64::from(!is_passive))
-            .saturating_sub(u64::from(FIN_ACKNOWLEDGED.contains(&old_state))),
-        bytes_received: bytes_received.saturating_sub(u64::from(FIN_RECEIVED.contains(&old_state))),
-    }
 }
 
 /// One row of the flow log before it becomes columns.
@@ -437,7 +414,7 @@ pub struct End<'a> {
     pub cookie: Option<u64>,
     /// Of a TCP socket that has closed.
     pub stats: Option<TcpStats>,
-    /// When the socket closed; `CLOCK_REALTIME` in nanoseconds.
+    /// When the socket closed; `CLOCK_MONOTONIC` in nanoseconds.
     pub closed_ns: Option<u64>,
 }
 
@@ -466,6 +443,19 @@ impl<'a> Attribution<'a> {
     }
 }
 
+impl Attribution<'_> {
+    /// Whether both are the same socket and process, known in the same way.
+    fn is_same(&self, other: &Self) -> bool {
+        let holder = |known: &Self| known.end.map(|end| std::ptr::from_ref(end.holder));
+        self.method == other.method && holder(self) == holder(other)
+    }
+
+    /// Whether it is ambiguous, or the owner was seen: else the socket is older than the daemon.
+    fn is_known(&self) -> bool {
+        self.end.is_none_or(|end| end.holder.owner.time_ns != 0)
+    }
+}
+
 /// Who tracked a flow, and what is known there.
 #[derive(Clone, Copy, Debug)]
 pub struct Observer<'a> {
@@ -477,6 +467,8 @@ pub struct Observer<'a> {
     pub local_addrs: &'a [[u8; 16]],
     /// Its timeouts.
     pub timeouts: &'a Timeouts,
+    /// How the times of flows become those of sockets.
+    pub clocks: &'a Clocks,
 }
 
 impl Observer<'_> {
@@ -499,10 +491,20 @@ pub fn attribute<'a>(
     let latest_ns = estimate_ns.map(|estimate| estimate.saturating_add(1_000_000_000));
     let end_ns = latest_ns.unwrap_or(destroyed_ns).min(destroyed_ns);
     let is_answered = flow.status.is_some_and(|status| status.contains(Status::SEEN_REPLY));
-    let span = Span { start_ns: flow.start_ns, end_ns, destroyed_ns, is_answered };
+    let clocks = observer.clocks;
+    let monotonic_ns =
+        |realtime_ns: u64| clocks.latest_ns(realtime_ns).or_else(|| clocks.latest_ns(received_ns));
+    let span = Span {
+        start: None,
+        // An end that no clock showed may be any time.
+        end_ns: monotonic_ns(end_ns).unwrap_or(u64::MAX),
+        destroyed_ns: monotonic_ns(destroyed_ns).unwrap_or(u64::MAX),
+        is_answered,
+        is_initiator: true,
+    };
     // Each end sees its own tuple: the initiator the one before NAT, the responder the one after.
-    let src = end(&flow.orig, span, &observer, tables);
-    let dst = end(&flow.reply, span, &observer, tables);
+    let src = end(&flow.orig, flow.start_ns, span, &observer, tables);
+    let dst = end(&flow.reply, flow.start_ns, Span { is_initiator: false, ..span }, &observer, tables);
     let is_src_local = src.is_some() || observer.is_local(flow.orig.src);
     let is_dst_local = dst.is_some() || observer.is_local(flow.reply.src);
     let direction = match (is_src_local, is_dst_local) {
@@ -513,6 +515,7 @@ pub fn attribute<'a>(
     };
     // A socket that closed sends nothing more, whatever renewed the timeout of its entry.
     let closed_ns = [src, dst].into_iter().flatten().filter_map(|known| known.end?.closed_ns).max();
+    let closed_ns = closed_ns.map(|closed_ns| clocks.realtime_ns(closed_ns));
     let last_seen_ns = estimate_ns.map(|estimate| closed_ns.map_or(estimate, |closed| closed.min(estimate)));
     FlowRecord {
         flow,
@@ -527,8 +530,27 @@ pub fn attribute<'a>(
     }
 }
 
-/// The local process that sends packets with this tuple.
+/// The local process that sends packets with this tuple, of a flow that started at a time of `CLOCK_REALTIME`.
 fn end<'a>(
+    tuple: &Tuple,
+    start_ns: Option<u64>,
+    span: Span,
+    observer: &Observer<'_>,
+    tables: &'a Tables,
+) -> Option<Attribution<'a>> {
+    let starts = start_ns.into_iter().flat_map(|start_ns| observer.clocks.moments(start_ns));
+    // If the clock was set back there are several times at which the flow may have started.
+    let found = starts.map(|start| end_at(tuple, Span { start: Some(start), ..span }, observer, tables));
+    let found = found.reduce(|one, other| match (one, other) {
+        (Some(one), Some(other)) if one.is_same(&other) => Some(one),
+        (Some(_), Some(_)) => Some(Attribution::AMBIGUOUS),
+        (one, other) => one.or(other),
+    });
+    found.unwrap_or_else(|| end_at(tuple, span, observer, tables)).filter(Attribution::is_known)
+}
+
+/// The same, for one time at which the flow may have started. The owner may not be known.
+fn end_at<'a>(
     tuple: &Tuple,
     span: Span,
     observer: &Observer<'_>,
@@ -547,7 +569,7 @@ fn end<'a>(
         return match tables.sockets.find(&ends, observer.netns_cookie, span) {
             Found::None => None,
             Found::Ambiguous => Some(Attribution::AMBIGUOUS),
-            Found::One(socket) => Some(Attribution::of_socket(socket)).filter(is_known),
+            Found::One(socket) => Some(Attribution::of_socket(socket)),
         };
     }
     let wanted = Wanted {
@@ -564,14 +586,9 @@ fn end<'a>(
         FoundEndpoint::One(holder, cookie) => {
             let end = End { holder, cookie, stats: None, closed_ns: None };
             let method = if holder.is_seeded { Method::Seed } else { Method::Endpoint };
-            Some(Attribution { method, end: Some(end) }).filter(is_known)
+            Some(Attribution { method, end: Some(end) })
         }
     }
-}
-
-/// Whether the owner was seen: else the socket is older than the daemon.
-fn is_known(attribution: &Attribution<'_>) -> bool {
-    attribution.end.is_some_and(|end| end.holder.owner.time_ns != 0)
 }
 
 #[cfg(test)]

@@ -147,7 +147,7 @@ impl Daemon {
         if let Some(address) = metrics_address {
             scrape::serve(address, metrics.exposition())?;
         }
-        let mut local = Local::start(ebpf, ring_buffer_bytes, sockets, cmdline);
+        let mut local = Local::start(ebpf, ring_buffer_bytes, sockets, cmdline)?;
 
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll instance")?;
         let mut watched = Vec::new();
@@ -260,6 +260,7 @@ impl Daemon {
                 _ = signals.hangup.recv() => self.output.rotate()?,
                 _ = refresh.tick() => self.watched.iter_mut().for_each(Watched::refresh),
                 _ = drain.tick() => {
+                    self.local.clock.refine()?;
                     self.local.drain()?;
                     more |= self.check_hold();
                     self.record_dumps()?;

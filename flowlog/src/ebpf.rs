@@ -26,6 +26,7 @@ use flowlog_common::{
 pub use mounts::cgroup2_root;
 
 use self::losses::{Fullness, Skipped};
+use crate::clocks::read::is_in_time_namespace;
 
 /// The programs, built by `build.rs`; empty where that was told to leave them out.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowlog-ebpf.o"));
@@ -65,6 +66,11 @@ pub enum EbpfError {
     /// The binary was built with `AYA_BUILD_SKIP=1`.
     #[error("this binary was built without eBPF; build it with `cargo xtask build`")]
     NotBuilt,
+    /// Events would have times of another clock than flows.
+    #[error(
+        "flowlog runs in a time namespace of its own, whose CLOCK_MONOTONIC is not the one of eBPF programs; run it in the one of the host"
+    )]
+    TimeNamespace,
     /// The kernel refused the programs or maps.
     #[error("the kernel refused an eBPF program or map")]
     Load(#[from] aya::EbpfError),
@@ -153,6 +159,9 @@ impl Ebpf {
     pub fn load(ring_buffer_bytes: u32, tasks: &TaskLayout) -> Result<Self, EbpfError> {
         if OBJECT.is_empty() {
             return Err(EbpfError::NotBuilt);
+        }
+        if is_in_time_namespace() {
+            return Err(EbpfError::TimeNamespace);
         }
         match Self::load_with(ring_buffer_bytes, tasks) {
             // Before Linux 5.15 programs cannot read the number of the system call.

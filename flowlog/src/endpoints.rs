@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use flowlog_common::Owner;
 
+use crate::clocks::Moment;
 use crate::flow::Protocol;
 use crate::lives::{Life, Limits, Lives};
 use crate::sockets::{CLOCK_SLACK_NS, Holder, Span, is_loopback};
@@ -153,7 +154,7 @@ impl EndpointTable {
     pub fn find(&self, wanted: Wanted) -> FoundEndpoint<'_> {
         let netns = |endpoint: &Endpoint| endpoint.holder.owner.netns_cookie;
         let is_own = move |endpoint: &Endpoint| Some(netns(endpoint)) == wanted.netns_cookie;
-        let own = self.find_in(wanted, CLOCK_SLACK_NS, wanted.is_local, is_own);
+        let own = self.find_in(wanted, 0, wanted.is_local, is_own);
         if !matches!(own, FoundEndpoint::None) || is_loopback([wanted.addr, wanted.peer.0]) {
             return own;
         }
@@ -185,20 +186,24 @@ impl EndpointTable {
             !one.is_used && fitting().any(|other| is_user(&other.value))
         };
         let mut found = FoundEndpoint::None;
+        let mut is_certain = false;
         for life in fitting().filter(|life| !handed_over(&life.value)) {
             let endpoint = &life.value;
             found = match found {
-                _ if endpoint.is_shared || !is_certain(life, wanted.span, transit_ns) => {
-                    return FoundEndpoint::Ambiguous;
-                }
+                _ if endpoint.is_shared => return FoundEndpoint::Ambiguous,
                 FoundEndpoint::None => FoundEndpoint::One(&endpoint.holder, Some(endpoint.cookie)),
                 FoundEndpoint::One(holder, cookie) if holder.is_same_process(&endpoint.holder) => {
                     FoundEndpoint::One(holder, cookie.filter(|cookie| *cookie == endpoint.cookie))
                 }
                 _ => return FoundEndpoint::Ambiguous,
             };
+            is_certain |= had_port(life, wanted.span, transit_ns);
         }
-        found
+        match found {
+            // Nobody else can have had the port, but it may have been nobody's.
+            FoundEndpoint::One(..) if !is_certain => FoundEndpoint::Ambiguous,
+            found => found,
+        }
     }
 
     /// The sockets that may have had this end of the flow, each with how well it fits.
@@ -210,14 +215,16 @@ impl EndpointTable {
         include: impl Fn(&Endpoint) -> bool + 'a,
     ) -> impl Iterator<Item = (Fit, &'a Life<Endpoint>)> {
         let Wanted { port, span, .. } = wanted;
-        let slack = |time_ns: u64| time_ns.saturating_add(CLOCK_SLACK_NS);
-        let start_ns = span.start_ns.unwrap_or(0);
+        let Moment { ns: start_ns, error_ns } = span.start.unwrap_or(Moment::exact(0));
+        let slack_ns = CLOCK_SLACK_NS.saturating_add(error_ns);
+        let slack = move |time_ns: u64| time_ns.saturating_add(slack_ns);
+        let transit = move |closed_ns: u64| closed_ns.saturating_add(transit_ns.max(slack_ns));
         self.0
             .with_key(&port)
             .map(|(_, life)| life)
             .filter(move |life| {
                 life.opened_ns <= slack(span.end_ns)
-                    && life.closed_ns.is_none_or(|closed| closed.saturating_add(transit_ns) >= start_ns)
+                    && life.closed_ns.is_none_or(|closed| transit(closed) >= start_ns)
             })
             .filter(move |life| include(&life.value))
             .filter_map(move |life| Some((fit(&life.value, &wanted, any_is_local)?, life)))
@@ -226,11 +233,14 @@ impl EndpointTable {
 
 /// Whether the socket had its port while the flow existed for sure, and not only within the error of the
 /// clocks, or because the start of the flow is not known.
-fn is_certain(life: &Life<Endpoint>, span: Span, transit_ns: u64) -> bool {
-    let transit_ns = if transit_ns > CLOCK_SLACK_NS { transit_ns } else { 0 };
-    span.start_ns.is_some_and(|start_ns| {
-        life.opened_ns <= span.end_ns
-            && life.closed_ns.is_none_or(|closed| closed.saturating_add(transit_ns) >= start_ns)
+fn had_port(life: &Life<Endpoint>, span: Span, transit_ns: u64) -> bool {
+    span.start.is_some_and(|Moment { ns: start_ns, error_ns }| {
+        // Somebody sent the first packet; nobody needs to have answered it.
+        let is_open_at_start = |closed_ns: u64| match span.is_initiator {
+            true => closed_ns.saturating_add(error_ns.max(transit_ns)) >= start_ns,
+            false => closed_ns.saturating_add(transit_ns) >= start_ns.saturating_add(error_ns),
+        };
+        life.opened_ns <= span.end_ns.saturating_add(error_ns) && life.closed_ns.is_none_or(is_open_at_start)
     })
 }
 
@@ -306,10 +316,11 @@ mod tests {
             netns_cookie: Some(HOST),
             is_local: true,
             span: Span {
-                start_ns: Some(200_000_000),
+                start: Some(Moment::exact(200_000_000)),
                 end_ns: 300_000_000,
                 destroyed_ns: 300_000_000,
                 is_answered: true,
+                is_initiator: false,
             },
         }
     }
@@ -385,14 +396,14 @@ mod tests {
         assert_eq!(find(&table, &there), Some((10, Some(1))));
         let here = Wanted { netns_cookie: Some(CONTAINER), ..there };
         assert_eq!(find(&table, &Wanted { is_local: true, ..here }), None, "tracked where it was sent");
-        let later = Span { start_ns: Some(5_000_000_000), ..wanted("10.0.0.1").span };
+        let later = Span { start: Some(Moment::exact(5_000_000_000)), ..wanted("10.0.0.1").span };
         assert_eq!(find(&table, &Wanted { span: later, ..there }), None);
     }
 
     #[test]
     fn without_a_start_nothing_is_proof() {
         let table = table([endpoint(1, 10, HOST, "0.0.0.0")]);
-        let span = Span { start_ns: None, ..wanted("10.0.0.1").span };
+        let span = Span { start: None, ..wanted("10.0.0.1").span };
         assert_eq!(find(&table, &Wanted { span, ..wanted("10.0.0.1") }), Some((-1, None)));
     }
 

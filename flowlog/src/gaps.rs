@@ -27,11 +27,13 @@ pub enum Cause {
     DaemonDown,
     /// Messages of the kernel could not be decoded.
     DecodeError,
+    /// Somebody set the clock: flows of this moment may have an ambiguous process. No flows are missing.
+    ClockSet,
 }
 
 impl Cause {
     /// All there are.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Overrun,
         Self::Overload,
         Self::RingbufFull,
@@ -40,6 +42,7 @@ impl Cause {
         Self::DiskFull,
         Self::DaemonDown,
         Self::DecodeError,
+        Self::ClockSet,
     ];
 
     /// The text of the column `cause`.
@@ -53,6 +56,7 @@ impl Cause {
             Self::DiskFull => "disk_full",
             Self::DaemonDown => "daemon_down",
             Self::DecodeError => "decode_error",
+            Self::ClockSet => "clock_set",
         }
     }
 }

@@ -12,6 +12,7 @@
 //! | [`namespace`] | network namespaces | yes |
 //! | [`host`] | what identifies this host, boot and run | yes |
 //! | [`duplicates`] | which flows ended before | no |
+//! | [`clocks`] | times of one clock = times of another | only `read` |
 //! | [`ebpf`] | the eBPF programs: load, attach, drain their events | BPF |
 //! | [`cmdline`] | arguments of a program = text without secrets | no |
 //! | [`processes`] | which program a process ran at a time | only `walk` |
@@ -62,6 +63,8 @@ pub mod namespace;
 pub mod host;
 
 pub mod duplicates;
+
+pub mod clocks;
 
 pub mod ebpf;
 

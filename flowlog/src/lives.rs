@@ -2,7 +2,7 @@
 //!
 //! A key (a tuple, a port) is used by one socket after the other, and by several at once. A life ends
 //! when its socket closes, and is remembered for a while: connection tracking forgets later than
-//! sockets do. Times are `CLOCK_REALTIME` nanoseconds.
+//! sockets do. Times are `CLOCK_MONOTONIC` nanoseconds.
 
 use std::collections::VecDeque;
 use std::hash::Hash;

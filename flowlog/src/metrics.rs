@@ -69,6 +69,10 @@ metrics! {
         attributes_unknown: Counter,
         /// Events of sockets and processes that did not fit into the ring buffer of the eBPF programs.
         ebpf_events_lost: Counter,
+        /// By how much CLOCK_REALTIME and CLOCK_MONOTONIC can be compared wrongly, in nanoseconds.
+        clock_error_ns: Level,
+        /// How often somebody set the clock.
+        clock_sets: Counter,
         /// Sockets that were forgotten early, because there were too many.
         sockets_evicted: Counter,
         /// Batches and other messages that wait for the writing side.

@@ -26,11 +26,12 @@ use std::time::{Duration, Instant};
 
 use flowlog_common::Owner;
 use hashbrown::HashMap;
-use nix::time::{ClockId, clock_gettime};
+use nix::time::ClockId;
 use procfs::process::Process;
 use procfs::{ProcessCGroup, ProcessCGroups};
 use tracing::warn;
 
+use crate::clocks::read::now_ns;
 use crate::containers::{container_id, pod_uid, unit};
 use crate::ebpf::cgroup2_root;
 use crate::sockets::{Cgroup, Origin};
@@ -239,7 +240,7 @@ fn path_of(tgid: u32) -> Option<String> {
 
 /// The cgroups of a process that runs, and two times of `CLOCK_MONOTONIC` between which it surely ran.
 fn running(tgid: u32, suspended_ns: u64) -> Option<(u64, u64, Vec<ProcessCGroup>)> {
-    let until_ns = clock_ns(ClockId::CLOCK_MONOTONIC);
+    let until_ns = now_ns(ClockId::CLOCK_MONOTONIC);
     // This holds the directory of the process: where it ends and another gets its number, reading fails.
     let process = Process::new(i32::try_from(tgid).ok()?).ok()?;
     // In ticks since boot, rounded down.
@@ -252,14 +253,8 @@ fn running(tgid: u32, suspended_ns: u64) -> Option<(u64, u64, Vec<ProcessCGroup>
 
 /// In this order it is never too much: a process then seems younger rather than older than it is.
 fn suspended_ns() -> u64 {
-    let boottime_ns = clock_ns(ClockId::CLOCK_BOOTTIME);
-    boottime_ns.saturating_sub(clock_ns(ClockId::CLOCK_MONOTONIC))
-}
-
-fn clock_ns(clock: ClockId) -> u64 {
-    // Cannot fail for these clocks.
-    let now = clock_gettime(clock).map(Duration::from).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+    let boottime_ns = now_ns(ClockId::CLOCK_BOOTTIME);
+    boottime_ns.saturating_sub(now_ns(ClockId::CLOCK_MONOTONIC))
 }
 
 /// The directories of cgroup v2.
@@ -519,15 +514,15 @@ mod tests {
         let tgid = std::process::id();
         let (from_ns, ..) = running(tgid, suspended_ns()).unwrap();
         // The test may have begun within the tick of its process.
-        let wait_ns = from_ns.saturating_sub(clock_ns(ClockId::CLOCK_MONOTONIC));
+        let wait_ns = from_ns.saturating_sub(now_ns(ClockId::CLOCK_MONOTONIC));
         std::thread::sleep(Duration::from_nanos(wait_ns));
-        let now_ns = clock_ns(ClockId::CLOCK_MONOTONIC);
+        let at_ns = now_ns(ClockId::CLOCK_MONOTONIC);
         let owner = |time_ns| Owner { tgid, time_ns, ..Owner::UNKNOWN };
         assert_eq!(origins.resolve(&owner(from_ns - SUSPEND_NS)).cgroup, None);
         assert!(origins.processes.get(&tgid).is_none());
-        assert!(origins.resolve(&owner(now_ns)).cgroup.is_some());
+        assert!(origins.resolve(&owner(at_ns)).cgroup.is_some());
         let until_ns = origins.processes.get(&tgid).unwrap().until_ns;
-        assert!((now_ns..=clock_ns(ClockId::CLOCK_MONOTONIC)).contains(&until_ns));
+        assert!((at_ns..=now_ns(ClockId::CLOCK_MONOTONIC)).contains(&until_ns));
         assert_eq!(origins.resolve(&owner(from_ns - SUSPEND_NS)).cgroup, None);
     }
 

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use flowlog_common::Owner;
 use hashbrown::HashMap;
 
+use crate::clocks::Moment;
 use crate::lives::{Life, Limits, Lives};
 use crate::processes::Process;
 
-/// By how much the times of the two sources may disagree: both are read from the same hardware clock,
-/// but the offset between `CLOCK_MONOTONIC` and `CLOCK_REALTIME` is sampled. What fits only within this
-/// is ambiguous. Too large, and quick reuse of a port is never told apart; too small, and a clock that
-/// is off names a wrong process.
+/// By how much the times of the two sources may disagree beside the error with which their clocks can be compared:
+/// an event and a flow are not stamped at the same instruction. What fits only within this is ambiguous. Too large, and
+/// quick reuse of a port is never told apart; too small, and a wrong process is named.
 pub(crate) const CLOCK_SLACK_NS: u64 = 20_000;
 
 /// Both ends of a connected socket, seen from the socket.
@@ -149,17 +149,19 @@ pub struct TcpStats {
     pub bytes_received: u64,
 }
 
-/// When a flow existed.
+/// When a flow existed, by `CLOCK_MONOTONIC`, and which of its ends is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
-    /// When its first packet was seen, where the kernel said so.
-    pub start_ns: Option<u64>,
+    /// When its first packet was seen, if the kernel said so.
+    pub start: Option<Moment>,
     /// When it ended; at the latest the time of receipt.
     pub end_ns: u64,
     /// When its entry was destroyed; `end_ns` may be an estimate of its last packet.
     pub destroyed_ns: u64,
     /// Packets went both ways.
     pub is_answered: bool,
+    /// The end is the one that sent the first packet: somebody had it when the flow began.
+    pub is_initiator: bool,
 }
 
 /// Result of [`SocketTable::find`].
@@ -234,21 +236,27 @@ impl SocketTable {
     /// Looks among the sockets of one namespace, whose lives do not overlap.
     fn find_in(&self, ends: &Ends, span: Span, wanted: impl Fn(&Life<Socket>) -> bool) -> Found<'_> {
         let lives = || self.0.with_key(ends).map(|(_, life)| life).filter(|life| wanted(life));
-        let Some(start_ns) = span.start_ns else {
+        let Some(Moment { ns: start_ns, error_ns }) = span.start else {
             // Nothing tells the flow from a later one with the same tuple, which may have no socket.
             return if lives().next().is_some() { Found::Ambiguous } else { Found::None };
         };
-        let slack = |time_ns: u64| time_ns.saturating_add(CLOCK_SLACK_NS);
+        let slack = |time_ns: u64| time_ns.saturating_add(error_ns).saturating_add(CLOCK_SLACK_NS);
+        let ended_ns = |life: &Life<Socket>| life.closed_ns.unwrap_or(u64::MAX);
 
         // Who sends the first packet opens before the flow starts. Lives follow one another, so of those
         // that opened before, only the last can have been alive.
-        let before = lives().filter(|life| life.opened_ns <= start_ns).max_by_key(|life| life.opened_ns);
+        let opened_before = || lives().filter(|life| life.opened_ns <= start_ns);
+        let before = opened_before().max_by_key(|life| life.opened_ns);
+        // Unless the clocks are so slow that the flow may have started before it opened, when another had the tuple.
+        let is_alone = opened_before().all(|life| {
+            before.is_some_and(|last| last.opened_ns == life.opened_ns)
+                || ended_ns(life) < start_ns.saturating_sub(error_ns)
+        });
         // An accepted socket opens after its flow started, unless connection tracking found that in the middle: then
         // there were answers. Without any, it is the one of the flow before, whose reset is not processed yet.
         let before = before.filter(|life| !life.value.passive || span.is_answered);
-        let ended_ns = before.and_then(|life| life.closed_ns).unwrap_or(u64::MAX);
-        let before_fits = before.filter(|_| start_ns <= ended_ns);
-        let before_may_fit = before.is_some() && start_ns <= slack(ended_ns);
+        let before_fits = before.filter(|life| start_ns <= ended_ns(life));
+        let before_may_fit = before.is_some_and(|life| start_ns <= slack(ended_ns(life)));
 
         // Who answers has finished the handshake after the flow started. One that is older than the programs
         // opened before it was found: what was tracked then was its own. Who connects after the start
@@ -265,13 +273,27 @@ impl SocketTable {
         let after: Vec<_> =
             late().filter(|(life, latest)| life.opened_ns <= *latest).map(|(life, _)| life).take(2).collect();
         let after_may_fit = late().any(|(life, latest)| life.opened_ns <= slack(latest));
-        let connects_now = lives().any(|life| {
+        let mut connecting = lives().filter(|life| {
             latest_ns(life).is_none() && life.opened_ns > start_ns && life.opened_ns <= slack(start_ns)
         });
+        let (connecting, is_alone) = (connecting.next(), is_alone && connecting.next().is_none());
 
         match (before_fits, after.as_slice()) {
-            _ if connects_now => Found::Ambiguous,
-            (Some(life), []) if !after_may_fit => Found::One(life),
+            // Somebody sent the first packet. If only one socket can have done so, it has.
+            (None, []) if span.is_initiator && !after_may_fit && is_alone => match (before, connecting) {
+                (_, Some(life)) if !before_may_fit && life.opened_ns <= start_ns.saturating_add(error_ns) => {
+                    Found::One(life)
+                }
+                (Some(life), None)
+                    if !life.value.passive && start_ns <= ended_ns(life).saturating_add(error_ns) =>
+                {
+                    Found::One(life)
+                }
+                (_, None) if !before_may_fit => Found::None,
+                _ => Found::Ambiguous,
+            },
+            _ if connecting.is_some() => Found::Ambiguous,
+            (Some(life), []) if !after_may_fit && is_alone => Found::One(life),
             (None, [life]) => Found::One(life),
             (None, []) if !before_may_fit && !after_may_fit => Found::None,
             _ => Found::Ambiguous,
@@ -334,10 +356,11 @@ mod tests {
     /// The cookie that is found, 0 where it is ambiguous.
     fn find(table: &SocketTable, start_ms: Option<u64>, end_ms: u64) -> Option<u64> {
         let span = Span {
-            start_ns: start_ms.map(|ms| ms * MS),
+            start: start_ms.map(|ms| Moment::exact(ms * MS)),
             end_ns: end_ms * MS,
             destroyed_ns: end_ms * MS,
             is_answered: true,
+            is_initiator: false,
         };
         match table.find(&ends(), Some(HOST), span) {
             Found::None => None,
@@ -396,8 +419,13 @@ mod tests {
         open(&mut table, socket(1, HOST, true), 100);
         table.0.close(1, 102 * MS);
         for (is_answered, cookie) in [(false, None), (true, Some(1))] {
-            let span =
-                Span { start_ns: Some(101 * MS), end_ns: 101 * MS, destroyed_ns: 101 * MS, is_answered };
+            let span = Span {
+                start: Some(Moment::exact(101 * MS)),
+                end_ns: 101 * MS,
+                destroyed_ns: 101 * MS,
+                is_answered,
+                is_initiator: false,
+            };
             let found = match table.find(&ends(), Some(HOST), span) {
                 Found::One(life) => Some(life.value.cookie),
                 Found::None | Found::Ambiguous => None,
@@ -409,20 +437,7 @@ mod tests {
     /// A refused connection has no socket at its far end, and the one before it has just closed.
     #[test]
     fn what_fits_only_within_the_slack_of_the_clocks_is_ambiguous() {
-        let us = |ns: u64| ns * 1000;
-        let find = |table: &SocketTable, start_us: u64| {
-            let span = Span {
-                start_ns: Some(us(start_us)),
-                end_ns: us(start_us + 5),
-                destroyed_ns: us(start_us + 5),
-                is_answered: true,
-            };
-            match table.find(&ends(), Some(HOST), span) {
-                Found::None => "none",
-                Found::One(_) => "one",
-                Found::Ambiguous => "ambiguous",
-            }
-        };
+        let find = |table: &SocketTable, start_us: u64| find_us(table, start_us, 0, false).0;
         let mut table = SocketTable::new(Limits::default());
         table.open(ends(), us(100), socket(1, HOST, true));
         table.0.close(1, us(500));
@@ -433,6 +448,56 @@ mod tests {
         table.open(ends(), us(530), socket(2, HOST, false));
         assert_eq!(find(&table, 522), "ambiguous", "the socket that opens now may have sent it");
         assert_eq!(find(&table, 531), "one");
+    }
+
+    fn us(us: u64) -> u64 {
+        us * 1000
+    }
+
+    /// What is found for a flow of 5 us, and the cookie of the socket.
+    fn find_us(table: &SocketTable, start_us: u64, error_us: u64, is_initiator: bool) -> (&'static str, u64) {
+        let span = Span {
+            start: Some(Moment { ns: us(start_us), error_ns: us(error_us) }),
+            end_ns: us(start_us + 5),
+            destroyed_ns: us(start_us + 5),
+            is_answered: true,
+            is_initiator,
+        };
+        match table.find(&ends(), Some(HOST), span) {
+            Found::None => ("none", 0),
+            Found::One(life) => ("one", life.value.cookie),
+            Found::Ambiguous => ("ambiguous", 0),
+        }
+    }
+
+    /// Clocks that are slow to read cannot be compared better than this: the start of a flow may seem to be before its
+    /// socket opened, or after it closed.
+    #[test]
+    fn slow_clocks_name_the_only_socket_that_can_have_sent_the_first_packet() {
+        let mut table = SocketTable::new(Limits::default());
+        table.open(ends(), us(1000), socket(1, HOST, false));
+        assert_eq!(find_us(&table, 960, 50, true), ("one", 1));
+        assert_eq!(
+            find_us(&table, 960, 50, false).0,
+            "ambiguous",
+            "the end that was asked may have no socket"
+        );
+        assert_eq!(find_us(&table, 940, 50, true).0, "ambiguous", "not within the error of the clocks alone");
+        assert_eq!(find_us(&table, 900, 50, true).0, "none");
+        table.0.close(1, us(1100));
+        assert_eq!(find_us(&table, 1140, 50, true), ("one", 1));
+        assert_eq!(find_us(&table, 1140, 50, false).0, "ambiguous");
+        assert_eq!(find_us(&table, 1300, 50, true).0, "none");
+        // Another process uses the port again at once.
+        table.open(ends(), us(1120), socket(2, HOST, false));
+        assert_eq!(find_us(&table, 1090, 50, true).0, "ambiguous");
+        assert_eq!(
+            find_us(&table, 1130, 50, true).0,
+            "ambiguous",
+            "the flow may have started when 1 had the port"
+        );
+        assert_eq!(find_us(&table, 1130, 5, true), ("one", 2));
+        assert_eq!(find_us(&table, 1160, 50, true), ("one", 2));
     }
 
     #[test]
@@ -462,7 +527,7 @@ mod tests {
         assert_eq!(find(&table, Some(101), 300), Some(1));
     }
 
-    /// The clocks could not be compared, so its event was still to be read when it was found.
+    /// Its event was still to be read when it was found.
     #[test]
     fn a_socket_that_is_found_before_its_event_is_read_is_of_who_opened_it() {
         let by = |time_ns: u64, is_seeded: bool| {
@@ -507,8 +572,13 @@ mod tests {
         let ends = Ends::new("::1".parse().unwrap(), 1, "::1".parse().unwrap(), 2);
         let mut table = SocketTable::new(Limits::default());
         table.open(ends, 100 * MS, socket(1, CONTAINER, false));
-        let span =
-            Span { start_ns: Some(101 * MS), end_ns: 200 * MS, destroyed_ns: 200 * MS, is_answered: true };
+        let span = Span {
+            start: Some(Moment::exact(101 * MS)),
+            end_ns: 200 * MS,
+            destroyed_ns: 200 * MS,
+            is_answered: true,
+            is_initiator: false,
+        };
         assert!(matches!(table.find(&ends, Some(HOST), span), Found::None));
         assert!(matches!(table.find(&ends, Some(CONTAINER), span), Found::One(_)));
     }

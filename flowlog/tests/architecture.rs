@@ -18,6 +18,7 @@ const WITHOUT_IO: &[&str] = &[
     "proc_net.rs",
     "proc_net/",
     "duplicates.rs",
+    "clocks.rs",
     "cmdline.rs",
     "cmdline/",
     "processes.rs",

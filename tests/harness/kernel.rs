@@ -31,6 +31,11 @@ pub(crate) fn lacks((what, since): Feature) -> bool {
     lacks
 }
 
+/// Whether this machine was made for the tests, and ends with them: `cargo xtask vm-test`.
+pub(crate) fn is_virtual_machine() -> bool {
+    std::env::var_os("FLOWLOG_VM").is_some()
+}
+
 /// The first two numbers of a release.
 #[track_caller]
 fn version(release: &str) -> (u32, u32) {

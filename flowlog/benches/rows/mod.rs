@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use flowlog::attribute::{FlowRecord, Observer, Sighting, Tables, attribute};
+use flowlog::clocks::Clocks;
 use flowlog::cmdline::Mode;
 use flowlog::endpoints::{Endpoint, Port};
 use flowlog::flow::{Flow, L4, Protocol, Tuple};
@@ -39,6 +40,7 @@ pub(crate) struct Rows {
     mix: Mix,
     tables: Tables,
     timeouts: Timeouts,
+    clocks: Clocks,
     local_addrs: Vec<[u8; 16]>,
     containers: HashMap<IpAddr, Container>,
     resolver: Holder,
@@ -73,6 +75,7 @@ impl Rows {
             mix: Mix::new()?,
             tables: Tables::new(Limits { sockets, ..Limits::default() }, Mode::default()),
             timeouts: Timeouts::read(),
+            clocks: Clocks::fixed(0),
             local_addrs,
             containers,
             resolver: service(812, "unbound", "/usr/sbin/unbound -d -p", "unbound"),
@@ -96,9 +99,9 @@ impl Rows {
 
     /// Its record.
     pub(crate) fn record<'a>(&'a self, flow: &'a Flow) -> FlowRecord<'a> {
-        let Self { timeouts, local_addrs, tables, .. } = self;
-        let observer =
-            Observer { netns: 4_026_531_840, netns_cookie: Some(HOST_COOKIE), local_addrs, timeouts };
+        let Self { timeouts, clocks, local_addrs, tables, .. } = self;
+        let netns_cookie = Some(HOST_COOKIE);
+        let observer = Observer { netns: 4_026_531_840, netns_cookie, local_addrs, timeouts, clocks };
         let received_ns = flow.stop_ns.unwrap_or_default() + 100_000;
         attribute(flow, Sighting::Destroyed, received_ns, observer, tables)
     }

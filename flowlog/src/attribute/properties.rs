@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use flowlog_common::{EventHeader, FILENAME_LEN, usage};
+use flowlog_common::{EventHeader, FILENAME_LEN, TcpClose, usage};
 use nix::libc;
 use proptest::prelude::*;
 
@@ -367,11 +367,12 @@ impl Host {
         if has_lost {
             self.tables.processes_are_unknown(since_ns, self.now_ns);
         }
+        let clocks = Clocks::fixed(OFFSET_NS);
         for event in std::mem::take(&mut self.events) {
-            self.tables.apply(&event, OFFSET_NS, |_| Origin::default());
+            self.tables.apply(&event, &clocks, |_| Origin::default());
         }
         if has_lost {
-            self.tables.sockets_are_unknown(since_ns, OFFSET_NS);
+            self.tables.sockets_are_unknown(since_ns);
             self.now_ns += US;
             for process in self.running.values() {
                 self.tables.processes.seed(process.clone(), self.now_ns);
@@ -379,8 +380,13 @@ impl Host {
         }
         let local_addrs = [mapped("10.0.0.1".parse().unwrap())];
         let timeouts = &Timeouts::default();
-        let observer =
-            Observer { netns: 1, netns_cookie: Some(NETNS_COOKIE), local_addrs: &local_addrs, timeouts };
+        let observer = Observer {
+            netns: 1,
+            netns_cookie: Some(NETNS_COOKIE),
+            local_addrs: &local_addrs,
+            timeouts,
+            clocks: &clocks,
+        };
         for (flow, Tracked { cookie, had_it, .. }) in std::mem::take(&mut self.flows) {
             let closer = cookie.and_then(|cookie| self.closers.get(&cookie));
             let received_ns = OFFSET_NS + self.now_ns;

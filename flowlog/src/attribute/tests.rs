@@ -32,7 +32,7 @@ fn exe(tables: &Tables, time_ns: u64) -> Option<String> {
 #[test]
 fn between_lost_events_no_program_is_known() {
     let mut tables = Tables::new(Limits::default(), cmdline::Mode::Full);
-    let apply = |tables: &mut Tables, event| tables.apply(&event, 0, |_| Origin::default());
+    let apply = |tables: &mut Tables, event| tables.apply(&event, &Clocks::fixed(0), |_| Origin::default());
     apply(&mut tables, exec("/bin/first", 100));
     tables.processes_are_unknown(200, 500);
     apply(&mut tables, exec("/bin/second", 300));
@@ -66,7 +66,7 @@ fn between_lost_events_a_connection_is_not_of_who_tried_before() {
                 passive: 0,
             }),
         ] {
-            tables.apply(&event, 0, |_| Origin::default());
+            tables.apply(&event, &Clocks::fixed(0), |_| Origin::default());
         }
         tables.sockets.0.get_mut(1).unwrap().value.holder.owner.tgid
     };
@@ -105,7 +105,7 @@ fn after(events: impl IntoIterator<Item = Event>) -> Tables {
     let kernel_thread =
         ProcessFork { header: header(50), tgid: KERNEL_THREAD, maker_tgid: 2, ppid: 2, login_uid: u32::MAX };
     for event in [exec("/bin/server", 60), Event::ProcessFork(kernel_thread)].into_iter().chain(events) {
-        tables.apply(&event, 0, |_| Origin::default());
+        tables.apply(&event, &Clocks::fixed(0), |_| Origin::default());
     }
     tables
 }
@@ -173,7 +173,7 @@ fn a_thread_of_the_kernel_owns_nothing() {
         let mut tables = after([Event::TcpConnect(connect), tcp_open(Owner::UNKNOWN, 0, 200)]);
         let life = tables.sockets.0.get_mut(1).unwrap().clone();
         assert_eq!(life.value.holder.owner.netns_cookie, 9, "it is where it is, all the same");
-        is_known(&Attribution::of_socket(&life))
+        Attribution::of_socket(&life).is_known()
     };
     assert!(is_owner_known(TGID));
     assert!(!is_owner_known(KERNEL_THREAD));
@@ -212,7 +212,7 @@ fn a_raw_socket_had_its_echo_id_until_it_took_another() {
 #[test]
 fn a_listener_is_of_the_program_that_its_process_runs_when_it_accepts() {
     let mut tables = Tables::new(Limits::default(), cmdline::Mode::Full);
-    let apply = |tables: &mut Tables, event| tables.apply(&event, 0, |_| Origin::default());
+    let apply = |tables: &mut Tables, event| tables.apply(&event, &Clocks::fixed(0), |_| Origin::default());
     tables.processes.fork(Fork { tgid: TGID, maker_tgid: 1, ppid: None, login_uid: None, start_ns: 50 }, 50);
     apply(&mut tables, exec("/bin/binds", 100));
     let bound = tables.holder(Owner { tgid: TGID, time_ns: 150, ..Owner::UNKNOWN }, |_| Origin::default());

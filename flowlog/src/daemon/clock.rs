@@ -1,37 +1,115 @@
 //! The clocks: connection tracking speaks of `CLOCK_REALTIME`, eBPF of `CLOCK_MONOTONIC`, and /proc of
 //! `CLOCK_BOOTTIME`.
 
-use std::time::Duration;
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::sys::time::{TimeSpec, TimeValLike as _};
+use nix::sys::timerfd::{self, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use nix::time::ClockId;
+use tracing::warn;
 
-use nix::time::{ClockId, clock_gettime};
+pub(super) use crate::clocks::read::now_ns;
+use crate::clocks::read::{SLOW_NS, compare, sample};
+use crate::clocks::{Clocks, Sample, Set};
 
-/// How long the two clocks may take to be read one after the other, for their difference to be of use:
-/// well below what the join by time allows for.
-const MAX_SAMPLE_NS: u64 = 5_000;
+/// The clocks are fast where they are compared in less: then they are compared before each join, which tells of a
+/// change before the kernel does.
+const FAST_NS: u64 = 2_000;
 
-/// `CLOCK_REALTIME` less `CLOCK_MONOTONIC`.
-pub(super) fn realtime_offset_ns() -> Option<u64> {
-    realtime_less_ns(ClockId::CLOCK_MONOTONIC)
+/// Knows how the clocks of this host stand to each other.
+pub(super) struct Watch {
+    pub(super) clocks: Clocks,
+    /// Ends with `ECANCELED` when somebody sets `CLOCK_REALTIME`.
+    timer: TimerFd,
+    is_fast: bool,
+    /// What was not declared yet: when the clock was set.
+    set: Option<Set>,
 }
 
-/// `CLOCK_REALTIME` less another clock; `None` where this thread had to wait each time between reading the
-/// one and the other.
-pub(super) fn realtime_less_ns(clock: ClockId) -> Option<u64> {
-    let attempt = || {
-        let before_ns = now_ns(clock);
-        let realtime_ns = now_ns(ClockId::CLOCK_REALTIME);
-        let took_ns = now_ns(clock).saturating_sub(before_ns);
-        (took_ns, realtime_ns.saturating_sub(before_ns + took_ns / 2))
-    };
-    let (took_ns, offset_ns) = (0..5).map(|_| attempt()).min()?;
-    (took_ns <= MAX_SAMPLE_NS).then_some(offset_ns)
+impl Watch {
+    /// Compares the clocks, and begins to look whether somebody sets one.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel gives no timer.
+    pub(super) fn start() -> Result<Self> {
+        let timer = TimerFd::new(
+            timerfd::ClockId::CLOCK_REALTIME,
+            TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC,
+        )
+        .context("cannot make a timer that tells when somebody sets the clock")?;
+        arm(&timer)?;
+        let (clocks, took_ns) = compare();
+        let error_ns = clocks.error_ns();
+        if error_ns > SLOW_NS {
+            warn!(
+                "the clocks of this host can be compared to within {} us only, expected less than {} us: connections that use a \
+                 port again within this time have ambiguous processes; choose a faster clock source, such as tsc",
+                error_ns / 1000,
+                SLOW_NS / 1000,
+            );
+        }
+        Ok(Self { clocks, timer, is_fast: took_ns < FAST_NS, set: None })
+    }
+
+    /// Sees whether the clock was set, which is due before each join.
+    ///
+    /// # Errors
+    ///
+    /// If the timer fails.
+    pub(super) fn check(&mut self) -> Result<()> {
+        let was_set = self.was_set()?;
+        if was_set || self.is_fast {
+            self.add(sample(), was_set);
+        }
+        Ok(())
+    }
+
+    /// Compares the clocks once more, which is due now and then.
+    ///
+    /// # Errors
+    ///
+    /// If the timer fails.
+    pub(super) fn refine(&mut self) -> Result<()> {
+        let was_set = self.was_set()?;
+        self.add(sample(), was_set);
+        Ok(())
+    }
+
+    /// What is to be declared: the clock was set so often since the last call, the last time like this.
+    pub(super) fn take_set(&mut self) -> Option<Set> {
+        self.set.take()
+    }
+
+    fn add(&mut self, sample: Sample, was_set: bool) {
+        let Some(set) = self.clocks.add(sample, was_set) else { return };
+        self.set = Some(match self.set {
+            Some(before) => {
+                Set { by_ns: before.by_ns.saturating_add(set.by_ns), after_ns: before.after_ns, ..set }
+            }
+            None => set,
+        });
+    }
+
+    /// Whether the kernel says that the clock was set since the last call.
+    fn was_set(&self) -> Result<bool> {
+        match nix::unistd::read(&self.timer, &mut [0; 8]) {
+            Err(Errno::ECANCELED) => {
+                arm(&self.timer)?;
+                Ok(true)
+            }
+            // It does not run out before the end of time.
+            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(false),
+            Err(error) => Err(error).context("cannot ask whether somebody has set the clock"),
+        }
+    }
 }
 
-/// The time in nanoseconds.
-pub(super) fn now_ns(clock: ClockId) -> u64 {
-    // Cannot fail for these clocks; a time before 1970 counts as 1970.
-    let now = clock_gettime(clock).map(Duration::from).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+/// Lets the timer wait for the end of time: only a clock that is set ends it.
+fn arm(timer: &TimerFd) -> Result<()> {
+    let end_of_time = Expiration::OneShot(TimeSpec::seconds(i64::MAX / 1_000_000_000 - 1));
+    let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
+    timer.set(end_of_time, flags).context("cannot wait for the clock to be set")
 }
 
 /// The wall clock in microseconds since 1970, as the flow log has it.

@@ -40,6 +40,8 @@ impl Daemon {
         set(&metrics.receive_overruns, overruns);
         set(&metrics.events_truncated, truncated);
         set(&metrics.ebpf_events_lost, self.local.lost);
+        metrics.clock_error_ns.set(self.local.clock.clocks.error_ns());
+        set(&metrics.clock_sets, self.local.clock.clocks.sets());
         set(&metrics.sockets_evicted, self.local.tables.evicted());
         let (waiting, max) = self.output.queue();
         metrics.queue_messages.set(waiting);

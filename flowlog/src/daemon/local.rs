@@ -1,15 +1,18 @@
 //! What is known of the sockets and processes of this host: the tables, fed from the ring buffer.
 
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use anyhow::Result;
 use flowlog_common::{COMM_LEN, TaskLayout};
 use nix::time::ClockId;
 use tracing::{debug, warn};
 
-use super::clock::{micros, now_ns, now_us, realtime_less_ns, realtime_offset_ns};
+use super::clock::{self, micros, now_ns, now_us};
 use crate::attribute::Tables;
 use crate::causes::one_line;
+use crate::clocks::Set;
+use crate::clocks::read::boot_ns;
 use crate::cmdline::Mode;
 use crate::ebpf::{
     Ebpf, Event, HANDFUL, HOST_CGROUPS, KERNEL_TYPES, ON_BRANCH, ONLY_RELATIVES, Untold, task_layout,
@@ -26,6 +29,7 @@ const NOBODY: u32 = 0;
 pub(super) struct Local {
     pub(super) ebpf: Option<Ebpf>,
     pub(super) tables: Tables,
+    pub(super) clock: clock::Watch,
     pub(super) origins: Origins,
     /// What is recorded of arguments.
     cmdline: Mode,
@@ -58,7 +62,17 @@ struct Blind {
 
 impl Local {
     /// Loads eBPF where that is wanted. Where it cannot be, flows are logged without processes.
-    pub(super) fn start(wanted: bool, ring_buffer_bytes: u32, sockets: Limits, cmdline: Mode) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// If nothing tells when somebody sets the clock.
+    pub(super) fn start(
+        wanted: bool,
+        ring_buffer_bytes: u32,
+        sockets: Limits,
+        cmdline: Mode,
+    ) -> Result<Self> {
+        let clock = clock::Watch::start()?;
         let ebpf = if wanted {
             Ebpf::load(ring_buffer_bytes, &tasks(cmdline))
                 .inspect_err(|error| {
@@ -79,9 +93,10 @@ impl Local {
             warn!("flows are logged without processes: eBPF is turned off");
             None
         };
-        Self {
+        Ok(Self {
             ebpf,
             tables: Tables::new(sockets, cmdline),
+            clock,
             cmdline,
             origins: Origins::open(),
             events: Vec::new(),
@@ -92,19 +107,21 @@ impl Local {
             evicted: 0,
             said_evicted: 0,
             said_refused_cmdlines: 0,
-        }
+        })
     }
 
-    /// Takes in all events that are there.
+    /// Takes in all events that are there, and sees how the clocks stand: then flows can be joined that ended before
+    /// the call.
     pub(super) fn drain(&mut self) -> Result<()> {
-        let Self { ebpf: Some(ebpf), tables, origins, events, own_comm, complete_ns, lost, .. } = self else {
+        self.clock.check()?;
+        let Self { ebpf: Some(ebpf), tables, clock, origins, events, own_comm, complete_ns, lost, .. } = self
+        else {
             return Ok(());
         };
-        // The events wait where the clocks cannot be compared now: a wrong time is a wrong process.
-        let Some(realtime_offset_ns) = realtime_offset_ns() else { return Ok(()) };
         let since_ns = *complete_ns;
         let (mut lost_now, mut skipped_now) = (0, 0);
-        // A storm of events cannot keep the caller here.
+        // A storm of events cannot keep the caller here: these are more than the ring buffer holds, so all that was
+        // there before the call.
         for _ in 0..=ebpf.capacity() / HANDFUL {
             let before_ns = now_ns(ClockId::CLOCK_MONOTONIC);
             let Untold { lost, skipped, is_all } = ebpf.read(events)?;
@@ -119,7 +136,7 @@ impl Local {
                 {
                     release.closer.tgid = NOBODY;
                 }
-                tables.apply(event, realtime_offset_ns, |owner| origins.resolve(owner));
+                tables.apply(event, &clock.clocks, |owner| origins.resolve(owner));
             }
             // Not before: what was lost while the ring buffer was full is known when all of it has been read.
             if events.len() < HANDFUL {
@@ -131,7 +148,7 @@ impl Local {
         }
         // Only programs of processes are skipped.
         if lost_now > 0 {
-            tables.sockets_are_unknown(since_ns, realtime_offset_ns);
+            tables.sockets_are_unknown(since_ns);
         }
         let lost_now = lost_now + skipped_now;
         if lost_now == 0 {
@@ -139,7 +156,7 @@ impl Local {
         }
         *lost += lost_now;
         warn!("{lost_now} events of sockets and processes were lost: flows of this time may have no process");
-        let from_us = micros(since_ns.saturating_add(realtime_offset_ns));
+        let from_us = micros(clock.clocks.realtime_ns(since_ns));
         let blind = self.blind.get_or_insert(Blind { from_us, to_us: from_us, events: 0 });
         blind.to_us = now_us();
         blind.events += lost_now;
@@ -149,7 +166,7 @@ impl Local {
 
     /// Forgets sockets that closed long ago.
     pub(super) fn expire(&mut self) {
-        self.tables.expire(now_ns(ClockId::CLOCK_REALTIME));
+        self.tables.expire(now_ns(ClockId::CLOCK_MONOTONIC));
     }
 
     /// Declares what was lost of sockets and processes since the last call.
@@ -158,6 +175,7 @@ impl Local {
             let gap = Gap::new(Cause::RingbufFull, Stage::Attribute, from_us, to_us);
             gaps.add(Gap { detail: Some(format!("{events} events of sockets and processes")), ..gap });
         }
+        self.declare_set_clock(gaps);
         self.say_refused_cmdlines();
         let evicted = self.tables.evicted();
         if evicted > self.evicted {
@@ -174,6 +192,22 @@ impl Local {
                 "{evicted} sockets were forgotten, because there are too many: their flows have no process"
             );
         }
+    }
+
+    /// Declares that somebody set the clock: times of flows jumped, and a flow of this moment may have been known by two
+    /// times.
+    fn declare_set_clock(&mut self, gaps: &mut Pending) {
+        let Some(Set { by_ns, after_ns, before_ns }) = self.clock.take_set() else { return };
+        let by_s = Duration::from_nanos(by_ns.unsigned_abs()).as_secs_f64();
+        let direction = if by_ns < 0 { "back" } else { "forward" };
+        warn!(
+            "somebody set the clock {direction} by {by_s:.6} s: times of flows jump, and flows of this moment may have an ambiguous process"
+        );
+        // As it was before, and as it is now.
+        let times_us = [after_ns, before_ns].map(|at_ns| micros(self.clock.clocks.realtime_ns(at_ns)));
+        let [from_us, to_us] = [times_us[0].min(times_us[1]), times_us[0].max(times_us[1])];
+        let gap = Gap::new(Cause::ClockSet, Stage::Attribute, from_us, to_us);
+        gaps.add(Gap { detail: Some(format!("the clock was set {direction} by {by_s:.6} s")), ..gap });
     }
 
     /// Says what could not be kept of processes.
@@ -194,8 +228,7 @@ impl Local {
             );
             return;
         }
-        let boot_ns = realtime_less_ns(ClockId::CLOCK_BOOTTIME);
-        let seeded = walk(boot_ns, *cmdline, |process| {
+        let seeded = walk(boot_ns(), *cmdline, |process| {
             tables.processes.seed(process, now_ns(ClockId::CLOCK_MONOTONIC));
         });
         if let Err(error) = seeded {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use nix::time::ClockId;
 use tracing::{debug, warn};
 
-use super::clock::{now_ns, realtime_offset_ns};
+use super::clock::now_ns;
 use super::local::{Local, is_initial_pid_namespace};
 use crate::seed::{Missed, Older, Role, sockets_tell_namespaces, walk};
 
@@ -27,20 +27,15 @@ impl Local {
             );
             return Ok(());
         }
-        let Some(realtime_offset_ns) = (0..100).find_map(|_| realtime_offset_ns()) else {
-            warn!("sockets that are older than flowlog have no process: the clocks cannot be compared");
-            return Ok(());
-        };
         let mut found = Vec::new();
         let mut refused = None;
         let monotonic_ns = || now_ns(ClockId::CLOCK_MONOTONIC);
-        let walked =
-            walk(monotonic_ns, |socket, older| match self.adopt(socket, &older, realtime_offset_ns) {
-                Ok(true) => found.push(older),
-                // The programs tell of it.
-                Ok(false) => {}
-                Err(error) => refused = Some(error),
-            });
+        let walked = walk(monotonic_ns, |socket, older| match self.adopt(socket, &older) {
+            Ok(true) => found.push(older),
+            // The programs tell of it.
+            Ok(false) => {}
+            Err(error) => refused = Some(error),
+        });
         match walked {
             Ok(Missed { processes, sockets }) => debug!(
                 "found {} sockets that are older than flowlog; {processes} processes and {sockets} sockets could not be looked at",
@@ -56,14 +51,14 @@ impl Local {
         self.drain()?;
         let Self { tables, origins, .. } = self;
         for older in &found {
-            tables.seed(older, realtime_offset_ns, |owner| origins.resolve(owner));
+            tables.seed(older, |owner| origins.resolve(owner));
         }
         Ok(())
     }
 
     /// Writes the owner into a socket and takes it into the tables. Says `false` where the programs know its
     /// owner.
-    fn adopt(&mut self, socket: &OwnedFd, older: &Older, realtime_offset_ns: u64) -> Result<bool> {
+    fn adopt(&mut self, socket: &OwnedFd, older: &Older) -> Result<bool> {
         let Some(ebpf) = &mut self.ebpf else { return Ok(false) };
         if !ebpf.adopt(socket, older.owner, older.role.flags())? {
             return Ok(false);
@@ -74,7 +69,7 @@ impl Local {
             self.drain()?;
         }
         let Self { tables, origins, .. } = self;
-        tables.seed(older, realtime_offset_ns, |owner| origins.resolve(owner));
+        tables.seed(older, |owner| origins.resolve(owner));
         Ok(true)
     }
 }

@@ -86,7 +86,8 @@ impl Daemon {
                 if !watched.filter.records(&flow) {
                     continue;
                 }
-                let record = attribute(&flow, sighting, at_ns, watched.observer(), &local.tables);
+                let record =
+                    attribute(&flow, sighting, at_ns, watched.observer(&local.clock.clocks), &local.tables);
                 counts.rows.add(&record);
                 output.batch.append(&record);
                 output.flush_if_full()?;
@@ -267,7 +268,13 @@ fn record(
     if watched.is_shedding {
         return lose_flow(flow, received_ns, output, counts);
     }
-    let record = attribute(flow, Sighting::Destroyed, received_ns, watched.observer(), &local.tables);
+    let record = attribute(
+        flow,
+        Sighting::Destroyed,
+        received_ns,
+        watched.observer(&local.clock.clocks),
+        &local.tables,
+    );
     let record = FlowRecord { counters_final, ..record };
     counts.rows.add(&record);
     output.batch.append(&record);

@@ -15,6 +15,7 @@ use super::clock::{now_ns, now_us};
 use super::local::Local;
 use crate::attribute::Observer;
 use crate::causes::one_line;
+use crate::clocks::Clocks;
 use crate::ctnetlink::{Delivery, Listener, Requests};
 use crate::doctor::{Settings, read_settings};
 use crate::dumps::Dumps;
@@ -147,12 +148,13 @@ impl Watched {
     }
 
     /// What the join has to know of it.
-    pub(super) fn observer(&self) -> Observer<'_> {
+    pub(super) fn observer<'a>(&'a self, clocks: &'a Clocks) -> Observer<'a> {
         Observer {
             netns: self.namespace.inode(),
             netns_cookie: self.netns_cookie,
             local_addrs: &self.local_addrs,
             timeouts: &self.timeouts,
+            clocks,
         }
     }
 

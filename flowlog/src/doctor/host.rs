@@ -7,6 +7,7 @@ use caps::{CapSet, Capability};
 
 use super::{Finding, Level};
 use crate::causes::one_line;
+use crate::clocks::read::{SLOW_NS, compare};
 use crate::ebpf::{Ebpf, HOST_CGROUPS, KERNEL_TYPES, ON_BRANCH, ONLY_RELATIVES, cgroup2_root, task_layout};
 use crate::seed::sockets_tell_namespaces;
 
@@ -18,6 +19,9 @@ const CAPABILITIES: [(Capability, &str); 4] = [
     (Capability::CAP_SYS_ADMIN, "to enter other network namespaces"),
 ];
 
+/// Where the kernel tells which clock it reads.
+const CLOCK_SOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+
 /// Free space below which the output directory is reported.
 const LOW_SPACE_BYTES: u64 = 1 << 30;
 
@@ -26,7 +30,7 @@ const RING_BUFFER_BYTES: u32 = 64 << 10;
 
 /// Checks what does not belong to a network namespace.
 pub fn check_host(output: &Path) -> Vec<Finding> {
-    vec![capabilities(), older_sockets(), cgroup2(), btf(), programs(), output_directory(output)]
+    vec![capabilities(), clocks(), older_sockets(), cgroup2(), btf(), programs(), output_directory(output)]
 }
 
 fn capabilities() -> Finding {
@@ -56,6 +60,23 @@ fn capabilities() -> Finding {
             "run as root, with these capabilities",
         )
     }
+}
+
+/// How well sockets and flows can be joined by time.
+fn clocks() -> Finding {
+    const CHECK: &str = "clocks";
+    let source = fs::read_to_string(CLOCK_SOURCE).unwrap_or_default();
+    let source = source.trim();
+    let source = if source.is_empty() { "not known" } else { source };
+    let (clocks, _) = compare();
+    let error_ns = clocks.error_ns();
+    let found = format!("can be compared to within {} us (clock source: {source})", error_ns.div_ceil(1000));
+    if error_ns > SLOW_NS {
+        let found =
+            format!("{found}: connections that use a port again within this time have ambiguous processes");
+        return Finding::bad(CHECK, Level::Warning, found, "use a faster clock source, such as tsc");
+    }
+    Finding::ok(CHECK, found)
 }
 
 fn older_sockets() -> Finding {

@@ -1,6 +1,7 @@
 //! The receiving side from bytes to rows: events of the programs and messages of the kernel.
 
 use crate::attribute::{Observer, Sighting, Tables, attribute};
+use crate::clocks::Clocks;
 use crate::cmdline::Mode;
 use crate::ctnetlink::decode;
 use crate::duplicates::Seen;
@@ -30,8 +31,14 @@ pub fn events(mut bytes: &[u8]) {
     let mut seen = Seen::new(0);
     let timeouts = Timeouts::default();
     let local_addrs = [mapped([127, 0, 0, 1].into())];
-    let observer =
-        Observer { netns: 1, netns_cookie: Some(1), local_addrs: &local_addrs, timeouts: &timeouts };
+    let clocks = Clocks::fixed(OFFSET_NS);
+    let observer = Observer {
+        netns: 1,
+        netns_cookie: Some(1),
+        local_addrs: &local_addrs,
+        timeouts: &timeouts,
+        clocks: &clocks,
+    };
 
     let mut rows = 0;
     while let Some((length, rest)) = bytes.split_first_chunk() {
@@ -39,7 +46,7 @@ pub fn events(mut bytes: &[u8]) {
         let (item, rest) = rest.split_at(length);
         bytes = rest;
         if let Some(event) = ebpf::parse(item) {
-            tables.apply(&event, OFFSET_NS, |_| Origin::default());
+            tables.apply(&event, &clocks, |_| Origin::default());
         } else if let Ok(decoded) = decode::flow(item)
             && seen.note(&decoded.flow, OFFSET_NS, 4)
         {
@@ -47,7 +54,7 @@ pub fn events(mut bytes: &[u8]) {
             rows += 1;
         }
         let ends = decode::flow(item).ok().and_then(|decoded| decoded.flow.stop_ns);
-        tables.expire(ends.unwrap_or(OFFSET_NS));
+        tables.expire(ends.unwrap_or(OFFSET_NS).saturating_sub(OFFSET_NS));
     }
     assert_eq!(batch.finish().num_rows(), rows);
 }

@@ -20,7 +20,7 @@ const UNSET: u32 = u32::MAX;
 /// # Errors
 ///
 /// Where /proc cannot be listed.
-pub fn walk(boot_ns: Option<u64>, mode: Mode, mut each: impl FnMut(Process)) -> ProcResult<()> {
+pub fn walk(boot_ns: u64, mode: Mode, mut each: impl FnMut(Process)) -> ProcResult<()> {
     for directory in all_processes()?.flatten() {
         if let Ok(Some(process)) = read(&directory, boot_ns, mode) {
             each(process);
@@ -31,7 +31,7 @@ pub fn walk(boot_ns: Option<u64>, mode: Mode, mut each: impl FnMut(Process)) -> 
 
 /// All is read below one open directory: it is of one process, also where the number is used again. Where
 /// it runs another program meanwhile, an event tells of that.
-fn read(directory: &Directory, boot_ns: Option<u64>, mode: Mode) -> ProcResult<Option<Process>> {
+fn read(directory: &Directory, boot_ns: u64, mode: Mode) -> ProcResult<Option<Process>> {
     let stat = directory.stat()?;
     let Ok(tgid) = u32::try_from(stat.pid) else { return Ok(None) };
     // It has ended, and waits for its parent.
@@ -44,7 +44,7 @@ fn read(directory: &Directory, boot_ns: Option<u64>, mode: Mode) -> ProcResult<O
     let start_ns = stat.starttime.checked_mul(1_000_000_000).map(|ticks| ticks / ticks_per_second());
     Ok(Some(Process {
         tgid,
-        start_ns: boot_ns.zip(start_ns).and_then(|(boot, start)| boot.checked_add(start)),
+        start_ns: start_ns.and_then(|start| boot_ns.checked_add(start)),
         // Zero: the first process and the first kernel thread have none.
         ppid: u32::try_from(stat.ppid).ok().filter(|ppid| *ppid != 0),
         login_uid: directory.loginuid().ok().filter(|uid| *uid != UNSET),
@@ -82,7 +82,7 @@ mod tests {
         let mut found = None;
         let mut is_second_kernel = false;
         let own = u32::try_from(me.pid).unwrap();
-        walk(Some(0), Mode::Full, |process| {
+        walk(0, Mode::Full, |process| {
             assert!(!process.is_kernel || process.exe.is_none(), "runs a program: {process:?}");
             is_second_kernel |= process.tgid == 2 && process.is_kernel;
             if process.tgid == own {

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The first process of a virtual machine of `cargo xtask vm-test`. Its console has what the kernel says, the
 # second serial line what this script and the tests say.
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin HOME=/root FLOWLOG_BIN=/usr/bin/flowlog
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin HOME=/root FLOWLOG_BIN=/usr/bin/flowlog FLOWLOG_VM=1
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev

@@ -21,6 +21,15 @@ pub(super) const QEMU: &str = "qemu-system-x86_64";
 /// emulated processor slower still.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 mitigations=off";
 
+/// What `init.sh` looks for on the command line, to keep both processors busy while the tests run.
+const LOAD: &str = "flowlog_load";
+
+/// What a kernel says on its console when it gives up.
+const PANIC: &str = "Kernel panic";
+
+/// Where a kernel says what it does.
+const CONSOLE: &str = "console.log";
+
 /// How tests say what they cannot show on a kernel.
 const LACKS: &str = "this kernel lacks ";
 
@@ -33,6 +42,32 @@ pub(super) enum Verdict {
     Lacks(String),
 }
 
+/// Under what conditions a kernel runs the tests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Conditions {
+    /// The clock source, as the kernel names it; without one, the machine chooses.
+    pub(super) clock: Option<String>,
+    /// Both processors are kept busy meanwhile.
+    pub(super) load: bool,
+}
+
+impl Conditions {
+    /// A kernel under these conditions, for people and for a directory.
+    pub(super) fn name(&self, release: &str) -> String {
+        let Self { clock, load } = self;
+        let clock = clock.iter().map(|clock| format!("-{clock}"));
+        let load = load.then(|| "-load".to_owned());
+        [release.to_owned()].into_iter().chain(clock).chain(load).collect()
+    }
+
+    fn command_line(&self) -> String {
+        let Self { clock, load } = self;
+        let clock = clock.iter().map(|clock| format!(" clocksource={clock}"));
+        let load = load.then(|| format!(" {LOAD}"));
+        [COMMAND_LINE.to_owned()].into_iter().chain(clock).chain(load).collect()
+    }
+}
+
 /// What a kernel showed.
 #[derive(Default)]
 pub(super) struct Outcome {
@@ -42,10 +77,13 @@ pub(super) struct Outcome {
     pub(super) findings: Vec<Value>,
     /// How long the machine ran.
     pub(super) seconds: u64,
+    /// What the kernel of a first machine said when it panicked before any test had ended.
+    pub(super) panic: Option<String>,
 }
 
 /// Boots a kernel with `base` as its initial file system, and waits until it has run the tests. What it says
-/// is kept in `directory`.
+/// is kept in `directory`. Emulated kernels panic at their start at times, whatever they are to run: such a machine
+/// is started again, once.
 ///
 /// # Errors
 ///
@@ -53,6 +91,32 @@ pub(super) struct Outcome {
 /// `limit` is ended, and what it told counts.
 pub(super) fn run(
     kernel: &Bootable,
+    conditions: &Conditions,
+    base: &Path,
+    directory: &Path,
+    limit: Duration,
+    interrupt: &Interrupt,
+) -> Result<Outcome> {
+    let first = run_once(kernel, conditions, base, directory, limit, interrupt)?;
+    let outcome = match first.panic {
+        Some(panic) if first.verdicts.is_empty() => {
+            println!("vm-test: started again, since the kernel panicked at its start: {panic}");
+            fs::rename(directory.join(CONSOLE), directory.join("console-of-panic.log"))
+                .context("cannot keep what a kernel said")?;
+            let second = run_once(kernel, conditions, base, directory, limit, interrupt)?;
+            Outcome { panic: Some(panic), ..second }
+        }
+        _ => first,
+    };
+    if outcome.verdicts.is_empty() {
+        bail!("it ran no test; its console is in `{}`", directory.join(CONSOLE).display());
+    }
+    Ok(outcome)
+}
+
+fn run_once(
+    kernel: &Bootable,
+    conditions: &Conditions,
     base: &Path,
     directory: &Path,
     limit: Duration,
@@ -61,11 +125,11 @@ pub(super) fn run(
     fs::create_dir_all(directory).context("cannot make a directory")?;
     let initrd = directory.join("initrd");
     join(&[base, &kernel.modules], &initrd).context("cannot write an initial file system")?;
-    let [console, results, log] = ["console.log", "results.log", "qemu.log"].map(|name| directory.join(name));
+    let [console, results, log] = [CONSOLE, "results.log", "qemu.log"].map(|name| directory.join(name));
     let mut qemu = Command::new(QEMU);
     // KVM would be faster, and is not to be had everywhere.
     qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3G"])
-        .args(["-nodefaults", "-display", "none", "-no-reboot", "-append", COMMAND_LINE])
+        .args(["-nodefaults", "-display", "none", "-no-reboot", "-append", &conditions.command_line()])
         .arg("-kernel")
         .arg(&kernel.image)
         .arg("-initrd")
@@ -88,10 +152,14 @@ pub(super) fn run(
     let told = fs::read(&results).unwrap_or_default();
     let mut outcome = parse(&String::from_utf8_lossy(&told));
     outcome.seconds = start.elapsed().as_secs();
-    if outcome.verdicts.is_empty() {
-        bail!("it ran no test; its console is in `{}`", console.display());
-    }
+    outcome.panic = panic(&String::from_utf8_lossy(&fs::read(&console).unwrap_or_default()));
     Ok(outcome)
+}
+
+/// The line in which a kernel says that it panics.
+fn panic(console: &str) -> Option<String> {
+    let line = console.lines().find(|line| line.contains(PANIC))?;
+    Some(line.trim().to_owned())
 }
 
 fn join(parts: &[&Path], whole: &Path) -> io::Result<()> {
@@ -155,5 +223,21 @@ mod tests {
             [("nat::a", &Verdict::Passed), ("nat::b", &Verdict::Failed), ("older::e", &lacks)]
         );
         assert_eq!(outcome.findings, [serde_json::json!({"check": "BTF"})]);
+    }
+
+    #[test]
+    fn conditions_are_on_the_command_line_and_in_the_name() {
+        let usual = Conditions::default();
+        assert_eq!((usual.name("6.1"), usual.command_line()), ("6.1".to_owned(), COMMAND_LINE.to_owned()));
+        let slow = Conditions { clock: Some("acpi_pm".to_owned()), load: true };
+        assert_eq!(slow.name("6.1"), "6.1-acpi_pm-load");
+        assert_eq!(slow.command_line(), format!("{COMMAND_LINE} clocksource=acpi_pm flowlog_load"));
+    }
+
+    #[test]
+    fn a_panic_is_seen() {
+        let console = "[    0.1] Linux\r\n[    2.0] Kernel panic - not syncing: IO-APIC + timer\r\n";
+        assert_eq!(panic(console).as_deref(), Some("[    2.0] Kernel panic - not syncing: IO-APIC + timer"));
+        assert_eq!(panic("[    0.1] Linux\r\n"), None);
     }
 }

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use self::kernels::{Bootable, Kernel};
+use self::machine::Conditions;
 use self::report::Tested;
 use self::suite::{Extent, LEFT_OUT, Suite};
 use crate::interrupt::Interrupt;
@@ -29,7 +30,13 @@ Runs the end-to-end tests, or those whose names contain one of TEST, on kernels 
 
   --kernel VERSION  only on this one, as 5.10, 6.1-amd64 or newest-cloud-amd64 (may be repeated)
   --short           only the tests that `cargo xtask test` runs in virtual machines
+  --clock SOURCE    with this clock source, as acpi_pm or hpet; `default` is what the machine chooses (may be repeated,
+                    and then all run with each)
+  --load            beside two programs that keep both processors busy
 ";
+
+/// Reading it takes microseconds, as on hosts whose usual clock is of no use.
+const SLOW_CLOCK: &str = "acpi_pm";
 
 /// How many kernels must be there, where none is asked for by name.
 const LEAST: usize = 3;
@@ -40,6 +47,8 @@ struct Options<'a> {
     least: usize,
     extent: Extent,
     filter: Vec<&'a str>,
+    clocks: Vec<Option<String>>,
+    load: bool,
 }
 
 /// Runs what `arguments` ask for, and prints its tables.
@@ -71,8 +80,22 @@ pub(crate) fn run(arguments: &[&str]) -> Result<ExitCode> {
         there.len(),
         options.least
     );
-    let counts = laboratory.test(&there, &suite::build(options.extent, &options.filter)?)?;
+    let under = |clock: &Option<String>| Conditions { clock: clock.clone(), load: options.load };
+    let conditions: Vec<Conditions> = options.clocks.iter().map(under).collect();
+    let runs: Vec<Run<'_>> = there
+        .iter()
+        .flat_map(|kernel| {
+            conditions.iter().map(move |conditions| Run { kernel, conditions: conditions.clone() })
+        })
+        .collect();
+    let counts = laboratory.test(&runs, &suite::build(options.extent, &options.filter)?)?;
     Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A kernel that is to run the tests, and how.
+struct Run<'k> {
+    kernel: &'k Bootable,
+    conditions: Conditions,
 }
 
 /// Results on all kernels.
@@ -83,7 +106,8 @@ pub(crate) struct Counts {
     pub(crate) failed: u64,
 }
 
-/// Runs a few tests on the oldest and the newest kernel that Debian has. Says so where there are none.
+/// Runs a few tests on the oldest and the newest kernel that Debian has, on the newest with a slow clock, too. Says so
+/// where there are none.
 ///
 /// # Errors
 ///
@@ -102,12 +126,22 @@ pub(crate) fn on_oldest_and_newest() -> Result<Counts> {
         println!("left out, because Debian's kernels are not to be had");
         return Ok(Counts::default());
     }
-    laboratory.test(&there, &suite::build(Extent::Short, &[])?)
+    let usual = there.iter().map(|kernel| Run { kernel, conditions: Conditions::default() });
+    let slow = Conditions { clock: Some(SLOW_CLOCK.to_owned()), load: false };
+    let slow = there.last().map(|kernel| Run { kernel, conditions: slow });
+    laboratory.test(&usual.chain(slow).collect::<Vec<_>>(), &suite::build(Extent::Short, &[])?)
 }
 
 fn parse<'a>(mut arguments: &[&'a str]) -> Result<Options<'a>> {
     let mut names = Vec::new();
-    let mut options = Options { kernels: Vec::new(), least: 1, extent: Extent::Whole, filter: Vec::new() };
+    let mut options = Options {
+        kernels: Vec::new(),
+        least: 1,
+        extent: Extent::Whole,
+        filter: Vec::new(),
+        clocks: Vec::new(),
+        load: false,
+    };
     loop {
         arguments = match arguments {
             [] => break,
@@ -119,12 +153,23 @@ fn parse<'a>(mut arguments: &[&'a str]) -> Result<Options<'a>> {
                 options.extent = Extent::Short;
                 rest
             }
+            ["--clock", clock, rest @ ..] => {
+                options.clocks.push((*clock != "default").then(|| (*clock).to_owned()));
+                rest
+            }
+            ["--load", rest @ ..] => {
+                options.load = true;
+                rest
+            }
             [option, ..] if option.starts_with('-') => bail!("`{option}` is unknown, or has no value"),
             [test, rest @ ..] => {
                 options.filter.push(test);
                 rest
             }
         };
+    }
+    if options.clocks.is_empty() {
+        options.clocks.push(None);
     }
     options.kernels = kernels::named(&names)?;
     if names.is_empty() {
@@ -155,20 +200,23 @@ impl Laboratory {
     }
 
     /// Runs the tests on each kernel, and prints the tables.
-    fn test(&self, kernels: &[Bootable], suite: &Suite) -> Result<Counts> {
+    fn test(&self, runs: &[Run<'_>], suite: &Suite) -> Result<Counts> {
         let base = self.directory.join("base.cpio");
         image::make(&self.directory.join("base"), &suite.binaries(), &suite.arguments, &base)?;
         let mut counts = Counts::default();
         let mut tested = Vec::new();
-        for kernel in kernels {
-            println!("vm-test: {} tests on Linux {}", suite.names.len(), kernel.release);
-            let kept = self.directory.join("runs").join(&kernel.release);
-            let outcome = machine::run(kernel, &base, &kept, suite.limit, &self.interrupt);
+        for Run { kernel, conditions } in runs {
+            let name = conditions.name(&kernel.release);
+            println!("vm-test: {} tests on Linux {name}", suite.names.len());
+            let kept = self.directory.join("runs").join(&name);
+            // Beside the load they get half of the time, or less.
+            let limit = suite.limit * if conditions.load { 3 } else { 1 };
+            let outcome = machine::run(kernel, conditions, &base, &kept, limit, &self.interrupt);
             ensure!(!self.interrupt.is_set(), "interrupted");
             let outcome = outcome
                 .inspect(|outcome| println!("vm-test: {} s", outcome.seconds))
                 .inspect_err(|error| println!("vm-test: {error:#}"));
-            let result = Tested { release: kernel.release.clone(), outcome: outcome.unwrap_or_default() };
+            let result = Tested { name, outcome: outcome.unwrap_or_default() };
             for name in &suite.names {
                 if result.has_passed(name) {
                     counts.passed += 1;
@@ -181,7 +229,7 @@ impl Laboratory {
         }
         println!("\n{}\n", report::tests(&tested, &suite.names));
         println!("{}\n\n{}\n", report::files(&tested, &suite.names), report::features(&tested));
-        for line in report::lacking(&tested) {
+        for line in report::lacking(&tested).into_iter().chain(report::panics(&tested)) {
             println!("{line}");
         }
         for (name, why) in LEFT_OUT {

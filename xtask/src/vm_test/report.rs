@@ -9,7 +9,8 @@ use super::machine::{Outcome, Verdict};
 
 /// A kernel and what it showed.
 pub(super) struct Tested {
-    pub(super) release: String,
+    /// Its release, and under what conditions it ran.
+    pub(super) name: String,
     pub(super) outcome: Outcome,
 }
 
@@ -88,15 +89,23 @@ pub(super) fn features(kernels: &[Tested]) -> Table {
 /// A line for each kernel and thing that it lacks.
 pub(super) fn lacking(kernels: &[Tested]) -> Vec<String> {
     let mut lines = Vec::new();
-    for Tested { release, outcome } in kernels {
+    for Tested { name, outcome } in kernels {
         for verdict in outcome.verdicts.values() {
             if let Verdict::Lacks(what) = verdict {
-                lines.push(format!("Linux {release} lacks {what}"));
+                lines.push(format!("Linux {name} lacks {what}"));
             }
         }
     }
     lines.dedup();
     lines
+}
+
+/// A line for each machine that was started again.
+pub(super) fn panics(kernels: &[Tested]) -> impl Iterator<Item = String> {
+    kernels.iter().filter_map(|Tested { name, outcome }| {
+        let panic = outcome.panic.as_ref()?;
+        Some(format!("Linux {name} panicked: {panic}"))
+    })
 }
 
 fn text<'a>(finding: &'a Value, key: &str) -> &'a str {
@@ -106,7 +115,7 @@ fn text<'a>(finding: &'a Value, key: &str) -> &'a str {
 fn table(corner: &str, kernels: &[Tested]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN);
-    table.set_header([corner].into_iter().chain(kernels.iter().map(|kernel| kernel.release.as_str())));
+    table.set_header([corner].into_iter().chain(kernels.iter().map(|kernel| kernel.name.as_str())));
     table
 }
 
@@ -131,7 +140,7 @@ mod tests {
             ],
             ..Outcome::default()
         };
-        let tested = [Tested { release: "5.10".to_owned(), outcome }];
+        let tested = [Tested { name: "5.10".to_owned(), outcome }];
         let names = ["a", "b", "c", "d"].map(str::to_owned);
         assert_eq!(names.each_ref().map(|name| tested[0].has_passed(name)), [true, true, false, false]);
         let text = tests(&tested, &names).to_string();
@@ -143,7 +152,7 @@ mod tests {
             [("a::1", Verdict::Passed), ("a::2", Verdict::Failed), ("b::1", Verdict::Lacks("x".to_owned()))];
         let verdicts = verdicts.map(|(name, verdict)| (name.to_owned(), verdict)).into();
         let of_files =
-            [Tested { release: "6.1".to_owned(), outcome: Outcome { verdicts, ..Outcome::default() } }];
+            [Tested { name: "6.1".to_owned(), outcome: Outcome { verdicts, ..Outcome::default() } }];
         let text = files(&of_files, &names).to_string();
         assert!(text.contains("1/2 ") && text.contains("1/1 (1 lacks)"), "{text}");
         let text = features(&tested).to_string();

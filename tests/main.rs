@@ -46,6 +46,8 @@ mod rotation;
 /// `flowlog schema` describes the columns of the files.
 mod schema;
 
+/// Addresses that come and go while flows last.
+mod addresses;
 /// Clocks that are slow, and clocks that are set.
 mod clocks;
 /// Command lines, parents, starts and login users of processes.

@@ -1,5 +1,6 @@
 //! Joins a flow with the local sockets at its ends. Pure: tables, times and offsets are arguments.
 
+mod observer;
 mod release;
 mod stats;
 
@@ -20,7 +21,8 @@ use crate::lives::{Life, Limits};
 use crate::processes::{CommandLine, Exec, Fork, Process, ProcessTable};
 use crate::seed::{Older, Role};
 use crate::sockets::{Connecting, Ends, Found, Holder, Origin, Socket, SocketTable, Span, TcpStats, mapped};
-use crate::timeouts::Timeouts;
+
+pub use observer::Observer;
 
 /// What is known of the sockets and processes of this host.
 #[derive(Debug)]
@@ -456,27 +458,6 @@ impl Attribution<'_> {
     }
 }
 
-/// Who tracked a flow, and what is known there.
-#[derive(Clone, Copy, Debug)]
-pub struct Observer<'a> {
-    /// Inode of the network namespace.
-    pub netns: u64,
-    /// Its cookie, as sockets have it; `None` where it could not be learned.
-    pub netns_cookie: Option<u64>,
-    /// The addresses of its interfaces, as v4-mapped; sorted.
-    pub local_addrs: &'a [[u8; 16]],
-    /// Its timeouts.
-    pub timeouts: &'a Timeouts,
-    /// How the times of flows become those of sockets.
-    pub clocks: &'a Clocks,
-}
-
-impl Observer<'_> {
-    fn is_local(&self, addr: IpAddr) -> bool {
-        addr.is_loopback() || self.local_addrs.binary_search(&mapped(addr)).is_ok()
-    }
-}
-
 /// Makes the record of a flow whose message was received at `received_ns`.
 pub fn attribute<'a>(
     flow: &'a Flow,
@@ -505,8 +486,9 @@ pub fn attribute<'a>(
     // Each end sees its own tuple: the initiator the one before NAT, the responder the one after.
     let src = end(&flow.orig, flow.start_ns, span, &observer, tables);
     let dst = end(&flow.reply, flow.start_ns, Span { is_initiator: false, ..span }, &observer, tables);
-    let is_src_local = src.is_some() || observer.is_local(flow.orig.src);
-    let is_dst_local = dst.is_some() || observer.is_local(flow.reply.src);
+    let is_local = |addr: IpAddr| observer.was_local(addr, flow.start_ns, span);
+    let is_src_local = src.is_some() || is_local(flow.orig.src);
+    let is_dst_local = dst.is_some() || is_local(flow.reply.src);
     let direction = match (is_src_local, is_dst_local) {
         (true, true) => Direction::Local,
         (true, false) => Direction::Outbound,
@@ -577,7 +559,7 @@ fn end_at<'a>(
         addr: mapped(tuple.src),
         peer: (mapped(tuple.dst), peer_port),
         netns_cookie: observer.netns_cookie,
-        is_local: observer.is_local(tuple.src),
+        presence: observer.presence(tuple.src, span),
         span,
     };
     match tables.endpoints.find(wanted) {

@@ -4,6 +4,7 @@
 //! buffer, joins, and fills batches. It never touches the disk. The writing side is a thread of its
 //! own that never touches netlink. Between them is one bounded channel, in one direction.
 
+mod addresses;
 mod clock;
 mod counts;
 mod local;

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use flowlog_common::Owner;
 
+use crate::addresses::Presence;
 use crate::clocks::Moment;
 use crate::flow::Protocol;
 use crate::lives::{Life, Limits, Lives};
@@ -84,8 +85,8 @@ pub struct Wanted {
     pub peer: ([u8; 16], u16),
     /// Cookie of the network namespace that tracked the flow.
     pub netns_cookie: Option<u64>,
-    /// Whether `addr` belongs to that namespace.
-    pub is_local: bool,
+    /// Whether `addr` belonged to that namespace.
+    pub presence: Presence,
     /// When the flow existed.
     pub span: Span,
 }
@@ -154,16 +155,16 @@ impl EndpointTable {
     pub fn find(&self, wanted: Wanted) -> FoundEndpoint<'_> {
         let netns = |endpoint: &Endpoint| endpoint.holder.owner.netns_cookie;
         let is_own = move |endpoint: &Endpoint| Some(netns(endpoint)) == wanted.netns_cookie;
-        let own = self.find_in(wanted, 0, wanted.is_local, is_own);
+        let own = self.find_in(wanted, 0, wanted.presence, is_own);
         if !matches!(own, FoundEndpoint::None) || is_loopback([wanted.addr, wanted.peer.0]) {
             return own;
         }
         let is_foreign = move |endpoint: &Endpoint| !is_own(endpoint);
         let mut namespaces =
-            self.candidates(wanted, TRANSIT_NS, false, is_foreign).map(|(_, life)| netns(&life.value));
+            self.candidates(wanted, TRANSIT_NS, Presence::No, is_foreign).map(|(_, life)| netns(&life.value));
         match namespaces.next() {
             Some(first) if namespaces.any(|other| other != first) => FoundEndpoint::Ambiguous,
-            _ => self.find_in(wanted, TRANSIT_NS, false, is_foreign),
+            _ => self.find_in(wanted, TRANSIT_NS, Presence::No, is_foreign),
         }
     }
 
@@ -172,10 +173,10 @@ impl EndpointTable {
         &'a self,
         wanted: Wanted,
         transit_ns: u64,
-        any_is_local: bool,
+        presence: Presence,
         include: impl Fn(&Endpoint) -> bool + Copy + 'a,
     ) -> FoundEndpoint<'a> {
-        let candidates = || self.candidates(wanted, transit_ns, any_is_local, include);
+        let candidates = || self.candidates(wanted, transit_ns, presence, include);
         let Some(best) = candidates().map(|(fit, _)| fit).max() else {
             return FoundEndpoint::None;
         };
@@ -190,7 +191,9 @@ impl EndpointTable {
         for life in fitting().filter(|life| !handed_over(&life.value)) {
             let endpoint = &life.value;
             found = match found {
-                _ if endpoint.is_shared => return FoundEndpoint::Ambiguous,
+                _ if endpoint.is_shared || !has_addr_for_sure(endpoint, &wanted, presence) => {
+                    return FoundEndpoint::Ambiguous;
+                }
                 FoundEndpoint::None => FoundEndpoint::One(&endpoint.holder, Some(endpoint.cookie)),
                 FoundEndpoint::One(holder, cookie) if holder.is_same_process(&endpoint.holder) => {
                     FoundEndpoint::One(holder, cookie.filter(|cookie| *cookie == endpoint.cookie))
@@ -211,7 +214,7 @@ impl EndpointTable {
         &'a self,
         wanted: Wanted,
         transit_ns: u64,
-        any_is_local: bool,
+        presence: Presence,
         include: impl Fn(&Endpoint) -> bool + 'a,
     ) -> impl Iterator<Item = (Fit, &'a Life<Endpoint>)> {
         let Wanted { port, span, .. } = wanted;
@@ -227,7 +230,7 @@ impl EndpointTable {
                     && life.closed_ns.is_none_or(|closed| transit(closed) >= start_ns)
             })
             .filter(move |life| include(&life.value))
-            .filter_map(move |life| Some((fit(&life.value, &wanted, any_is_local)?, life)))
+            .filter_map(move |life| Some((fit(&life.value, &wanted, presence)?, life)))
     }
 }
 
@@ -257,10 +260,17 @@ enum Fit {
     Peer,
 }
 
-fn fit(endpoint: &Endpoint, wanted: &Wanted, any_is_local: bool) -> Option<Fit> {
+/// Whether the address is one of the socket for sure, rather than one that came to its namespace, or went, about when the
+/// flow began.
+fn has_addr_for_sure(endpoint: &Endpoint, wanted: &Wanted, presence: Presence) -> bool {
+    let Endpoint { bound_addr, seen_addrs, .. } = endpoint;
+    presence != Presence::Maybe || *bound_addr == wanted.addr || seen_addrs.contains(&wanted.addr)
+}
+
+fn fit(endpoint: &Endpoint, wanted: &Wanted, presence: Presence) -> Option<Fit> {
     let Endpoint { bound_addr, seen_addrs, peer, .. } = endpoint;
     let is_v4 = matches!(IpAddr::from(wanted.addr).to_canonical(), IpAddr::V4(_));
-    let has_addr = any_is_local || seen_addrs.contains(&wanted.addr);
+    let has_addr = presence != Presence::No || seen_addrs.contains(&wanted.addr);
     let by_addr = match *bound_addr {
         bound if bound == wanted.addr => Fit::Address,
         V4_ANY if is_v4 && has_addr => Fit::AnyAddress,
@@ -314,7 +324,7 @@ mod tests {
             addr: addr(local),
             peer: (addr("192.0.2.7"), 4000),
             netns_cookie: Some(HOST),
-            is_local: true,
+            presence: Presence::Yes,
             span: Span {
                 start: Some(Moment::exact(200_000_000)),
                 end_ns: 300_000_000,
@@ -368,7 +378,7 @@ mod tests {
     #[test]
     fn any_address_is_any_local_address() {
         let table = table([endpoint(1, 10, HOST, "0.0.0.0")]);
-        assert_eq!(find(&table, &Wanted { is_local: false, ..wanted("8.8.8.8") }), None);
+        assert_eq!(find(&table, &Wanted { presence: Presence::No, ..wanted("8.8.8.8") }), None);
         assert_eq!(find(&table, &wanted("10.0.0.1")), Some((10, Some(1))));
     }
 
@@ -376,7 +386,7 @@ mod tests {
     fn of_another_namespace_the_address_must_have_been_seen() {
         let server = endpoint(1, 10, CONTAINER, "0.0.0.0");
         let seen = Endpoint { seen_addrs: vec![addr("172.17.0.2")], ..server.clone() };
-        let wanted = Wanted { is_local: false, ..wanted("172.17.0.2") };
+        let wanted = Wanted { presence: Presence::No, ..wanted("172.17.0.2") };
         assert_eq!(find(&table([server]), &wanted), None);
         assert_eq!(find(&table([seen.clone()]), &wanted), Some((10, Some(1))));
         let mut twin = Endpoint { seen_addrs: seen.seen_addrs.clone(), ..endpoint(2, 20, 3, "0.0.0.0") };
@@ -392,10 +402,14 @@ mod tests {
         table.0.close(1, 190_000_000);
         // Told late: not another life.
         table.open(100_000_000, Endpoint { is_used: true, ..endpoint(1, 10, CONTAINER, "0.0.0.0") });
-        let there = Wanted { is_local: false, ..wanted("172.17.0.2") };
+        let there = Wanted { presence: Presence::No, ..wanted("172.17.0.2") };
         assert_eq!(find(&table, &there), Some((10, Some(1))));
         let here = Wanted { netns_cookie: Some(CONTAINER), ..there };
-        assert_eq!(find(&table, &Wanted { is_local: true, ..here }), None, "tracked where it was sent");
+        assert_eq!(
+            find(&table, &Wanted { presence: Presence::Yes, ..here }),
+            None,
+            "tracked where it was sent"
+        );
         let later = Span { start: Some(Moment::exact(5_000_000_000)), ..wanted("10.0.0.1").span };
         assert_eq!(find(&table, &Wanted { span: later, ..there }), None);
     }
@@ -436,7 +450,8 @@ mod tests {
         let holder = Holder { owner, process: None, origin: Origin::default(), is_seeded: false };
         table.open(150_000_000, Endpoint { holder, is_shared: true, ..endpoint(1, 0, HOST, "0.0.0.0") });
         assert_eq!(find(&table, &wanted("10.0.0.1")), Some((-1, None)));
-        let elsewhere = Wanted { netns_cookie: Some(CONTAINER), is_local: false, ..wanted("10.0.0.1") };
+        let elsewhere =
+            Wanted { netns_cookie: Some(CONTAINER), presence: Presence::No, ..wanted("10.0.0.1") };
         assert_eq!(find(&table, &elsewhere), Some((-1, None)), "its address stays known");
     }
 
@@ -453,6 +468,16 @@ mod tests {
         table.open(220_000_000, used);
         let uids: Vec<_> = table.0.with_key(&DNS).map(|(_, life)| life.value.holder.owner.uid).collect();
         assert_eq!((uids.len(), uids.contains(&65_534)), (2, true));
+    }
+
+    #[test]
+    fn an_address_that_came_about_then_is_of_the_socket_that_sent_from_it() {
+        let about_then = Wanted { presence: Presence::Maybe, ..wanted("10.0.0.1") };
+        let wildcard = endpoint(1, 10, HOST, "0.0.0.0");
+        let seen = Endpoint { seen_addrs: vec![addr("10.0.0.1")], ..wildcard.clone() };
+        assert_eq!(find(&table([wildcard]), &about_then), Some((-1, None)));
+        assert_eq!(find(&table([seen]), &about_then), Some((10, Some(1))));
+        assert_eq!(find(&table([endpoint(1, 10, HOST, "10.0.0.1")]), &about_then), Some((10, Some(1))));
     }
 
     #[test]

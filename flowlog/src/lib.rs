@@ -18,6 +18,8 @@
 //! | [`processes`] | which program a process ran at a time | only `walk` |
 //! | [`lives`] | what had a key for some time | no |
 //! | [`sockets`] | which connected socket had a tuple at a time | no |
+//! | [`addresses`] | which addresses a namespace had at a time | no |
+//! | [`rtnetlink`] | the kernel's addresses and local routes over netlink | netlink |
 //! | [`endpoints`] | which other socket had a port at a time | no |
 //! | [`seed`] | sockets that are older than the programs | /proc |
 //! | [`containers`] | cgroup path = unit, container, pod | no |
@@ -75,6 +77,10 @@ pub mod processes;
 pub mod lives;
 
 pub mod sockets;
+
+pub mod addresses;
+
+pub mod rtnetlink;
 
 pub mod endpoints;
 

@@ -25,6 +25,7 @@ const WITHOUT_IO: &[&str] = &[
     "lives.rs",
     "sockets.rs",
     "endpoints.rs",
+    "addresses.rs",
     "containers.rs",
     "attribute.rs",
     "causes.rs",

@@ -76,6 +76,7 @@ pub(crate) fn play(words: &[&str]) {
         ["udp-connect", to] => datagram::connect(to.parse().unwrap()),
         ["udp-send", to] => datagram::send(to.parse().unwrap()),
         ["udp-send-from", port, to] => datagram::send_from(port.parse().unwrap(), to.parse().unwrap()),
+        ["udp-listen", at] => datagram::listen(at.parse().unwrap()),
         ["udp-serve", at] => datagram::serve(at.parse().unwrap(), false),
         ["udp-serve-shared", at] => datagram::serve(at.parse().unwrap(), true),
         ["udp-serve-as", uid, at] => datagram::serve_as(uid.parse().unwrap(), at.parse().unwrap()),

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use flowlog::addresses::Addresses;
 use flowlog::attribute::{FlowRecord, Observer, Sighting, Tables, attribute};
 use flowlog::clocks::Clocks;
 use flowlog::cmdline::Mode;
@@ -41,7 +42,7 @@ pub(crate) struct Rows {
     tables: Tables,
     timeouts: Timeouts,
     clocks: Clocks,
-    local_addrs: Vec<[u8; 16]>,
+    addresses: Addresses,
     containers: HashMap<IpAddr, Container>,
     resolver: Holder,
     resolver_addrs: [IpAddr; 2],
@@ -68,15 +69,13 @@ impl Rows {
             .flat_map(|number| both(Network::Servers, index(number)).map(|addr| (addr, container(number))))
             .collect();
         let (resolver_addrs, host_addrs) = (both(Network::Resolvers, 0), both(Network::Clients, HOST));
-        let mut local_addrs: Vec<[u8; 16]> =
-            resolver_addrs.iter().chain(&host_addrs).map(|addr| mapped(*addr)).collect();
-        local_addrs.sort_unstable();
+        let addresses = Addresses::always(resolver_addrs.into_iter().chain(host_addrs));
         let mut rows = Self {
             mix: Mix::new()?,
             tables: Tables::new(Limits { sockets, ..Limits::default() }, Mode::default()),
             timeouts: Timeouts::read(),
             clocks: Clocks::fixed(0),
-            local_addrs,
+            addresses,
             containers,
             resolver: service(812, "unbound", "/usr/sbin/unbound -d -p", "unbound"),
             resolver_addrs,
@@ -99,9 +98,9 @@ impl Rows {
 
     /// Its record.
     pub(crate) fn record<'a>(&'a self, flow: &'a Flow) -> FlowRecord<'a> {
-        let Self { timeouts, clocks, local_addrs, tables, .. } = self;
+        let Self { timeouts, clocks, addresses, tables, .. } = self;
         let netns_cookie = Some(HOST_COOKIE);
-        let observer = Observer { netns: 4_026_531_840, netns_cookie, local_addrs, timeouts, clocks };
+        let observer = Observer { netns: 4_026_531_840, netns_cookie, addresses, timeouts, clocks };
         let received_ns = flow.stop_ns.unwrap_or_default() + 100_000;
         attribute(flow, Sighting::Destroyed, received_ns, observer, tables)
     }

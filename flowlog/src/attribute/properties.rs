@@ -11,8 +11,10 @@ use nix::libc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::addresses::Addresses;
 use crate::processes::Process;
 use crate::sockets::CLOCK_SLACK_NS;
+use crate::timeouts::Timeouts;
 
 /// Of processes. The second one is of the kernel.
 const NUMBERS: [u32; 4] = [1, 3, 4, 5];
@@ -378,12 +380,12 @@ impl Host {
                 self.tables.processes.seed(process.clone(), self.now_ns);
             }
         }
-        let local_addrs = [mapped("10.0.0.1".parse().unwrap())];
+        let addresses = Addresses::always(["10.0.0.1".parse().unwrap()]);
         let timeouts = &Timeouts::default();
         let observer = Observer {
             netns: 1,
             netns_cookie: Some(NETNS_COOKIE),
-            local_addrs: &local_addrs,
+            addresses: &addresses,
             timeouts,
             clocks: &clocks,
         };

@@ -79,6 +79,7 @@ impl Daemon {
     pub(super) fn record_dumps(&mut self) -> anyhow::Result<()> {
         let Self { watched, local, output, counts, .. } = self;
         for watched in watched {
+            watched.read_addresses();
             while !output.is_blocked()
                 && let Some(Record { flow, sighting, at_ns }) = watched.dumps.take_record()
             {
@@ -112,6 +113,8 @@ impl Daemon {
                 // Then the events: what a socket did before its flow ended is now in the tables. A refused
                 // connection has all of its life within microseconds.
                 local.drain()?;
+                // And the addresses: one that came before the flow may have gone before its end.
+                watched.read_addresses();
                 match received {
                     Received::WouldBlock => {
                         watched.has_read_all(before_us);

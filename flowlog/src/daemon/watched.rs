@@ -1,16 +1,16 @@
 //! A network namespace that is watched: its listener, and what has to be known of it.
 
 use std::fs;
-use std::net::{IpAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nix::ifaddrs::getifaddrs;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::time::ClockId;
 use tracing::warn;
 
+use super::addresses::LocalAddresses;
 use super::clock::{now_ns, now_us};
 use super::local::Local;
 use crate::attribute::Observer;
@@ -23,11 +23,9 @@ use crate::duplicates::Seen;
 use crate::flow_filter::FlowFilter;
 use crate::gaps::{Cause, Gap, Pending, Stage};
 use crate::namespace::Namespace;
-use crate::sockets::mapped;
 use crate::timeouts::Timeouts;
 
-/// How often addresses and timeouts of the namespaces are read. A server on an address that is newer has
-/// no process until then.
+/// How often timeouts and the sizes of tables are read, and addresses listed, of which each change is told in between.
 pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How large the table may become. /proc shows the value of the namespace of the thread that opens it.
@@ -55,7 +53,7 @@ pub(super) struct Watched {
     pub(super) namespace: Namespace,
     /// Its cookie, as sockets have it.
     netns_cookie: Option<u64>,
-    local_addrs: Vec<[u8; 16]>,
+    addresses: LocalAddresses,
     timeouts: Timeouts,
     pub(super) listener: Listener,
     /// Which of its flows are recorded. The listener sends no others where the kernel can tell.
@@ -111,7 +109,7 @@ impl Watched {
         let mut watched = Self {
             namespace,
             netns_cookie,
-            local_addrs: Vec::new(),
+            addresses: LocalAddresses::default(),
             timeouts: Timeouts::default(),
             listener,
             filter: filter.clone(),
@@ -138,6 +136,7 @@ impl Watched {
                 watched.name()
             );
         }
+        watched.addresses = LocalAddresses::open(&watched.namespace, epoll);
         watched.refresh();
         Ok((watched, settings))
     }
@@ -152,7 +151,7 @@ impl Watched {
         Observer {
             netns: self.namespace.inode(),
             netns_cookie: self.netns_cookie,
-            local_addrs: &self.local_addrs,
+            addresses: self.addresses.known(),
             timeouts: &self.timeouts,
             clocks,
         }
@@ -166,18 +165,20 @@ impl Watched {
     /// Reads addresses, timeouts and the size of the table again. Where that fails the old ones are kept.
     pub(super) fn refresh(&mut self) {
         self.seen.expire(now_ns(ClockId::CLOCK_MONOTONIC));
-        match self.namespace.run(|| (local_addrs(), Timeouts::read(), table_max())) {
-            Ok((local_addrs, timeouts, table_max)) => {
+        match self.namespace.run(|| (Timeouts::read(), table_max())) {
+            Ok((timeouts, table_max)) => {
                 self.timeouts = timeouts;
                 self.table_max = table_max.unwrap_or(self.table_max);
-                match local_addrs {
-                    Ok(local_addrs) => self.local_addrs = local_addrs,
-                    Err(error) => warn!("cannot read the addresses of `{}`: {error}", self.name()),
-                }
             }
             Err(error) => warn!("{}", one_line(&error)),
         }
+        self.addresses.refresh(&self.namespace);
         self.count();
+    }
+
+    /// Takes in what changed of its addresses.
+    pub(super) fn read_addresses(&mut self) {
+        self.addresses.read(self.namespace.name());
     }
 
     /// Counts the entries of the table. Says whether that could be done.
@@ -298,18 +299,4 @@ impl Watched {
 /// Entries that the table of the namespace of this thread may have; `None` where the kernel does not tell.
 fn table_max() -> Option<u32> {
     fs::read_to_string(TABLE_MAX).ok()?.trim().parse().ok()
-}
-
-/// The addresses of the interfaces in the namespace of this thread, as v4-mapped; sorted.
-fn local_addrs() -> nix::Result<Vec<[u8; 16]>> {
-    let mut addrs: Vec<[u8; 16]> = getifaddrs()?
-        .filter_map(|interface| {
-            let addr = interface.address?;
-            let v4 = addr.as_sockaddr_in().map(|addr| IpAddr::V4(addr.ip()));
-            v4.or_else(|| addr.as_sockaddr_in6().map(|addr| IpAddr::V6(addr.ip()))).map(mapped)
-        })
-        .collect();
-    addrs.sort_unstable();
-    addrs.dedup();
-    Ok(addrs)
 }

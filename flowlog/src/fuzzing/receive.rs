@@ -1,5 +1,6 @@
 //! The receiving side from bytes to rows: events of the programs and messages of the kernel.
 
+use crate::addresses::Addresses;
 use crate::attribute::{Observer, Sighting, Tables, attribute};
 use crate::clocks::Clocks;
 use crate::cmdline::Mode;
@@ -8,7 +9,7 @@ use crate::duplicates::Seen;
 use crate::ebpf;
 use crate::lives::Limits;
 use crate::schema::{FlowBatch, RunContext};
-use crate::sockets::{Origin, mapped};
+use crate::sockets::Origin;
 use crate::timeouts::Timeouts;
 
 /// `CLOCK_REALTIME` less `CLOCK_MONOTONIC`.
@@ -30,12 +31,12 @@ pub fn events(mut bytes: &[u8]) {
     let mut batch = FlowBatch::new(&run);
     let mut seen = Seen::new(0);
     let timeouts = Timeouts::default();
-    let local_addrs = [mapped([127, 0, 0, 1].into())];
+    let addresses = Addresses::always([[10, 0, 0, 1].into()]);
     let clocks = Clocks::fixed(OFFSET_NS);
     let observer = Observer {
         netns: 1,
         netns_cookie: Some(1),
-        local_addrs: &local_addrs,
+        addresses: &addresses,
         timeouts: &timeouts,
         clocks: &clocks,
     };

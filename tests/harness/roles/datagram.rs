@@ -39,6 +39,17 @@ pub(super) fn serve(at: SocketAddr, shared: bool) {
     answer(&UdpSocket::from(socket));
 }
 
+/// Reads each datagram, and never answers.
+pub(super) fn listen(at: SocketAddr) {
+    end_with_the_test();
+    let socket = UdpSocket::bind(at).unwrap();
+    tell("listening");
+    loop {
+        let (_, from) = socket.recv_from(&mut [0; 64]).unwrap();
+        tell(&format!("received {}", from.port()));
+    }
+}
+
 /// Binds, goes on as another user, and answers each datagram.
 pub(super) fn serve_as(uid: u32, at: SocketAddr) {
     end_with_the_test();

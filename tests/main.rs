@@ -100,6 +100,8 @@ mod requests;
 
 /// Others on the same host.
 mod coexistence;
+/// Others change the host while flowlog runs.
+mod host_watch;
 /// Hosts that lack something, or refuse it.
 mod hosts;
 

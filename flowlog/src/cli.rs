@@ -188,19 +188,20 @@ pub fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
         );
     }
     let namespaces = Namespace::open_all(settings.netns.as_deref().unwrap_or_default())?;
-    let config = Config::new(settings, namespaces);
+    let mut config = Config::new(settings, namespaces);
+    config.keep |= fix;
     // Before the checks, whose packets are flows for the log of the one that has the directory.
     let directory = Directory::open(&config.output)?;
     for namespace in &config.namespaces {
         let name = namespace.name().unwrap_or("own");
-        if fix {
+        if config.keep {
             fix_namespace(namespace, |Fixed { done, undo }| {
                 info!("{done} in the network namespace `{name}`; undo: {undo}");
             })?;
         }
         for finding in namespace.run(|| doctor::check_namespace(namespace.name()))? {
-            // Without ctnetlink the daemon ends, with the same text.
-            if finding.level != Level::Ok && finding.check != doctor::CTNETLINK {
+            // The daemon itself says what is missing that it watches, which is a problem, and ends without ctnetlink.
+            if finding.level == Level::Warning {
                 let Finding { check, found, advice, .. } = finding;
                 let advice = advice.unwrap_or_default();
                 warn!("{check} in the network namespace `{name}`: {found}; {advice}");

@@ -18,9 +18,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use settings::{Attribution, Conditions, Filter, Hold, Process, Retention, Rotate, Settings, Wal};
+pub use settings::{Attribution, Conditions, Filter, Hold, Host, Process, Retention, Rotate, Settings, Wal};
 pub use sources::ConfigError;
-pub use values::{Address, Expected, Interval, Network, Percent, ReceiveBuffer, RingBuffer, Size};
+pub use values::{Address, Every, Expected, Interval, Network, Percent, ReceiveBuffer, RingBuffer, Size};
 
 use crate::cmdline;
 use crate::ctnetlink::Delivery;
@@ -38,6 +38,9 @@ pub const OUTPUT: &str = "/var/log/flowlog";
 /// of a second; what has ended without an event is known after the second one.
 const DUMP_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How often the connection tracking table is listed in any case, to find what ends without an event.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(600);
+
 /// The configuration of the daemon.
 #[derive(Debug)]
 pub struct Config {
@@ -51,6 +54,8 @@ pub struct Config {
     pub delivery: Delivery,
     /// How often the connection tracking table is listed, where that can tell something.
     pub dump_interval: Duration,
+    /// How often the connection tracking table is listed in any case; `None` where it is not.
+    pub audit_interval: Option<Duration>,
     /// How often flows that go on are recorded; `None` where they are not.
     pub active_interval: Option<Duration>,
     /// Where metrics are served.
@@ -74,6 +79,8 @@ pub struct Config {
     pub sockets: Limits,
     /// Which flows are recorded.
     pub filter: FlowFilter,
+    /// Whether what others on the host take away is set right: sysctls, rules, programs.
+    pub keep: bool,
 }
 
 impl Config {
@@ -86,6 +93,7 @@ impl Config {
             ebpf,
             delivery,
             dump_interval,
+            audit_interval,
             active_interval,
             metrics,
             rotate,
@@ -95,7 +103,9 @@ impl Config {
             process,
             attribution,
             filter,
+            host,
         } = settings;
+        let Host { keep } = host;
         let Rotate { interval, rows, bytes } = rotate;
         let rotation = Rotation::default();
         let rotation = Rotation {
@@ -126,6 +136,7 @@ impl Config {
             ebpf: ebpf.unwrap_or(true),
             delivery: delivery.unwrap_or_default(),
             dump_interval: dump_interval.map_or(DUMP_INTERVAL, |interval| interval.0),
+            audit_interval: audit_interval.map_or(Some(AUDIT_INTERVAL), |Every(interval)| interval),
             active_interval: active_interval.map(|interval| interval.0),
             metrics: metrics.map(|address| address.0),
             rotation,
@@ -137,6 +148,7 @@ impl Config {
             ring_buffer_bytes: ring_buffer.unwrap_or_default().0,
             sockets: limits,
             filter: FlowFilter { only: conditions(filter.only), except: conditions(filter.except) },
+            keep: keep.unwrap_or(false),
         }
     }
 }

@@ -8,6 +8,7 @@ mod addresses;
 mod clock;
 mod counts;
 mod local;
+mod needed;
 mod older;
 mod output;
 mod receive;
@@ -32,22 +33,27 @@ use self::clock::now_us;
 use self::counts::Counts;
 use self::local::Local;
 use self::output::Output;
-use self::watched::{REFRESH_INTERVAL, Watch, Watched};
+use self::watched::{Dump, REFRESH_INTERVAL, Watch, Watched};
 use self::writing::Written;
 use crate::config::Config;
 use crate::ctnetlink::{Buffers, Losses};
 use crate::doctor::Settings;
 use crate::flow::Flow;
 use crate::flow_filter::FlowFilter;
+use crate::gaps::Pending;
 use crate::host::Host;
 use crate::ledger::Started;
 use crate::metrics::Metrics;
+use crate::needs::Need;
 use crate::schema::{FlowBatch, RunContext, RunFacts};
 use crate::store::{Store, StoreConfig};
 use crate::writer::Directory;
 
 /// How often the ring buffer is read where no flow ends: it must not fill up in between.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The interval of what is turned off.
+const NEVER: Duration = Duration::from_secs(86_400 * 365);
 
 /// How long the last events may take at the stop.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
@@ -118,6 +124,7 @@ struct Daemon {
     output: Output,
     table_share_percent: u8,
     dump_interval: Duration,
+    audit_interval: Option<Duration>,
     counts: Counts,
     metrics: Metrics,
 }
@@ -125,11 +132,12 @@ struct Daemon {
 impl Daemon {
     fn start(config: Config, directory: Directory) -> Result<Self> {
         let Config {
-            output,
+            output: directory_name,
             namespaces,
             ebpf,
             delivery,
             dump_interval,
+            audit_interval,
             active_interval,
             rotation,
             wal_sync,
@@ -141,9 +149,10 @@ impl Daemon {
             metrics: metrics_address,
             cmdline,
             filter,
+            keep,
         } = config;
         let recorded = recorded(&filter)?;
-        let watch = Watch { delivery, receive_buffer_bytes, active_interval, filter: &filter };
+        let watch = Watch { delivery, receive_buffer_bytes, active_interval, filter: &filter, keep };
         let metrics = Metrics::default();
         if let Some(address) = metrics_address {
             scrape::serve(address, metrics.exposition())?;
@@ -160,9 +169,13 @@ impl Daemon {
         }
         // After the subscription: what ends from now on is either in the dump or sends a message.
         for watched in &mut watched {
-            watched.dump(&mut local, false)?;
+            watched.dump(&mut local, Dump::Due)?;
         }
         let watched_since_us = now_us();
+        let (mut buffers, mut gaps) = (Buffers::default(), Pending::default());
+        for watched in &mut watched {
+            watched.look(&mut buffers, &mut gaps);
+        }
 
         let host = Host::this();
         let context = RunContext {
@@ -215,17 +228,20 @@ impl Daemon {
             context.run_id,
             watched.len(),
             if local.ebpf.is_some() { "processes from eBPF" } else { "no processes" },
-            output.display(),
+            directory_name.display(),
         );
+        let mut output = Output::start(FlowBatch::new(&context), store, metrics.clone())?;
+        gaps.take().into_iter().for_each(|gap| output.gaps.add(gap));
         Ok(Self {
             watched,
             readable: async_fd(epoll.0)?,
-            buffers: Buffers::default(),
+            buffers,
             flows: Vec::new(),
             local,
-            output: Output::start(FlowBatch::new(&context), store, metrics.clone())?,
+            output,
             table_share_percent,
             dump_interval,
+            audit_interval,
             counts: Counts::default(),
             metrics,
         })
@@ -246,6 +262,8 @@ impl Daemon {
         let mut refresh = interval(REFRESH_INTERVAL);
         let mut dump = interval(self.dump_interval);
         dump.reset();
+        let mut audit = interval(self.audit_interval.unwrap_or(NEVER));
+        audit.reset();
         // Does nothing where no service manager waits for it.
         if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
             warn!("cannot tell the service manager that flowlog is ready: {error}");
@@ -259,22 +277,25 @@ impl Daemon {
                 _ = signals.terminate.recv() => return Ok(()),
                 _ = signals.interrupt.recv() => return Ok(()),
                 _ = signals.hangup.recv() => self.output.rotate()?,
-                _ = refresh.tick() => self.watched.iter_mut().for_each(Watched::refresh),
+                _ = refresh.tick() => self.refresh(),
                 _ = drain.tick() => {
                     self.local.clock.refine()?;
                     self.local.drain()?;
                     more |= self.check_hold();
                     self.record_dumps()?;
+                    self.look()?;
                     self.tick()?;
                     self.update_metrics();
                 }
                 // While nothing can be taken, events wait that may tell of what a dump would miss.
                 _ = dump.tick(), if !self.output.is_blocked() => {
-                    for watched in &mut self.watched {
-                        watched.dump(&mut self.local, false)?;
-                    }
+                    self.dump(Dump::Due)?;
                     // A dump that takes longer than the interval leaves time for the rest.
                     dump.reset();
+                }
+                _ = audit.tick(), if self.audit_interval.is_some() && !self.output.is_blocked() => {
+                    self.dump(Dump::Audit)?;
+                    audit.reset();
                 }
                 room = self.output.room(), if self.output.is_blocked() => {
                     room?;
@@ -288,6 +309,31 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// Reads again what changes rarely, and what the kernel has lost.
+    fn refresh(&mut self) {
+        for watched in &mut self.watched {
+            watched.refresh();
+            watched.read_losses(&mut self.output.gaps);
+        }
+    }
+
+    /// Looks at what flowlog needs of the host. Where events were off until now, what was made meanwhile is listed.
+    fn look(&mut self) -> Result<()> {
+        let Self { watched, buffers, output, local, .. } = self;
+        for watched in watched {
+            watched.look(buffers, &mut output.gaps);
+            if watched.has_silent && watched.needed.is_met(Need::Events) && !output.is_blocked() {
+                watched.dump(local, Dump::Audit)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists the tables.
+    fn dump(&mut self, why: Dump) -> Result<()> {
+        self.watched.iter_mut().try_for_each(|watched| watched.dump(&mut self.local, why))
     }
 
     /// Reads what the kernel had queued, where it `can_read`, publishes, and says what there was. Another

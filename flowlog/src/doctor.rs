@@ -10,9 +10,9 @@ mod tracking;
 
 use serde::Serialize;
 
-pub use fix::{Fixed, fix};
+pub use fix::{Fixed, add_rules, fix};
 pub use host::check_host;
-pub use tracking::{CTNETLINK, Settings, check_namespace, read_settings};
+pub use tracking::{Settings, check_namespace, read_settings};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -2,9 +2,10 @@
 //! DESTROY message, and how flows that go on stand now.
 //!
 //! An entry that was made while nobody listened never sends DESTROY (`nf_conntrack_events` = 2, the
-//! default since Linux 5.19). [`Dumps`] remembers what the first dump listed, and compares the later ones
-//! with it. A pure data structure: dumps are handed in, times are arguments in `CLOCK_REALTIME`
-//! nanoseconds.
+//! default since Linux 5.19), nor does one that was made while events were off, or under a rule that leaves this
+//! event out. [`Dumps`] remembers what the first dump listed, and what audits do, which are made now and then, and
+//! compares the later ones with it. A pure data structure: dumps are handed in, times are arguments in
+//! `CLOCK_REALTIME` nanoseconds.
 //!
 //! Invariant: each entry becomes one record of its end: by its DESTROY message where that comes, else by
 //! [`Dumps::take_record`], never by both.
@@ -29,6 +30,20 @@ const MISSING_DUMPS: u32 = 2;
 /// For how many more dumps a late DESTROY message of an entry that was recorded is recognised.
 const REMEMBERED_DUMPS: u32 = 30;
 
+/// How many entries are followed at most; one takes some 300 bytes.
+const MAX_FOLLOWED: usize = 1 << 18;
+
+/// Which entries a dump follows that were not known before. The first dump follows all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follow {
+    /// None: it looks for those that are known.
+    Known,
+    /// All, in case one ends without an event.
+    All,
+    /// All, and some of them will: events were off. They are followed by each dump.
+    Silent,
+}
+
 /// What tells an entry from others: its id, its tuple and its start.
 type Identity = (u64, u64);
 
@@ -41,7 +56,7 @@ pub fn unnoticed_since_us(complete_until_us: i64, began_us: i64) -> i64 {
 /// The entries that are followed from dump to dump.
 #[derive(Debug)]
 pub struct Dumps {
-    entries: HashMap<Identity, Entry, foldhash::fast::RandomState>,
+    entries: HashMap<Identity, Box<Entry>, foldhash::fast::RandomState>,
     /// Records of flows that go on are made this often, of all entries; `None` turns them off.
     active_interval_ns: Option<u64>,
     /// Records that wait to be taken.
@@ -52,8 +67,17 @@ pub struct Dumps {
     began_ns: u64,
     /// When the last two complete dumps began, the last one first.
     dumped_ns: [u64; 2],
-    /// Entries of the first dump that have not ended: some of them may never send a message.
+    /// What the current dump follows.
+    follow: Follow,
+    /// Entries of the first dump that have not ended, and those that were made while events were off: some of them
+    /// may never send a message.
     silent: usize,
+    /// Entries that the last dump did not have, and of which no message told.
+    missing: usize,
+    /// Entries that are recorded as ended and remembered.
+    ended: usize,
+    /// Entries that were not followed, since there were too many.
+    left_out: u64,
     /// No dump follows.
     is_over: bool,
     zeroed: u64,
@@ -71,7 +95,7 @@ struct Entry {
     recorded_ns: Option<u64>,
     /// It was recorded as ended.
     ended: bool,
-    /// The first dump had it.
+    /// The first dump had it, or events were off.
     may_be_silent: bool,
 }
 
@@ -108,7 +132,11 @@ impl Dumps {
             dump: 0,
             began_ns: 0,
             dumped_ns: [0; 2],
+            follow: Follow::All,
             silent: 0,
+            missing: 0,
+            ended: 0,
+            left_out: 0,
             is_over: false,
             zeroed: 0,
         }
@@ -116,7 +144,19 @@ impl Dumps {
 
     /// Whether another dump can tell something.
     pub fn is_needed(&self) -> bool {
-        self.dump == 0 || self.active_interval_ns.is_some() || !self.entries.is_empty()
+        let Self { dump, active_interval_ns, silent, missing, ended, .. } = self;
+        *dump == 0 || active_interval_ns.is_some() || *silent + *missing + *ended > 0
+    }
+
+    /// How many entries were not followed, since there were too many.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// Messages were lost, and are declared: entries of which they told have not ended without one.
+    pub fn forget_announced(&mut self) {
+        self.entries.retain(|_, entry| entry.may_be_silent || entry.ended);
+        self.count();
     }
 
     /// How often counters were found to be set back.
@@ -137,9 +177,10 @@ impl Dumps {
     }
 
     /// A dump begins.
-    pub fn begin(&mut self, now_ns: u64) {
+    pub fn begin(&mut self, now_ns: u64, follow: Follow) {
         self.dump += 1;
         self.began_ns = now_ns;
+        self.follow = if self.dump == 1 { Follow::Silent } else { follow };
     }
 
     /// The dump failed. What it did not show is no sign of anything.
@@ -150,13 +191,22 @@ impl Dumps {
         for entry in self.entries.values_mut() {
             entry.dump = entry.dump.min(self.dump);
         }
+        self.count();
+    }
+
+    /// Counts again what is missing and what is remembered.
+    fn count(&mut self) {
+        let Self { entries, dump, missing, ended, .. } = self;
+        *missing = entries.values().filter(|entry| !entry.ended && entry.dump < *dump).count();
+        *ended = entries.values().filter(|entry| entry.ended).count();
     }
 
     /// The dump has this entry.
     pub fn saw(&mut self, flow: Flow, now_ns: u64) {
         let flow = Flow { event_ns: Some(now_ns), ..flow };
-        let dump = self.dump;
-        let is_followed = dump == 1 || self.active_interval_ns.is_some();
+        let (dump, has_room) = (self.dump, self.entries.len() < MAX_FOLLOWED);
+        let is_followed = dump == 1 || self.active_interval_ns.is_some() || self.follow != Follow::Known;
+        let may_be_silent = self.follow == Follow::Silent;
         let entry = match self.entries.entry(identity(&flow)) {
             hashbrown::hash_map::Entry::Occupied(known) => {
                 let entry = known.into_mut();
@@ -165,15 +215,22 @@ impl Dumps {
                 entry.was_zeroed |= went_down;
                 entry.dump = dump;
                 entry.flow = flow;
+                if may_be_silent && !entry.may_be_silent && !entry.ended {
+                    entry.may_be_silent = true;
+                    self.silent += 1;
+                }
                 entry
             }
-            hashbrown::hash_map::Entry::Vacant(unknown) if is_followed => {
-                let may_be_silent = dump == 1;
+            hashbrown::hash_map::Entry::Vacant(unknown) if is_followed && (has_room || dump == 1) => {
                 self.silent += usize::from(may_be_silent);
                 let (was_zeroed, ended) = (false, false);
-                unknown.insert(Entry { flow, dump, was_zeroed, recorded_ns: None, ended, may_be_silent })
+                let entry = Entry { flow, dump, was_zeroed, recorded_ns: None, ended, may_be_silent };
+                unknown.insert(Box::new(entry))
             }
-            hashbrown::hash_map::Entry::Vacant(_) => return,
+            hashbrown::hash_map::Entry::Vacant(_) => {
+                self.left_out += u64::from(is_followed);
+                return;
+            }
         };
         let Some(interval_ns) = self.active_interval_ns else { return };
         let since_ns = entry.recorded_ns.or(entry.flow.start_ns).unwrap_or(now_ns);
@@ -218,6 +275,11 @@ impl Dumps {
             }
             missing < MISSING_DUMPS + REMEMBERED_DUMPS
         });
+        self.count();
+        // What an audit has brought may be gone by now.
+        if self.entries.capacity() > 4 * self.entries.len() {
+            self.entries.shrink_to(2 * self.entries.len());
+        }
     }
 
     /// The kernel says that it destroyed this entry.
@@ -226,9 +288,13 @@ impl Dumps {
             return Destroyed::First { counters_final: true };
         }
         match self.entries.remove(&identity(flow)) {
-            Some(Entry { ended: true, .. }) => Destroyed::Again,
+            Some(entry) if entry.ended => {
+                self.ended = self.ended.saturating_sub(1);
+                Destroyed::Again
+            }
             Some(entry) => {
                 self.silent -= usize::from(entry.may_be_silent);
+                self.missing = self.missing.saturating_sub(usize::from(entry.dump < self.dump));
                 let went_down = went_down(&entry.flow, flow);
                 self.zeroed += u64::from(went_down);
                 Destroyed::First { counters_final: !entry.was_zeroed && !went_down }
@@ -282,7 +348,15 @@ mod tests {
     }
 
     fn dump(dumps: &mut Dumps, at_s: u64, flows: &[Flow]) {
-        dumps.begin(at_s * S);
+        dumps.begin(at_s * S, Follow::Known);
+        for flow in flows {
+            dumps.saw(flow.clone(), at_s * S);
+        }
+        dumps.end(at_s * S);
+    }
+
+    fn audit(dumps: &mut Dumps, at_s: u64, follow: Follow, flows: &[Flow]) {
+        dumps.begin(at_s * S, follow);
         for flow in flows {
             dumps.saw(flow.clone(), at_s * S);
         }
@@ -330,6 +404,60 @@ mod tests {
         dump(&mut dumps, 130, &[]);
         dump(&mut dumps, 190, &[]);
         assert_eq!(records(&mut dumps), []);
+    }
+
+    #[test]
+    fn an_audit_finds_what_ends_without_a_message() {
+        let mut dumps = Dumps::new(None);
+        dump(&mut dumps, 10, &[]);
+        audit(&mut dumps, 600, Follow::All, &[flow(1, 1), flow(2, 2), flow(3, 3)]);
+        assert!(!dumps.is_needed(), "all may send their messages");
+        assert_eq!(dumps.complete_until_ns(), None, "files do not wait for them");
+        assert_eq!(dumps.destroyed(&flow(1, 1)), FIRST);
+        audit(&mut dumps, 1200, Follow::All, &[flow(3, 3)]);
+        assert_eq!(records(&mut dumps), []);
+        assert!(dumps.is_needed(), "one is missing");
+        dump(&mut dumps, 1260, &[flow(3, 3)]);
+        assert_eq!(records(&mut dumps), [(Some(2), Sighting::Vanished, 1260)]);
+        assert_eq!(dumps.destroyed(&flow(2, 2)), Destroyed::Again);
+        assert!(!dumps.is_needed());
+    }
+
+    #[test]
+    fn a_message_after_an_audit_wins() {
+        let mut dumps = Dumps::new(None);
+        dump(&mut dumps, 10, &[]);
+        audit(&mut dumps, 600, Follow::All, &[flow(1, 1)]);
+        audit(&mut dumps, 1200, Follow::All, &[]);
+        assert!(dumps.is_needed());
+        assert_eq!(dumps.destroyed(&flow(1, 1)), FIRST);
+        assert!(!dumps.is_needed());
+        dump(&mut dumps, 1260, &[]);
+        assert_eq!(records(&mut dumps), []);
+    }
+
+    #[test]
+    fn what_was_made_while_events_were_off_is_followed() {
+        let mut dumps = Dumps::new(None);
+        dump(&mut dumps, 10, &[]);
+        audit(&mut dumps, 20, Follow::All, &[flow(1, 1)]);
+        audit(&mut dumps, 30, Follow::Silent, &[flow(1, 1), flow(2, 1)]);
+        assert!(dumps.is_needed());
+        dump(&mut dumps, 40, &[]);
+        dump(&mut dumps, 50, &[]);
+        assert_eq!(records(&mut dumps).len(), 2);
+        assert_eq!(dumps.complete_until_ns(), None, "all of them have ended");
+    }
+
+    #[test]
+    fn what_is_declared_lost_has_not_vanished() {
+        let mut dumps = Dumps::new(None);
+        dump(&mut dumps, 10, &[flow(1, 1)]);
+        audit(&mut dumps, 20, Follow::All, &[flow(1, 1), flow(2, 1)]);
+        dumps.forget_announced();
+        dump(&mut dumps, 30, &[]);
+        dump(&mut dumps, 40, &[]);
+        assert_eq!(records(&mut dumps), [(Some(1), Sighting::Vanished, 40)]);
     }
 
     #[test]
@@ -391,7 +519,7 @@ mod tests {
     fn the_last_dump_ends_what_it_does_not_have() {
         let mut dumps = Dumps::new(None);
         dump(&mut dumps, 10, &[flow(1, 1), flow(2, 1)]);
-        dumps.begin(20 * S);
+        dumps.begin(20 * S, Follow::Known);
         dumps.saw(flow(1, 2), 21 * S);
         dumps.end_last(22 * S);
         assert_eq!(records(&mut dumps), [(Some(2), Sighting::Vanished, 22)]);
@@ -401,13 +529,13 @@ mod tests {
     #[test]
     fn a_dump_that_fails_counts_for_nothing() {
         let mut dumps = Dumps::new(None);
-        dumps.begin(S);
+        dumps.begin(S, Follow::Known);
         dumps.saw(flow(1, 1), S);
         dumps.cancel();
         assert!(dumps.is_needed());
         dump(&mut dumps, 10, &[flow(1, 1), flow(2, 1)]);
         dump(&mut dumps, 20, &[]);
-        dumps.begin(25 * S);
+        dumps.begin(25 * S, Follow::Known);
         dumps.cancel();
         assert_eq!(records(&mut dumps), []);
         dump(&mut dumps, 30, &[]);

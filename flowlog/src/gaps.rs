@@ -29,11 +29,25 @@ pub enum Cause {
     DecodeError,
     /// Somebody set the clock: flows of this moment may have an ambiguous process. No flows are missing.
     ClockSet,
+    /// No rule of a network namespace made the kernel track connections.
+    NotTracked,
+    /// `nf_conntrack_events` was 0: entries made meanwhile end without an event.
+    EventsOff,
+    /// `nf_conntrack_acct` was 0: connections made meanwhile have no counters. No flows are missing.
+    AccountingOff,
+    /// `nf_conntrack_timestamp` was 0: connections made meanwhile have no start. No flows are missing.
+    TimestampsOff,
+    /// Somebody detached eBPF programs: flows of this time may have no process. No flows are missing.
+    ProgramsDetached,
+    /// The kernel dropped packets of new connections: it could make no entry for them, as its table was full.
+    ConntrackFull,
+    /// The kernel dropped packets of new connections: their entry could not be put into its table.
+    InsertFailed,
 }
 
 impl Cause {
     /// All there are.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 16] = [
         Self::Overrun,
         Self::Overload,
         Self::RingbufFull,
@@ -43,6 +57,13 @@ impl Cause {
         Self::DaemonDown,
         Self::DecodeError,
         Self::ClockSet,
+        Self::NotTracked,
+        Self::EventsOff,
+        Self::AccountingOff,
+        Self::TimestampsOff,
+        Self::ProgramsDetached,
+        Self::ConntrackFull,
+        Self::InsertFailed,
     ];
 
     /// The text of the column `cause`.
@@ -57,6 +78,13 @@ impl Cause {
             Self::DaemonDown => "daemon_down",
             Self::DecodeError => "decode_error",
             Self::ClockSet => "clock_set",
+            Self::NotTracked => "not_tracked",
+            Self::EventsOff => "events_off",
+            Self::AccountingOff => "accounting_off",
+            Self::TimestampsOff => "timestamps_off",
+            Self::ProgramsDetached => "programs_detached",
+            Self::ConntrackFull => "conntrack_full",
+            Self::InsertFailed => "insert_failed",
         }
     }
 }
@@ -65,6 +93,8 @@ impl Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
+    /// In the kernel, before there was anything to read.
+    Kernel,
     /// Between the kernel and the reader.
     Receive,
     /// In what is known of sockets and processes.
@@ -79,6 +109,7 @@ impl Stage {
     /// The text of the column `stage`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Kernel => "kernel",
             Self::Receive => "receive",
             Self::Attribute => "attribute",
             Self::Write => "write",
@@ -144,9 +175,28 @@ impl Gap {
         };
         self.lost_orig_bytes = sum(self.lost_orig_bytes, lost_orig_bytes);
         self.lost_reply_bytes = sum(self.lost_reply_bytes, lost_reply_bytes);
-        self.detail = detail.or_else(|| self.detail.take());
+        self.detail = match (self.detail.take(), detail) {
+            (Some(one), Some(other)) => Some(joined(one, &other)),
+            (one, other) => one.or(other),
+        };
     }
 }
+
+/// What separates details of losses that became one.
+const BETWEEN_DETAILS: &str = "; ";
+
+/// Two details as one, each part once. Beyond [`MAX_DETAIL_BYTES`] nothing is added but that there is more.
+fn joined(one: String, other: &str) -> String {
+    const MORE: &str = "...";
+    if one.split(BETWEEN_DETAILS).any(|part| part == other || part == MORE) {
+        return one;
+    }
+    let other = if one.len() + other.len() > MAX_DETAIL_BYTES { MORE } else { other };
+    one + BETWEEN_DETAILS + other
+}
+
+/// How long a detail may become by merging.
+const MAX_DETAIL_BYTES: usize = 512;
 
 /// How much was declared of one cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -157,7 +207,8 @@ pub struct Declared {
     pub lost_flows: u64,
 }
 
-/// Losses that are not declared yet: at most one of each cause, stage and knowledge of the number.
+/// Losses that are not declared yet: at most one of each cause, stage and knowledge of the number. In the kernel,
+/// where each is of one network namespace, also of each detail.
 #[derive(Debug, Default)]
 pub struct Pending(Vec<Gap>);
 
@@ -168,6 +219,7 @@ impl Pending {
             pending.cause == gap.cause
                 && pending.stage == gap.stage
                 && pending.lost_flows.is_some() == gap.lost_flows.is_some()
+                && (gap.stage != Stage::Kernel || pending.detail == gap.detail)
         };
         match self.0.iter_mut().find(same) {
             Some(pending) => pending.merge(gap),
@@ -211,9 +263,32 @@ mod tests {
         for cause in Cause::ALL {
             assert_eq!(serde_json::to_value(cause).unwrap(), cause.name());
         }
-        for stage in [Stage::Receive, Stage::Attribute, Stage::Write, Stage::Recover] {
+        for stage in [Stage::Kernel, Stage::Receive, Stage::Attribute, Stage::Write, Stage::Recover] {
             assert_eq!(serde_json::to_value(stage).unwrap(), stage.name());
         }
+    }
+
+    #[test]
+    fn details_are_kept() {
+        let mut pending = Pending::default();
+        let detailed = |detail: &str, stage| Gap {
+            detail: Some(detail.to_owned()),
+            ..Gap::new(Cause::DecodeError, stage, 1, 1)
+        };
+        for detail in ["one", "other", "one"] {
+            pending.add(detailed(detail, Stage::Receive));
+        }
+        pending.add(lost(Cause::DecodeError, 1, Some(1)));
+        assert_eq!(pending.take()[0].detail.as_deref(), Some("one; other"));
+        for number in 0..1000 {
+            pending.add(detailed(&format!("number {number}"), Stage::Receive));
+        }
+        let detail = pending.take().remove(0).detail.unwrap();
+        assert!(detail.len() < MAX_DETAIL_BYTES + 10 && detail.ends_with("; ..."), "{detail}");
+        for detail in ["in blue", "in red", "in blue"] {
+            pending.add(detailed(detail, Stage::Kernel));
+        }
+        assert_eq!(pending.take().len(), 2, "each namespace has its own");
     }
 
     #[test]

@@ -27,9 +27,13 @@
 //! | [`timeouts`] | when the last packet of a flow was | only `read` |
 //! | [`attribute`] | flow + tables = record | no |
 //! | [`gaps`] | declared losses | no |
+//! | [`needs`] | what flowlog needs of its host, and what follows where it is not there | no |
+//! | [`nft_rules`] | which rules of nftables make the kernel track connections | no |
+//! | [`kernel_losses`] | what the kernel counted as lost | no |
 //! | [`dumps`] | entries that end without an event, and those that go on | no |
 //! | [`schema`] | record = row of a record batch; the only place that builds Arrow arrays | no |
 //! | [`causes`] | errors as one line of the log | no |
+//! | [`host_watch`] | looks at what the host has of what flowlog needs | yes |
 //! | [`disk`] | rights, durability and full disks | disk |
 //! | [`wal`] | rows on the disk before they are published: segments, recovery | disk |
 //! | [`ledger`] | the chain of what was written, lost and deleted | disk |
@@ -96,11 +100,19 @@ pub mod attribute;
 
 pub mod gaps;
 
+pub mod needs;
+
+pub mod nft_rules;
+
+pub mod kernel_losses;
+
 pub mod dumps;
 
 pub mod schema;
 
 pub mod causes;
+
+pub mod host_watch;
 
 pub mod disk;
 

@@ -95,6 +95,12 @@ metrics! {
         conntrack_entries: Family<[(&'static str, String); 1], Level>,
         /// Entries that the connection tracking table can have, by network namespace (netns).
         conntrack_entries_max: Family<[(&'static str, String); 1], Level>,
+        /// What the kernel counted in connection tracking since the start, by network namespace (netns) and counter
+        /// (drop, early_drop, insert_failed, error, search_restart).
+        conntrack_statistics: Family<[(&'static str, String); 2], Counter>,
+        /// Whether something that flowlog needs is missing (1) or not (0), by what it is (need) and network namespace
+        /// (netns, host where it is of the whole host).
+        needs_unmet: Family<[(&'static str, String); 2], Level>,
     }
 }
 
@@ -235,6 +241,10 @@ mod tests {
         let netns = [("netns", "own".to_owned())];
         metrics.conntrack_entries.get_or_create(&netns).set(7);
         metrics.conntrack_entries_max.get_or_create(&netns).set(9);
+        let [netns] = netns;
+        let counter = [("counter", "drop".to_owned()), netns.clone()];
+        set(&metrics.conntrack_statistics.get_or_create(&counter), 3);
+        metrics.needs_unmet.get_or_create(&[("need", "events".to_owned()), netns]).set(1);
         metrics
     }
 

@@ -37,7 +37,10 @@ pub(crate) struct GapRow {
     /// Inclusive.
     pub(crate) to_us: i64,
     pub(crate) cause: String,
+    pub(crate) stage: String,
     pub(crate) lost_flows: Option<i64>,
+    /// Empty where there is none.
+    pub(crate) detail: String,
 }
 
 impl Tally {
@@ -104,16 +107,18 @@ impl Tally {
 pub(crate) fn gaps(output: &Path) -> Vec<GapRow> {
     let mut gaps = Vec::new();
     for path in files_below(&output.join("gaps/v1")) {
-        for batch in read(&path, &["from_time", "to_time", "cause", "lost_flows"]) {
+        for batch in read(&path, &["from_time", "to_time", "cause", "stage", "lost_flows", "detail"]) {
             let [from, to] = ["from_time", "to_time"]
                 .map(|name| column(&batch, name).as_primitive::<TimestampMicrosecondType>());
-            let causes = column(&batch, "cause").as_string::<i32>();
+            let text = |name, row| column(&batch, name).as_string::<i32>().value(row).to_owned();
             let lost = column(&batch, "lost_flows").as_primitive::<Int64Type>();
             gaps.extend((0..batch.num_rows()).map(|row| GapRow {
                 from_us: from.value(row),
                 to_us: to.value(row),
-                cause: causes.value(row).to_owned(),
+                cause: text("cause", row),
+                stage: text("stage", row),
                 lost_flows: lost.is_valid(row).then(|| lost.value(row)),
+                detail: text("detail", row),
             }));
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::values::{Address, Interval, Network, Percent, ReceiveBuffer, RingBuffer, Size, path};
+use super::values::{Address, Every, Interval, Network, Percent, ReceiveBuffer, RingBuffer, Size, path};
 use crate::cmdline;
 use crate::ctnetlink::Delivery;
 use crate::flow::Protocol;
@@ -46,6 +46,8 @@ section! {
         delivery: Option<Delivery>,
         /// How often the connection tracking table is listed.
         dump_interval: Option<Interval>,
+        /// How often the connection tracking table is listed in any case.
+        audit_interval: Option<Every>,
         /// How often flows that go on are recorded.
         active_interval: Option<Interval>,
         /// Where metrics are served.
@@ -64,6 +66,8 @@ section! {
         attribution: Attribution,
         /// Which flows are recorded.
         filter: Filter,
+        /// What flowlog does to the host.
+        host: Host,
     }
 }
 
@@ -126,6 +130,14 @@ section! {
         sockets: Option<NonZeroU32>,
         /// How long a closed socket is remembered.
         linger: Option<Interval>,
+    }
+}
+
+section! {
+    /// What flowlog does to the host.
+    Host {
+        /// Whether what others take away is set right.
+        keep: Option<bool>,
     }
 }
 

@@ -27,6 +27,10 @@ pub struct Expected(&'static str);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interval(pub Duration);
 
+/// How often something is done, if it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Every(pub Option<Duration>);
+
 /// A number of bytes of more than zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
@@ -108,6 +112,11 @@ macro_rules! from_text {
 
 from_text!(Interval, r#"a duration with a unit, such as "90s", "15min" or "1h""#, |text| {
     humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero()).map(Self)
+});
+
+from_text!(Every, r#""off" or a duration with a unit, such as "10min""#, |text| match text {
+    "off" => Some(Self(None)),
+    _ => text.parse().ok().map(|Interval(interval)| Self(Some(interval))),
 });
 
 from_text!(Size, r#"a size with a unit, such as "64MiB""#, |text| bytes(text).map(Self));

@@ -199,6 +199,11 @@ pub(super) fn statistics<T: Set>(payload: &[u8]) -> Result<(u16, T), DecodeError
     Ok((u16::from_be_bytes(id), T::decode_all(Attributes::new(attributes, "the statistics"))?))
 }
 
+/// What follows `struct nfgenmsg`: the attributes.
+pub(super) fn attributes(payload: &[u8]) -> Result<&[u8], DecodeError> {
+    nfgenmsg(payload).map(|(_, attributes)| attributes)
+}
+
 /// Splits `struct nfgenmsg` from the attributes.
 fn nfgenmsg(payload: &[u8]) -> Result<([u8; NFGENMSG_LEN], &[u8]), DecodeError> {
     let (header, attributes) = payload.split_first_chunk().ok_or(DecodeError::Size {

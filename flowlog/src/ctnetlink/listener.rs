@@ -55,6 +55,8 @@ pub enum Group {
     ExpectationUpdate,
     /// Expectations that end.
     ExpectationDestroy,
+    /// Rules of nftables, those of iptables-nft included, that are added or removed.
+    Rules,
 }
 
 impl Group {
@@ -66,6 +68,7 @@ impl Group {
             Self::ExpectationNew => NFNLGRP_CONNTRACK_EXP_NEW,
             Self::ExpectationUpdate => NFNLGRP_CONNTRACK_EXP_UPDATE,
             Self::ExpectationDestroy => NFNLGRP_CONNTRACK_EXP_DESTROY,
+            Self::Rules => NFNLGRP_NFTABLES,
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod entries;
 mod expectations;
+mod netfilter;
 
 use std::io;
 

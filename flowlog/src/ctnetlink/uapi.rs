@@ -50,6 +50,10 @@ pub const NFNETLINK_V0: u8 = 0;
 pub const NFNL_SUBSYS_CTNETLINK: u8 = 1;
 /// `NFNL_SUBSYS_CTNETLINK_EXP`
 pub const NFNL_SUBSYS_CTNETLINK_EXP: u8 = 2;
+/// `NFNL_SUBSYS_NFTABLES`
+pub const NFNL_SUBSYS_NFTABLES: u8 = 10;
+/// `NFNL_SUBSYS_HOOK`, since Linux 5.14
+pub const NFNL_SUBSYS_HOOK: u8 = 12;
 /// `NFNLGRP_CONNTRACK_NEW` of `enum nfnetlink_groups`
 pub const NFNLGRP_CONNTRACK_NEW: u32 = 1;
 /// `NFNLGRP_CONNTRACK_UPDATE` of `enum nfnetlink_groups`
@@ -62,6 +66,46 @@ pub const NFNLGRP_CONNTRACK_EXP_NEW: u32 = 4;
 pub const NFNLGRP_CONNTRACK_EXP_UPDATE: u32 = 5;
 /// `NFNLGRP_CONNTRACK_EXP_DESTROY` of `enum nfnetlink_groups`
 pub const NFNLGRP_CONNTRACK_EXP_DESTROY: u32 = 6;
+/// `NFNLGRP_NFTABLES` of `enum nfnetlink_groups`
+pub const NFNLGRP_NFTABLES: u32 = 7;
+
+// linux/netfilter/nf_tables.h
+
+/// `NFT_MSG_NEWRULE`: a rule that was added, or one of a list.
+pub const NFT_MSG_NEWRULE: u8 = 6;
+/// `NFT_MSG_GETRULE`
+pub const NFT_MSG_GETRULE: u8 = 7;
+/// `NFT_MSG_DELRULE`
+pub const NFT_MSG_DELRULE: u8 = 8;
+/// `NFT_MSG_NEWGEN`: the end of a transaction.
+pub const NFT_MSG_NEWGEN: u8 = 15;
+/// `NFT_MSG_DESTROYRULE`, since Linux 6.3
+pub const NFT_MSG_DESTROYRULE: u8 = 28;
+/// `NFTA_RULE_TABLE` of `enum nft_rule_attributes`
+pub const NFTA_RULE_TABLE: u16 = 1;
+/// `NFTA_RULE_HANDLE` of `enum nft_rule_attributes`
+pub const NFTA_RULE_HANDLE: u16 = 3;
+/// `NFTA_RULE_EXPRESSIONS` of `enum nft_rule_attributes`
+pub const NFTA_RULE_EXPRESSIONS: u16 = 4;
+/// `NFTA_EXPR_NAME` of `enum nft_expr_attributes`
+pub const NFTA_EXPR_NAME: u16 = 1;
+/// `NFTA_EXPR_DATA` of `enum nft_expr_attributes`
+pub const NFTA_EXPR_DATA: u16 = 2;
+/// `NFTA_MATCH_NAME` and `NFTA_TARGET_NAME`: what iptables calls a match or target.
+pub const NFTA_COMPAT_NAME: u16 = 1;
+/// `NFPROTO_INET`: both IP versions; the others are `AF_INET` and `AF_INET6`.
+pub const NFPROTO_INET: u8 = 1;
+/// `NFPROTO_BRIDGE`
+pub const NFPROTO_BRIDGE: u8 = 7;
+
+// linux/netfilter/nfnetlink_hook.h
+
+/// `NFNL_MSG_HOOK_GET`
+pub const NFNL_MSG_HOOK_GET: u8 = 0;
+/// `NFNLA_HOOK_HOOKNUM`
+pub const NFNLA_HOOK_HOOKNUM: u16 = 1;
+/// `NFNLA_HOOK_FUNCTION_NAME`
+pub const NFNLA_HOOK_FUNCTION_NAME: u16 = 4;
 
 // enum cntl_msg_types, linux/netfilter/nfnetlink_conntrack.h: the lower byte of a message's type
 

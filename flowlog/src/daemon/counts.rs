@@ -50,6 +50,15 @@ impl Daemon {
             let netns = [("netns", watched.name().to_owned())];
             metrics.conntrack_entries.get_or_create(&netns).set(watched.entries.into());
             metrics.conntrack_entries_max.get_or_create(&netns).set(watched.table_max.into());
+            let [netns] = netns;
+            for (counter, count) in watched.needed.counted().by_name() {
+                let labels = [("counter", counter.to_owned()), netns.clone()];
+                set(&metrics.conntrack_statistics.get_or_create(&labels), count);
+            }
+            for (need, is_met) in watched.needed.each() {
+                let labels = [("need", need.name().to_owned()), netns.clone()];
+                metrics.needs_unmet.get_or_create(&labels).set(u64::from(!is_met));
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use tracing::{debug, error};
 use super::clock::{micros, now_ns, now_us};
 use super::counts::Counts;
 use super::output::Output;
-use super::watched::Watched;
+use super::watched::{Dump, Watched};
 use super::{Daemon, Local};
 use crate::attribute::{FlowRecord, Sighting, attribute};
 use crate::ctnetlink::{Datagrams, Delivery, Received, decode};
@@ -64,6 +64,7 @@ impl Daemon {
         let Self { watched, local, output, .. } = self;
         for watched in &mut *watched {
             watched.declare_dropped(&mut output.gaps);
+            watched.needed.declare(&mut output.gaps, false);
         }
         local.declare_lost(&mut output.gaps);
         local.expire();
@@ -165,7 +166,7 @@ impl Daemon {
             return Ok(false);
         }
         for watched in &mut self.watched {
-            watched.dump(&mut self.local, true)?;
+            watched.dump(&mut self.local, Dump::Last)?;
         }
         // A message that came meanwhile wins over what the dump does not have.
         self.read_queued(can_read).await?;
@@ -209,6 +210,11 @@ impl Daemon {
 
     /// Hands over the last rows and losses.
     pub(super) async fn hand_over(&mut self) -> anyhow::Result<()> {
+        for watched in &mut self.watched {
+            watched.look(&mut self.buffers, &mut self.output.gaps);
+            watched.read_losses(&mut self.output.gaps);
+            watched.needed.declare(&mut self.output.gaps, true);
+        }
         self.tick()?;
         self.output.flush_last()?;
         while self.output.is_blocked() {

@@ -13,16 +13,18 @@ use tracing::warn;
 use super::addresses::LocalAddresses;
 use super::clock::{now_ns, now_us};
 use super::local::Local;
+use super::needed::Needed;
 use crate::attribute::Observer;
 use crate::causes::one_line;
 use crate::clocks::Clocks;
-use crate::ctnetlink::{Delivery, Listener, Requests};
+use crate::ctnetlink::{Buffers, Delivery, Listener, Requests};
 use crate::doctor::{Settings, read_settings};
-use crate::dumps::Dumps;
+use crate::dumps::{Dumps, Follow};
 use crate::duplicates::Seen;
 use crate::flow_filter::FlowFilter;
 use crate::gaps::{Cause, Gap, Pending, Stage};
 use crate::namespace::Namespace;
+use crate::needs::Need;
 use crate::timeouts::Timeouts;
 
 /// How often timeouts and the sizes of tables are read, and addresses listed, of which each change is told in between.
@@ -39,6 +41,17 @@ const SEEN_MAX: usize = 1 << 20;
 /// Below this part of its limit the table has room again.
 const ROOM_AGAIN_PERCENT: u64 = 90;
 
+/// Why the table is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dump {
+    /// Entries that are followed may have ended.
+    Due,
+    /// To find what ends without an event, for whatever reason.
+    Audit,
+    /// The run ends.
+    Last,
+}
+
 /// How a namespace is watched.
 #[derive(Clone, Copy)]
 pub(super) struct Watch<'f> {
@@ -46,6 +59,8 @@ pub(super) struct Watch<'f> {
     pub(super) receive_buffer_bytes: usize,
     pub(super) active_interval: Option<Duration>,
     pub(super) filter: &'f FlowFilter,
+    /// Whether what others take away is set right.
+    pub(super) keep: bool,
 }
 
 /// One network namespace.
@@ -65,6 +80,11 @@ pub(super) struct Watched {
     /// Entries of the table, as of the last time they were counted.
     pub(super) entries: u32,
     pub(super) dumps: Dumps,
+    /// What it has of what flowlog needs.
+    pub(super) needed: Needed,
+    /// Entries were made that end without an event, and are not listed yet.
+    pub(super) has_silent: bool,
+    has_said_left_out: bool,
     /// Connections of which it was said that their counters were set back.
     said_zeroed: u64,
     /// The kernel holds too many entries: flows are counted and dropped.
@@ -92,16 +112,18 @@ impl Watched {
         local: &Local,
         epoll: &Epoll,
     ) -> Result<(Self, Settings)> {
-        let Watch { delivery, receive_buffer_bytes, active_interval, filter } = watch;
+        let Watch { delivery, receive_buffer_bytes, active_interval, filter, keep } = watch;
+        let name = namespace.name().unwrap_or("own");
         let (opened, probe, settings) = namespace.run(|| {
             let opened = Requests::open().and_then(|mut requests| {
                 // Subscribing succeeds also where nothing will ever come.
                 requests.count()?;
-                Ok((requests, Listener::open(receive_buffer_bytes, delivery, filter)?))
+                let listener = Listener::open(receive_buffer_bytes, delivery, filter)?;
+                Ok((requests, listener, Needed::open(name, keep)?))
             });
             (opened, UdpSocket::bind("0.0.0.0:0"), read_settings())
         })?;
-        let (requests, listener) = opened?;
+        let (requests, listener, needed) = opened?;
         epoll
             .add(listener.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))
             .context("cannot watch the netlink socket")?;
@@ -120,6 +142,9 @@ impl Watched {
             dumps: Dumps::new(
                 active_interval.map(|interval| u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)),
             ),
+            needed,
+            has_silent: false,
+            has_said_left_out: false,
             said_zeroed: 0,
             is_shedding: false,
             read_until_us: now_us(),
@@ -138,6 +163,7 @@ impl Watched {
         }
         watched.addresses = LocalAddresses::open(&watched.namespace, epoll);
         watched.refresh();
+        watched.read_losses(&mut Pending::default());
         Ok((watched, settings))
     }
 
@@ -181,6 +207,19 @@ impl Watched {
         self.addresses.read(self.namespace.name());
     }
 
+    /// Looks at what it has of what flowlog needs.
+    pub(super) fn look(&mut self, buffers: &mut Buffers, gaps: &mut Pending) {
+        let Self { needed, namespace, requests, entries, table_max, has_silent, .. } = self;
+        *has_silent |= needed.look(namespace, requests, buffers, gaps);
+        needed.look_at_room(*entries, *table_max, namespace, gaps);
+    }
+
+    /// Reads what the kernel has lost, and declares it.
+    pub(super) fn read_losses(&mut self, gaps: &mut Pending) {
+        let Self { needed, namespace, requests, table_max, .. } = self;
+        needed.read_losses(requests, *table_max, namespace, gaps);
+    }
+
     /// Counts the entries of the table. Says whether that could be done.
     fn count(&mut self) -> bool {
         match self.requests.count() {
@@ -206,11 +245,16 @@ impl Watched {
     /// Lists the table, where that can tell something. The ring buffer is read meanwhile. What the
     /// last dump tells is for the caller to say: [`Dumps::end_last`]. It is always made: on this occasion the kernel
     /// removes what has expired, and tells of it, which it does by itself only minutes later.
-    pub(super) fn dump(&mut self, local: &mut Local, is_last: bool) -> Result<()> {
-        if !(is_last || self.dumps.is_needed()) || self.dumps.has_records() {
+    pub(super) fn dump(&mut self, local: &mut Local, why: Dump) -> Result<()> {
+        let follow = match why {
+            _ if self.has_silent => Follow::Silent,
+            Dump::Audit => Follow::All,
+            Dump::Due | Dump::Last => Follow::Known,
+        };
+        let is_last = why == Dump::Last;
+        if !(is_last || follow != Follow::Known || self.dumps.is_needed()) || self.dumps.has_records() {
             return Ok(());
         }
-        let Self { requests, dumps, .. } = self;
         let mut drained = Instant::now();
         let mut drain = || match drained.elapsed() >= super::DRAIN_INTERVAL {
             true => {
@@ -219,10 +263,13 @@ impl Watched {
             }
             false => Ok(()),
         };
+        // Where events are still off, more of them are made.
+        self.has_silent = !self.needed.is_met(Need::Events);
+        let Self { requests, dumps, .. } = self;
         let mut result = Ok(());
         // Before the kernel looks: what it lists may end while it is read here, and the row of the end is later.
         let at_ns = now_ns(ClockId::CLOCK_REALTIME);
-        dumps.begin(at_ns);
+        dumps.begin(at_ns, follow);
         let dumped = requests.dump(|decoded| {
             match decoded {
                 Ok(decoded) => dumps.saw(decoded.flow, at_ns),
@@ -238,6 +285,7 @@ impl Watched {
                     dumps.end(now_ns(ClockId::CLOCK_REALTIME));
                 }
                 self.say_zeroed();
+                self.say_left_out();
             }
             Err(error) => {
                 dumps.cancel();
@@ -260,6 +308,18 @@ impl Watched {
         }
     }
 
+    /// Says once that there are more entries than can be followed.
+    fn say_left_out(&mut self) {
+        if self.dumps.left_out() > 0 && !self.has_said_left_out {
+            self.has_said_left_out = true;
+            warn!(
+                "the connection tracking table of `{}` has more entries than flowlog follows: if one of the others ends \
+                 without an event, it is not recorded",
+                self.name()
+            );
+        }
+    }
+
     /// Whether the kernel holds more entries for us than it should, while they cannot be taken.
     pub(super) fn check_hold(&mut self, table_share_percent: u8) {
         let limit = u64::from(self.table_max) * u64::from(table_share_percent) / 100;
@@ -274,6 +334,8 @@ impl Watched {
         if !self.has_dropped {
             return;
         }
+        // What is declared lost must not be found to have vanished.
+        self.dumps.forget_announced();
         let gap = Gap::new(Cause::Overrun, Stage::Receive, self.read_until_us, now_us());
         // Where the kernel did not take the filter, it also counts what would not have been recorded.
         let is_exact = self.filter.is_empty() || self.listener.is_filtered();

@@ -60,13 +60,23 @@ pub fn fix(track: bool, mut each: impl FnMut(Fixed)) -> Result<()> {
         });
     }
     if track {
-        nft(RULES)?;
-        each(Fixed {
-            done: "added the table `inet flowlog`, whose rules use ct".to_owned(),
-            undo: "nft delete table inet flowlog".to_owned(),
-        });
+        each(add_rules()?);
     }
     Ok(())
+}
+
+/// Adds the table `inet flowlog`, whose rules make the kernel track all connections in the namespace of the calling
+/// thread. Where it is there already, it is made anew.
+///
+/// # Errors
+///
+/// Where nft(8) is missing or refuses.
+pub fn add_rules() -> Result<Fixed> {
+    nft(RULES)?;
+    Ok(Fixed {
+        done: "added the table `inet flowlog`, whose rules use ct".to_owned(),
+        undo: "nft delete table inet flowlog".to_owned(),
+    })
 }
 
 /// Runs nft(8) in the namespace of this thread, which children inherit.

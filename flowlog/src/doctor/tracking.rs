@@ -8,12 +8,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use super::{Finding, Level};
 use crate::ctnetlink::Requests;
 use crate::flow::{L4, Protocol, Tuple};
+use crate::host_watch::Probe;
 
 /// Directory of the sysctls. /proc shows the values of the namespace of the thread that opens a file.
 const SYSCTLS: &str = "/proc/sys/net/netfilter";
 
+/// What is found of tracking.
+const TRACKED: &str = "connections are tracked";
+const NOT_TRACKED: &str = "no connection is tracked: no rule in this namespace uses ct";
+
 /// Name of the check whether the kernel has what all others need.
-pub const CTNETLINK: &str = "ctnetlink";
+const CTNETLINK: &str = "ctnetlink";
 
 /// The sysctls that decide what is in an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,9 +110,14 @@ fn events(fix: &str) -> Finding {
     }
 }
 
-/// A namespace tracks nothing until a rule in it needs it, and nothing tells but trying: sends one
-/// byte over loopback, looks for its entry and removes that.
+/// A namespace tracks nothing until a rule in it needs it. Where the kernel does not list its hooks and nothing can
+/// be tried without leaving a trace ([`Probe`]), one byte is sent over loopback, its entry looked for and removed.
 fn tracks(check: &'static str, loopback: IpAddr, requests: &mut Requests, fix: &str) -> Finding {
+    match Probe::open().is_tracked(loopback.is_ipv6(), requests) {
+        Some(true) => return Finding::ok(check, TRACKED),
+        Some(false) => return Finding::bad(check, Level::Problem, NOT_TRACKED, fix),
+        None => {}
+    }
     let tuple = match send_probe(loopback) {
         Ok(tuple) => tuple,
         Err(error) => {
@@ -131,14 +141,9 @@ fn tracks(check: &'static str, loopback: IpAddr, requests: &mut Requests, fix: &
         Ok(true) => {
             // A leftover expires by itself.
             let _ = requests.delete(&tuple, None);
-            Finding::ok(check, "connections are tracked")
+            Finding::ok(check, TRACKED)
         }
-        Ok(false) => Finding::bad(
-            check,
-            Level::Problem,
-            "no connection is tracked: no rule in this namespace uses ct",
-            fix,
-        ),
+        Ok(false) => Finding::bad(check, Level::Problem, NOT_TRACKED, fix),
         Err(error) => {
             Finding::bad(check, Level::Warning, format!("cannot be looked up: {error}"), "run as root")
         }

@@ -1,0 +1,222 @@
+//! Looks at what a network namespace has of what flowlog needs: sysctls, and whether its connections are tracked.
+//!
+//! A [`NamespaceWatch`] belongs to the namespace in which the calling thread was when it was opened. It is cheap
+//! enough for many looks in a second: files of sysctls stay open, and the kernel tells of each change of the rules.
+
+mod probe;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::time::{Duration, Instant};
+
+use tracing::debug;
+
+use crate::causes::one_line;
+use crate::ctnetlink::{Buffers, Delivery, Error, Group, Listener, Received, Requests, decode};
+use crate::needs::Need;
+use crate::nft_rules::Rules;
+
+pub use probe::Probe;
+
+/// Directory of the sysctls. /proc shows the values of the namespace of the thread that opens a file.
+const SYSCTLS: &str = "/proc/sys/net/netfilter";
+
+/// The sysctls that must not be 0, with their needs.
+const WANTED: [(Need, &str); 3] = [
+    (Need::Events, "nf_conntrack_events"),
+    (Need::Accounting, "nf_conntrack_acct"),
+    (Need::Timestamps, "nf_conntrack_timestamp"),
+];
+
+/// Room for messages about rules: a reload of ten thousand rules takes some 5 MB. It takes memory only while
+/// messages wait.
+const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
+
+/// How often it is asked whether the kernel tracks where no rule that is known proves it: rules of
+/// iptables-legacy, for one, come and go without a message.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long it is asked with each look after the last rule that is known went: the kernel lets go of it later.
+const ASK_OFTEN: Duration = Duration::from_secs(1);
+
+/// How often all rules are listed at most, where messages about them were lost.
+const LIST_EVERY: Duration = Duration::from_secs(1);
+
+/// How many messages are read in one look at most; the rest is for the next one.
+const READS_PER_LOOK: usize = 64;
+
+/// What a look found of the rules for one IP version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tracking {
+    /// Whether the kernel tracks it now; `None` where that cannot be found out.
+    pub now: Option<bool>,
+    /// Since the last look there may have been a moment in which it did not.
+    pub blinked: bool,
+}
+
+/// What is watched of a network namespace.
+#[derive(Debug)]
+pub struct NamespaceWatch {
+    sysctls: [(Need, &'static str, Option<File>); 3],
+    /// Messages about rules; none come where the kernel has no nftables.
+    messages: Listener,
+    rules: Rules,
+    /// Messages were lost: the rules have to be listed.
+    must_list: bool,
+    listed: Option<Instant>,
+    versions: [Version; 2],
+    probe: Probe,
+}
+
+/// What is known of one IP version.
+#[derive(Clone, Copy, Debug, Default)]
+struct Version {
+    /// What was found the last time.
+    now: Option<bool>,
+    asked: Option<Instant>,
+    /// When the last rule that is known went.
+    emptied: Option<Instant>,
+}
+
+impl NamespaceWatch {
+    /// Of the namespace of the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no netlink.
+    pub fn open() -> Result<Self, Error> {
+        let messages =
+            Listener::subscribe(&[Group::Rules], Some(RECEIVE_BUFFER_BYTES), Delivery::BestEffort)?;
+        let sysctls = WANTED.map(|(need, name)| (need, name, open_sysctl(name)));
+        Ok(Self {
+            sysctls,
+            messages,
+            rules: Rules::default(),
+            must_list: true,
+            listed: None,
+            versions: [Version::default(); 2],
+            probe: Probe::open(),
+        })
+    }
+
+    /// Each sysctl, and whether it is on. One that is not there is not.
+    pub fn sysctls(&self) -> impl Iterator<Item = (Need, bool)> {
+        self.sysctls.iter().map(|(need, _, file)| {
+            let value = file.as_ref().map(read_value);
+            (*need, matches!(value, Some(Ok(value)) if value != 0))
+        })
+    }
+
+    /// Turns a sysctl on.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be written.
+    pub fn turn_on(&self, need: Need) -> io::Result<()> {
+        let found = self.sysctls.iter().find(|(of, ..)| *of == need);
+        match found {
+            Some((.., Some(file))) => file.write_all_at(b"1\n", 0),
+            Some((_, name, None)) => Err(io::Error::other(format!("found no sysctl {name}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads what the kernel told of the rules, and finds out whether it tracks: IPv4, then IPv6.
+    pub fn tracking(
+        &mut self,
+        requests: &mut Requests,
+        buffers: &mut Buffers,
+        now: Instant,
+    ) -> [Tracking; 2] {
+        self.must_list |= !self.read_messages(buffers);
+        let is_unsure = self.must_list;
+        if is_unsure && self.listed.is_none_or(|listed| now >= listed + LIST_EVERY) {
+            let is_first = self.listed.is_none();
+            self.listed = Some(now);
+            self.list(requests);
+            // What went and came meanwhile is in messages that were not lost.
+            self.must_list = false;
+            // What a first list tells nothing of, nobody was promised.
+            return [false, true].map(|is_ipv6| self.version(is_ipv6, !is_first, requests, now));
+        }
+        [false, true].map(|is_ipv6| self.version(is_ipv6, is_unsure, requests, now))
+    }
+
+    /// Reads the messages that are there. Says whether none were lost.
+    fn read_messages(&mut self, buffers: &mut Buffers) -> bool {
+        let Self { messages, rules, .. } = self;
+        for _ in 0..READS_PER_LOOK {
+            match messages.recv(buffers) {
+                Ok(Received::Datagrams(datagrams)) => {
+                    let has_lost = datagrams.truncated() > 0;
+                    let mut messages = datagrams.iter().flat_map(decode::messages);
+                    let result = messages.try_for_each(|message| rules.apply(&message?));
+                    if has_lost || result.is_err() {
+                        return false;
+                    }
+                    if !datagrams.is_full() {
+                        return true;
+                    }
+                }
+                Ok(Received::WouldBlock) => return true,
+                Ok(Received::Overrun) | Err(_) => return false,
+            }
+        }
+        // The rest is for the next look, and what is known is as old as what was read.
+        true
+    }
+
+    /// Lists all rules. Without nftables there are none.
+    fn list(&mut self, requests: &mut Requests) {
+        let Self { rules, .. } = self;
+        rules.clear();
+        if let Err(error) = requests.rules(|message| rules.apply(message)) {
+            debug!("cannot list the rules of nftables: {}", one_line(&error));
+            rules.clear();
+        }
+        rules.listed();
+    }
+
+    fn version(&mut self, is_ipv6: bool, is_unsure: bool, requests: &mut Requests, now: Instant) -> Tracking {
+        let Self { rules, versions, probe, .. } = self;
+        let [ipv4, ipv6] = versions;
+        let version = if is_ipv6 { ipv6 } else { ipv4 };
+        let was_tracked = version.now == Some(true);
+        // What was between two looks of which messages are lost is not known.
+        let mut blinked = is_unsure && was_tracked;
+        if rules.were_emptied(is_ipv6) {
+            version.emptied.get_or_insert(now);
+        }
+        if rules.track(is_ipv6) && !self.must_list {
+            blinked |= rules.have_returned(is_ipv6) && was_tracked;
+            rules.settle(is_ipv6);
+            *version = Version { now: Some(true), asked: None, emptied: None };
+            return Tracking { now: version.now, blinked };
+        }
+        let is_fresh = version.emptied.is_some_and(|emptied| now < emptied + ASK_OFTEN);
+        if is_fresh || is_unsure || version.asked.is_none_or(|asked| now >= asked + ASK_EVERY) {
+            version.asked = Some(now);
+            version.now = probe.is_tracked(is_ipv6, requests);
+        }
+        if version.now != Some(true) || !is_fresh {
+            // Either it shows, or something else keeps the kernel tracking.
+            rules.settle(is_ipv6);
+            version.emptied = None;
+        }
+        Tracking { now: version.now, blinked: blinked && version.now == Some(true) }
+    }
+}
+
+fn open_sysctl(name: &str) -> Option<File> {
+    let path = format!("{SYSCTLS}/{name}");
+    // Where it cannot be written, as in some containers, it can be read.
+    OpenOptions::new().read(true).write(true).open(&path).or_else(|_| File::open(&path)).ok()
+}
+
+fn read_value(file: &File) -> io::Result<u8> {
+    let mut text = [0; 8];
+    let read = file.read_at(&mut text, 0)?;
+    let text = std::str::from_utf8(text.get(..read).unwrap_or_default()).map_err(io::Error::other)?;
+    text.trim().parse().map_err(io::Error::other)
+}

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 use flowlog::ctnetlink::Requests;
 
+use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, flowlog, run_command};
 use crate::harness::dataset::Dataset;
+use crate::harness::ebpf;
 use crate::harness::namespace::Namespace;
 use crate::harness::tally::{GapRow, gaps, now_us};
+use crate::harness::traffic::Ends;
 use crate::harness::wait::wait_for;
 
 /// Rules that make the kernel track, as somebody else has them.
@@ -373,4 +376,125 @@ fn nothing_is_left_of_the_question_whether_connections_are_tracked() {
     let dataset = Dataset::read(output.path());
     let row = dataset.row_to(5000);
     assert_eq!(dataset.rows().len(), 1, "{row:?}");
+}
+
+/// Programs of others may be detached by whoever has the right to: `bpftool link detach`.
+#[test]
+fn programs_that_somebody_detaches_are_noticed() {
+    for keep in [false, true] {
+        let namespace = Namespace::tracked();
+        let output = tempfile::tempdir().unwrap();
+        let mut command = run_command(output.path(), &[&namespace]);
+        if keep {
+            command.env("FLOWLOG__HOST__KEEP", "true");
+        }
+        let daemon = Daemon::spawn(command);
+        let connect = |port| {
+            let at = SocketAddr::from(([127, 0, 0, 1], port));
+            Ends { client: &namespace, server: &namespace }.tcp_closed(at, at);
+        };
+        connect(5000);
+        let before_us = now_us();
+        assert!(
+            ebpf::detach_links(daemon.pid()) >= 5,
+            "flowlog has several programs at the root of all cgroups"
+        );
+        wait_for_log(&daemon, "somebody detached eBPF programs of flowlog");
+        if keep {
+            wait_for_log(&daemon, "attached the eBPF programs again");
+            connect(5002);
+        } else {
+            connect(5001);
+        }
+        let detached_us = now_us();
+        conntrack::flush_closed(&namespace);
+        daemon.stop();
+        let dataset = Dataset::read(output.path());
+        let methods = |port| {
+            let row = dataset.row_to(port);
+            [row.text("src_attribution"), row.text("dst_attribution")].map(|text| text.map(str::to_owned))
+        };
+        let known = [Some("socket".to_owned()), Some("closer".to_owned())];
+        assert_eq!(methods(5000), known);
+        if keep {
+            assert_eq!(methods(5002), known);
+        } else {
+            assert_eq!(methods(5001), [None, None]);
+        }
+        let gaps = gaps(output.path());
+        let gaps: Vec<_> = gaps.iter().filter(|gap| gap.cause == "programs_detached").collect();
+        assert!(!gaps.is_empty());
+        assert!(gaps.iter().all(|gap| gap.stage == "attribute" && gap.lost_flows == Some(0)), "{gaps:#?}");
+        if keep {
+            assert!(gaps.iter().any(|gap| gap.detail.contains("mended by flowlog after")), "{gaps:#?}");
+        } else {
+            let covers = |at_us: i64| gaps.iter().any(|gap| (gap.from_us..=gap.to_us).contains(&at_us));
+            assert!(covers(before_us) || covers(before_us + 1_000), "{gaps:#?}");
+            assert!(covers(detached_us), "{gaps:#?}");
+        }
+        verify(output.path());
+    }
+}
+
+/// Entries that were made while events were off end without an event, also after that: a list finds them.
+#[test]
+fn what_was_made_while_events_were_off_is_recorded_when_it_ends() {
+    let mut two = Two::new();
+    let daemon = two.start(false);
+    let path = "net/netfilter/nf_conntrack_events";
+    two.one.sysctl(path, "0");
+    wait_for_log(&daemon, "nf_conntrack_events is 0");
+    two.connect(5000);
+    two.one.sysctl(path, "1");
+    wait_for_log(&daemon, "mended after");
+    // They have been listed by now, since that is done before the next look.
+    two.connect(5100);
+    wait_for("some lists of the table", || {
+        let listed = now_us() - two.made.last().unwrap().at_us;
+        (listed > 1_000_000).then_some(())
+    });
+    flush(&two.one);
+    flush(&two.other);
+    daemon.stop();
+    let (missing, _) = two.check("events_off");
+    assert_eq!(missing, 0);
+    let dataset = Dataset::read(two.output.path());
+    for row in dataset.rows() {
+        let is_silent =
+            row.int("observer_netns") == Some(two.one.inode()) && row.int("dst_port") < Some(5100);
+        let source = if is_silent { "reconcile" } else { "destroy" };
+        assert_eq!(row.text("end_source"), Some(source), "{row:?}");
+    }
+}
+
+/// A rule leaves out the event of the end (`ct event set`, `--ctevents`): an audit finds these connections.
+#[test]
+fn what_a_rule_keeps_from_sending_events_is_found_by_an_audit() {
+    let namespace = Namespace::tracked();
+    namespace.sysctl("net/netfilter/nf_conntrack_events", "1");
+    namespace.nft(
+        "table ip quiet { chain out { type filter hook output priority -150; udp dport < 5100 ct event set new; }; }",
+    );
+    let output = tempfile::tempdir().unwrap();
+    let mut command = run_command(output.path(), &[&namespace]);
+    command.arg("--no-ebpf").env("FLOWLOG__DUMP_INTERVAL", "100ms").env("FLOWLOG__AUDIT_INTERVAL", "200ms");
+    let mut daemon = Daemon::spawn(command);
+    let mut made = Vec::new();
+    connect(&namespace, 5000, &mut made);
+    connect(&namespace, 5100, &mut made);
+    let began = Instant::now();
+    wait_for("several audits", || (began.elapsed() > Duration::from_secs(2)).then_some(()));
+    flush(&namespace);
+    wait_for("rows of all", || {
+        daemon.rotate();
+        (Dataset::read(output.path()).rows().len() >= made.len()).then_some(())
+    });
+    daemon.stop();
+    let dataset = Dataset::read(output.path());
+    assert_eq!(dataset.rows().len(), made.len());
+    for made in made {
+        let row = dataset.row_to(made.port);
+        let source = if made.port < 5100 { "reconcile" } else { "destroy" };
+        assert_eq!(row.text("end_source"), Some(source), "{row:?}");
+    }
 }

@@ -11,6 +11,7 @@ mod local;
 mod needed;
 mod older;
 mod output;
+mod programs;
 mod receive;
 mod scrape;
 mod watched;
@@ -33,6 +34,7 @@ use self::clock::now_us;
 use self::counts::Counts;
 use self::local::Local;
 use self::output::Output;
+use self::programs::Programs;
 use self::watched::{Dump, REFRESH_INTERVAL, Watch, Watched};
 use self::writing::Written;
 use crate::config::Config;
@@ -121,6 +123,7 @@ struct Daemon {
     /// Flows of one read.
     flows: Vec<Flow>,
     local: Local,
+    programs: Programs,
     output: Output,
     table_share_percent: u8,
     dump_interval: Duration,
@@ -158,6 +161,8 @@ impl Daemon {
             scrape::serve(address, metrics.exposition())?;
         }
         let mut local = Local::start(ebpf, ring_buffer_bytes, sockets, cmdline)?;
+
+        let programs = Programs::new(keep);
 
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll instance")?;
         let mut watched = Vec::new();
@@ -238,6 +243,7 @@ impl Daemon {
             buffers,
             flows: Vec::new(),
             local,
+            programs,
             output,
             table_share_percent,
             dump_interval,
@@ -321,7 +327,8 @@ impl Daemon {
 
     /// Looks at what flowlog needs of the host. Where events were off until now, what was made meanwhile is listed.
     fn look(&mut self) -> Result<()> {
-        let Self { watched, buffers, output, local, .. } = self;
+        let Self { watched, buffers, output, local, programs, .. } = self;
+        programs.look(local, &mut output.gaps)?;
         for watched in watched {
             watched.look(buffers, &mut output.gaps);
             if watched.has_silent && watched.needed.is_met(Need::Events) && !output.is_blocked() {

@@ -4,6 +4,7 @@
 //! [`Ebpf::read`] hands them on in the order of the ring buffer.
 
 mod kernel_types;
+mod links;
 mod losses;
 mod mounts;
 mod refused;
@@ -25,6 +26,7 @@ use flowlog_common::{
 
 pub use mounts::cgroup2_root;
 
+use self::links::Links;
 use self::losses::{Fullness, Skipped};
 use crate::clocks::read::is_in_time_namespace;
 
@@ -135,7 +137,10 @@ pub struct Untold {
 /// The loaded and attached programs with their maps.
 pub struct Ebpf {
     /// Keeps programs and links alive.
-    _object: aya::Ebpf,
+    object: aya::Ebpf,
+    /// Where they are attached.
+    cgroup: File,
+    links: Links,
     events: RingBuf<MapData>,
     lost: PerCpuArray<MapData, u64>,
     lost_before: u64,
@@ -209,8 +214,15 @@ impl Ebpf {
             what: "cannot read of eBPF programs in /proc".to_owned(),
             source,
         })?;
+        let links = Links::find().map_err(|source| EbpfError::Io {
+            what: "cannot read of links of eBPF programs in /proc".to_owned(),
+            source,
+        })?;
+        let is_on_branch = mounts::is_branch(&cgroup);
         Ok(Self {
-            _object: object,
+            object,
+            cgroup,
+            links,
             events,
             lost,
             lost_before: 0,
@@ -218,7 +230,7 @@ impl Ebpf {
             skipped,
             capacity: ring_buffer_bytes / MIN_EVENT_BYTES,
             sockets,
-            is_on_branch: mounts::is_branch(&cgroup),
+            is_on_branch,
             tells_syscalls: tasks.syscall != 0,
             #[cfg(feature = "ebpf-log")]
             log,
@@ -233,6 +245,41 @@ impl Ebpf {
     /// Whether the release of a socket tells in which system call it happens.
     pub fn tells_syscalls(&self) -> bool {
         self.tells_syscalls
+    }
+
+    /// Whether all programs are attached: others on the host may detach them. It asks /proc, which costs some
+    /// microseconds.
+    ///
+    /// # Errors
+    ///
+    /// Where /proc does not tell.
+    pub fn is_attached(&self) -> io::Result<bool> {
+        self.links.detached().map(|detached| detached.is_empty())
+    }
+
+    /// Attaches again what somebody detached. These are BPF system calls: what the kernel skips meanwhile is counted
+    /// as lost events.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses it.
+    pub fn attach_again(&mut self) -> Result<(), EbpfError> {
+        const WHAT: &str = "cannot read of links of eBPF programs in /proc";
+        let unknown = |source| EbpfError::Io { what: WHAT.to_owned(), source };
+        let Self { object, cgroup, links, .. } = self;
+        let detached = links.detached().map_err(unknown)?;
+        for (name, program) in object.programs_mut() {
+            let Ok(descriptor) = program.fd().map(|fd| fd.as_fd().as_raw_fd()) else { continue };
+            let id = links::program_id(descriptor).map_err(unknown)?;
+            if id.is_some_and(|id| detached.contains(&id)) {
+                attach_to_cgroup(program, cgroup).map_err(|source| EbpfError::Program {
+                    program: name.to_owned(),
+                    source: Box::new(source),
+                })?;
+            }
+        }
+        *links = Links::find().map_err(unknown)?;
+        Ok(())
     }
 
     /// How many events the ring buffer holds at most.
@@ -356,30 +403,25 @@ pub fn task_layout() -> io::Result<TaskLayout> {
     kernel_types::task_layout(&types).ok_or_else(missing)
 }
 
+/// Loads a program, where it is not loaded yet, and attaches it.
 fn attach_to_cgroup(program: &mut Program, cgroup: &File) -> Result<(), aya::programs::ProgramError> {
     // A link (since Linux 5.7) takes no flags and always lets others attach beside it.
     let mode = CgroupAttachMode::Single;
+    let is_loaded = program.fd().is_ok();
+    macro_rules! attach {
+        ($program:ident: $Program:ty $(, $kind:expr)?) => {{
+            let program: &mut $Program = $program;
+            if !is_loaded {
+                program.load()?;
+            }
+            program.attach(cgroup, $($kind,)? mode)?;
+        }};
+    }
     match program {
-        Program::CgroupSock(program) => {
-            let program: &mut CgroupSock = program;
-            program.load()?;
-            program.attach(cgroup, mode)?;
-        }
-        Program::CgroupSockAddr(program) => {
-            let program: &mut CgroupSockAddr = program;
-            program.load()?;
-            program.attach(cgroup, mode)?;
-        }
-        Program::CgroupSkb(program) => {
-            let program: &mut CgroupSkb = program;
-            program.load()?;
-            program.attach(cgroup, CgroupSkbAttachType::Egress, mode)?;
-        }
-        Program::SockOps(program) => {
-            let program: &mut SockOps = program;
-            program.load()?;
-            program.attach(cgroup, mode)?;
-        }
+        Program::CgroupSock(program) => attach!(program: CgroupSock),
+        Program::CgroupSockAddr(program) => attach!(program: CgroupSockAddr),
+        Program::CgroupSkb(program) => attach!(program: CgroupSkb, CgroupSkbAttachType::Egress),
+        Program::SockOps(program) => attach!(program: SockOps),
         // Attached before.
         _ => {}
     }

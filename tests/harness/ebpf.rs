@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, available_parallelism};
@@ -14,6 +15,8 @@ use nix::errno::Errno;
 use object::write::{Object, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::process::run;
 
 /// Ids of programs, links and maps, which the kernel does not use again.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,6 +71,25 @@ impl Parts {
         let Self { programs, links, maps } = self;
         programs.is_empty() && links.is_empty() && maps.is_empty()
     }
+}
+
+/// Detaches all links of a process to cgroups, as somebody does who takes them for leftovers. Gives how many.
+#[track_caller]
+pub(crate) fn detach_links(pid: i32) -> usize {
+    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
+    let infos = infos.map(|file| fs::read_to_string(file.unwrap().path()).unwrap_or_default());
+    let links: Vec<String> = infos
+        .filter(|info| info.contains("cgroup_id:"))
+        .filter_map(|info| {
+            Some(info.lines().find_map(|line| line.strip_prefix("link_id:"))?.trim().to_owned())
+        })
+        .collect();
+    for link in &links {
+        let mut command = Command::new("bpftool");
+        command.args(["link", "detach", "id", link]);
+        run(command).success();
+    }
+    links.len()
 }
 
 /// A program of somebody else at the root of cgroup v2, until it is dropped: nobody on the host can make a

@@ -15,7 +15,7 @@ use crate::{debian, python, sh};
 const DEBIAN_COMPILER: [&str; 2] = ["rustc-web", "rust-web-src"];
 
 /// Programs that the tests, the demo and the measurements call, and the Debian packages they come from.
-const TRAFFIC_TOOLS: [(&str, &str); 8] = [
+const TRAFFIC_TOOLS: [(&str, &str); 9] = [
     ("nft", "nftables"),
     ("conntrack", "conntrack"),
     ("ip", "iproute2"),
@@ -23,6 +23,7 @@ const TRAFFIC_TOOLS: [(&str, &str); 8] = [
     ("curl", "curl"),
     ("python3", "python3"),
     ("strace", "strace"),
+    ("bpftool", "bpftool"),
     ("faketime", "faketime"),
 ];
 

@@ -46,6 +46,10 @@ impl Daemon {
         let (waiting, max) = self.output.queue();
         metrics.queue_messages.set(waiting);
         metrics.queue_messages_max.set(max);
+        for (need, is_met) in self.programs.each() {
+            let labels = [("need", need.name().to_owned()), ("netns", "host".to_owned())];
+            metrics.needs_unmet.get_or_create(&labels).set(u64::from(!is_met));
+        }
         for watched in &self.watched {
             let netns = [("netns", watched.name().to_owned())];
             metrics.conntrack_entries.get_or_create(&netns).set(watched.entries.into());

@@ -61,11 +61,12 @@ impl Daemon {
 
     /// What is due each second.
     pub(super) fn tick(&mut self) -> anyhow::Result<()> {
-        let Self { watched, local, output, .. } = self;
+        let Self { watched, local, output, programs, .. } = self;
         for watched in &mut *watched {
             watched.declare_dropped(&mut output.gaps);
             watched.needed.declare(&mut output.gaps, false);
         }
+        programs.declare(&mut output.gaps, false);
         local.declare_lost(&mut output.gaps);
         local.expire();
         let complete_until_us = |watched: &Watched| {
@@ -215,6 +216,8 @@ impl Daemon {
             watched.read_losses(&mut self.output.gaps);
             watched.needed.declare(&mut self.output.gaps, true);
         }
+        self.programs.look_now(&mut self.local, &mut self.output.gaps)?;
+        self.programs.declare(&mut self.output.gaps, true);
         self.tick()?;
         self.output.flush_last()?;
         while self.output.is_blocked() {

@@ -15,7 +15,7 @@ use crate::sh;
 const INIT: &str = include_str!("init.sh");
 
 /// What the first process, the kernel and the tests call, from this machine, with the libraries of each.
-const PROGRAMS: [&str; 21] = [
+const PROGRAMS: [&str; 22] = [
     // The first process and the kernel.
     "sh",
     "mount",
@@ -25,6 +25,7 @@ const PROGRAMS: [&str; 21] = [
     "ip",
     // The tests.
     "bash",
+    "bpftool",
     "conntrack",
     "curl",
     "env",

@@ -19,8 +19,9 @@ use crate::processes::Pair;
 const AT: &str = "127.0.0.1:5000";
 
 /// What flowlog needs, see `flowlog doctor`.
-const NEEDED: [Capability; 5] = [
+const NEEDED: [Capability; 6] = [
     Capability::CAP_NET_ADMIN,
+    Capability::CAP_NET_RAW,
     Capability::CAP_BPF,
     Capability::CAP_PERFMON,
     Capability::CAP_SYS_ADMIN,

@@ -69,7 +69,7 @@ pub struct Where {
     netns: Vec<String>,
 
     /// Turn on accounting, timestamps and events, and add the nftables table `inet flowlog` where no
-    /// rule tracks connections; says how to undo it
+    /// rule tracks connections; says how to undo it. `run` keeps it so as long as it runs
     #[arg(long)]
     fix: bool,
 }
@@ -262,7 +262,8 @@ fn fix_namespace(namespace: &Namespace, mut each: impl FnMut(Fixed) + Send) -> R
 /// Where a check or a fix could not be made at all.
 pub fn doctor(args: &DoctorArgs) -> Result<bool> {
     let DoctorArgs { place: Where { output, netns, fix }, json } = args;
-    let mut findings = doctor::check_host(output.as_deref().unwrap_or(Path::new(config::OUTPUT)));
+    let output = output.as_deref().unwrap_or(Path::new(config::OUTPUT));
+    let mut findings = doctor::check_host(output);
     let mut fixes = Vec::new();
     for namespace in Namespace::open_all(netns)? {
         let name = namespace.name().unwrap_or("own").to_owned();
@@ -274,9 +275,12 @@ pub fn doctor(args: &DoctorArgs) -> Result<bool> {
             }
             fixed?;
         }
-        for finding in namespace.run(|| doctor::check_namespace(namespace.name()))? {
-            findings.push(Finding { netns: Some(name.clone()), ..finding });
-        }
+        let checked = namespace.run(|| {
+            let mut checked = doctor::check_namespace(namespace.name());
+            checked.push(doctor::check_table(&name, output));
+            checked
+        })?;
+        findings.extend(checked.into_iter().map(|finding| Finding { netns: Some(name.clone()), ..finding }));
     }
     let well = findings.iter().all(|finding| finding.level != Level::Problem);
 

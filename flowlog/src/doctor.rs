@@ -6,12 +6,14 @@
 
 mod fix;
 mod host;
+mod table;
 mod tracking;
 
 use serde::Serialize;
 
 pub use fix::{Fixed, add_rules, fix};
 pub use host::check_host;
+pub use table::check_table;
 pub use tracking::{Settings, check_namespace, read_settings};
 
 /// How bad a finding is.

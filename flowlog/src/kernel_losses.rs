@@ -104,6 +104,11 @@ pub struct KernelLosses {
 }
 
 impl KernelLosses {
+    /// What was counted before the first reading counts, too.
+    pub fn from_zero() -> Self {
+        Self { has_begun: true, ..Self::default() }
+    }
+
     /// Takes in a reading; gives what was counted since the last one.
     pub fn read(&mut self, processors: impl IntoIterator<Item = (u16, CpuStatistics)>) -> Counted {
         let mut new = Counted::default();

@@ -12,8 +12,9 @@ use crate::ebpf::{Ebpf, HOST_CGROUPS, KERNEL_TYPES, ON_BRANCH, ONLY_RELATIVES, c
 use crate::seed::sockets_tell_namespaces;
 
 /// What `run` needs, and for what. `CAP_SYS_ADMIN` contains the two for eBPF.
-const CAPABILITIES: [(Capability, &str); 4] = [
+const CAPABILITIES: [(Capability, &str); 5] = [
     (Capability::CAP_NET_ADMIN, "to listen to connection tracking events"),
+    (Capability::CAP_NET_RAW, "to find out whether connections are tracked"),
     (Capability::CAP_BPF, "to load eBPF programs"),
     (Capability::CAP_PERFMON, "to attach eBPF programs to tracepoints"),
     (Capability::CAP_SYS_ADMIN, "to enter other network namespaces"),

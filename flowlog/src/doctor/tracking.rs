@@ -41,6 +41,10 @@ pub fn read_settings() -> Settings {
 }
 
 pub(super) fn read_sysctl(name: &str) -> io::Result<u8> {
+    u8::try_from(read_number(name)?).map_err(io::Error::other)
+}
+
+pub(super) fn read_number(name: &str) -> io::Result<u32> {
     fs::read_to_string(format!("{SYSCTLS}/{name}"))?.trim().parse().map_err(io::Error::other)
 }
 

@@ -1,6 +1,7 @@
 //! Others change the host while flowlog runs: what is missing then is said, declared, and set right where that is
 //! asked for.
 
+use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
@@ -12,6 +13,8 @@ use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, flowlog, run_command};
 use crate::harness::dataset::Dataset;
 use crate::harness::ebpf;
+use crate::harness::entries::make;
+use crate::harness::kernel;
 use crate::harness::namespace::Namespace;
 use crate::harness::tally::{GapRow, gaps, now_us};
 use crate::harness::traffic::Ends;
@@ -77,7 +80,7 @@ impl Two {
     #[track_caller]
     fn start(&self, keep: bool) -> Daemon {
         let mut command = run_command(self.output.path(), &[&self.one, &self.other]);
-        command.arg("--no-ebpf").env("FLOWLOG__DUMP_INTERVAL", "200ms");
+        command.arg("--no-ebpf").env("FLOWLOG__DUMP_INTERVAL", "200ms").env("FLOWLOG_LOG", "debug");
         if keep {
             command.env("FLOWLOG__HOST__KEEP", "true");
         }
@@ -138,6 +141,14 @@ fn verify(output: &Path) {
 #[track_caller]
 fn wait_for_log(daemon: &Daemon, words: &str) {
     wait_for(words, || daemon.log().contains(words).then_some(()));
+}
+
+/// Waits until the table was listed twice from now on: one of them may have begun before.
+#[track_caller]
+fn wait_for_list(daemon: &Daemon, namespace: &Namespace) {
+    let words = format!("listed the table of `{}`", namespace.name());
+    let before = count(daemon, &words);
+    wait_for("a list of the table", || (count(daemon, &words) >= before + 2).then_some(()));
 }
 
 /// How often the log has these words.
@@ -213,6 +224,32 @@ fn rules_that_go_and_come_back_are_noticed() {
     daemon.stop();
     let (_, gaps) = two.check("not_tracked");
     assert!(!gaps.is_empty());
+}
+
+/// Other things than rules make the kernel track, too, and come and go without a word that flowlog knows: here objects
+/// of nftables, elsewhere rules of iptables-legacy.
+#[test]
+fn what_tracks_without_a_rule_that_is_known_is_asked_for() {
+    let objects = "table ip objects {
+        ct expectation e { protocol udp; dport 9876; timeout 2m; size 12; l3proto ip; };
+    }";
+    let mut two = Two::new();
+    two.one.nft(&format!("flush ruleset; {objects}"));
+    let daemon = two.start(false);
+    assert_eq!(count(&daemon, "IPv4"), 0, "it is tracked:\n{}", daemon.log());
+    assert_eq!(count(&daemon, "IPv6"), 1, "it is not:\n{}", daemon.log());
+    two.connect(5000);
+    two.one.nft("delete table ip objects");
+    wait_for_log(&daemon, "no rule makes the kernel track connections over IPv4");
+    two.connect(5100);
+    two.one.nft(objects);
+    wait_for_log(&daemon, "mended after");
+    two.connect(5200);
+    flush(&two.one);
+    flush(&two.other);
+    daemon.stop();
+    let (missing, _) = two.check("not_tracked");
+    assert_eq!(missing, usize::from(SOME), "those that were made without anything that tracks");
 }
 
 /// In one transaction, no moment is without rules, and nothing is declared.
@@ -447,12 +484,8 @@ fn what_was_made_while_events_were_off_is_recorded_when_it_ends() {
     two.connect(5000);
     two.one.sysctl(path, "1");
     wait_for_log(&daemon, "mended after");
-    // They have been listed by now, since that is done before the next look.
     two.connect(5100);
-    wait_for("some lists of the table", || {
-        let listed = now_us() - two.made.last().unwrap().at_us;
-        (listed > 1_000_000).then_some(())
-    });
+    wait_for_list(&daemon, &two.one);
     flush(&two.one);
     flush(&two.other);
     daemon.stop();
@@ -478,12 +511,12 @@ fn what_a_rule_keeps_from_sending_events_is_found_by_an_audit() {
     let output = tempfile::tempdir().unwrap();
     let mut command = run_command(output.path(), &[&namespace]);
     command.arg("--no-ebpf").env("FLOWLOG__DUMP_INTERVAL", "100ms").env("FLOWLOG__AUDIT_INTERVAL", "200ms");
+    command.env("FLOWLOG_LOG", "debug");
     let mut daemon = Daemon::spawn(command);
     let mut made = Vec::new();
     connect(&namespace, 5000, &mut made);
     connect(&namespace, 5100, &mut made);
-    let began = Instant::now();
-    wait_for("several audits", || (began.elapsed() > Duration::from_secs(2)).then_some(()));
+    wait_for_list(&daemon, &namespace);
     flush(&namespace);
     wait_for("rows of all", || {
         daemon.rotate();
@@ -497,4 +530,54 @@ fn what_a_rule_keeps_from_sending_events_is_found_by_an_audit() {
         let source = if made.port < 5100 { "reconcile" } else { "destroy" };
         assert_eq!(row.text("end_source"), Some(source), "{row:?}");
     }
+}
+
+/// The limit is one for the whole host, so only a virtual machine is filled.
+#[test]
+fn a_full_table_is_declared_with_the_numbers_of_the_kernel() {
+    const MAX: u32 = 1000;
+    if !kernel::is_virtual_machine() {
+        return;
+    }
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    let limit = "net/netfilter/nf_conntrack_max";
+    let before = fs::read_to_string(format!("/proc/sys/{limit}")).unwrap();
+    let mut command = run_command(output.path(), &[&namespace]);
+    command.arg("--no-ebpf");
+    let daemon = Daemon::spawn(command);
+    fs::write(format!("/proc/sys/{limit}"), MAX.to_string()).unwrap();
+    // Assured, so the kernel does not remove them to make room.
+    make(&namespace, 0..MAX - 1);
+    let refused = namespace.inside(|| {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sent = (5000..5100).filter(|port| {
+            // The kernel says EPERM for a packet that it drops on its way out.
+            socket.send_to(b"request", ("127.0.0.1", *port)).is_err()
+        });
+        u64::try_from(sent.count()).unwrap()
+    });
+    assert!(refused > 50, "only {refused} were refused");
+    daemon.stop();
+    fs::write(format!("/proc/sys/{limit}"), before.trim()).unwrap();
+    let mut drop = 0;
+    namespace
+        .inside(Requests::open)
+        .unwrap()
+        .cpu_statistics(|_, counters| drop += u64::from(counters.drop.unwrap_or_default()))
+        .unwrap();
+    assert_eq!(drop, refused, "what the kernel counts is what it refused");
+    let gaps = gaps(output.path());
+    let lost: i64 =
+        gaps.iter().filter(|gap| gap.cause == "conntrack_full").filter_map(|gap| gap.lost_flows).sum();
+    assert_eq!(u64::try_from(lost).unwrap(), drop, "{gaps:#?}");
+    assert!(
+        gaps.iter().all(|gap| gap.stage == "kernel" && gap.detail.contains(namespace.name())),
+        "{gaps:#?}"
+    );
+    let mut doctor = Command::new(crate::harness::daemon::binary());
+    doctor.args(["doctor", "--netns", namespace.name(), "--output"]).arg(output.path());
+    let told = crate::harness::process::run(doctor).stdout;
+    assert!(told.contains("last full at") && told.contains("nf_conntrack_max="), "{told}");
+    verify(output.path());
 }

@@ -49,10 +49,13 @@ const READS_PER_LOOK: usize = 64;
 /// What a look found of the rules for one IP version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tracking {
-    /// Whether the kernel tracks it now; `None` where that cannot be found out.
+    /// Whether the kernel tracks it now, and did since the last look that said so, but for `blinked`; `None` where that
+    /// cannot be found out, or not yet.
     pub now: Option<bool>,
     /// Since the last look there may have been a moment in which it did not.
     pub blinked: bool,
+    /// Nothing tells, and nothing will.
+    pub is_blind: bool,
 }
 
 /// What is watched of a network namespace.
@@ -69,6 +72,15 @@ pub struct NamespaceWatch {
     probe: Probe,
 }
 
+/// Which messages about rules were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Messages {
+    All,
+    /// Some wait.
+    More,
+    Lost,
+}
+
 /// What is known of one IP version.
 #[derive(Clone, Copy, Debug, Default)]
 struct Version {
@@ -77,6 +89,8 @@ struct Version {
     asked: Option<Instant>,
     /// When the last rule that is known went.
     emptied: Option<Instant>,
+    /// A rule that is known made the kernel track once.
+    had_rules: bool,
 }
 
 impl NamespaceWatch {
@@ -129,7 +143,12 @@ impl NamespaceWatch {
         buffers: &mut Buffers,
         now: Instant,
     ) -> [Tracking; 2] {
-        self.must_list |= !self.read_messages(buffers);
+        match self.read_messages(buffers) {
+            Messages::All => {}
+            // What is known is older than now.
+            Messages::More => return [Tracking::default(); 2],
+            Messages::Lost => self.must_list = true,
+        }
         let is_unsure = self.must_list;
         if is_unsure && self.listed.is_none_or(|listed| now >= listed + LIST_EVERY) {
             let is_first = self.listed.is_none();
@@ -143,8 +162,8 @@ impl NamespaceWatch {
         [false, true].map(|is_ipv6| self.version(is_ipv6, is_unsure, requests, now))
     }
 
-    /// Reads the messages that are there. Says whether none were lost.
-    fn read_messages(&mut self, buffers: &mut Buffers) -> bool {
+    /// Reads the messages that are there.
+    fn read_messages(&mut self, buffers: &mut Buffers) -> Messages {
         let Self { messages, rules, .. } = self;
         for _ in 0..READS_PER_LOOK {
             match messages.recv(buffers) {
@@ -153,18 +172,17 @@ impl NamespaceWatch {
                     let mut messages = datagrams.iter().flat_map(decode::messages);
                     let result = messages.try_for_each(|message| rules.apply(&message?));
                     if has_lost || result.is_err() {
-                        return false;
+                        return Messages::Lost;
                     }
                     if !datagrams.is_full() {
-                        return true;
+                        return Messages::All;
                     }
                 }
-                Ok(Received::WouldBlock) => return true,
-                Ok(Received::Overrun) | Err(_) => return false,
+                Ok(Received::WouldBlock) => return Messages::All,
+                Ok(Received::Overrun) | Err(_) => return Messages::Lost,
             }
         }
-        // The rest is for the next look, and what is known is as old as what was read.
-        true
+        Messages::More
     }
 
     /// Lists all rules. Without nftables there are none.
@@ -191,20 +209,24 @@ impl NamespaceWatch {
         if rules.track(is_ipv6) && !self.must_list {
             blinked |= rules.have_returned(is_ipv6) && was_tracked;
             rules.settle(is_ipv6);
-            *version = Version { now: Some(true), asked: None, emptied: None };
-            return Tracking { now: version.now, blinked };
+            *version = Version { now: Some(true), asked: None, emptied: None, had_rules: true };
+            return Tracking { now: version.now, blinked, is_blind: false };
         }
         let is_fresh = version.emptied.is_some_and(|emptied| now < emptied + ASK_OFTEN);
         if is_fresh || is_unsure || version.asked.is_none_or(|asked| now >= asked + ASK_EVERY) {
             version.asked = Some(now);
-            version.now = probe.is_tracked(is_ipv6, requests);
+            // Where nothing else can be found out, rules that went are no more there.
+            version.now = probe.is_tracked(is_ipv6, requests).or(version.had_rules.then_some(false));
         }
-        if version.now != Some(true) || !is_fresh {
-            // Either it shows, or something else keeps the kernel tracking.
-            rules.settle(is_ipv6);
-            version.emptied = None;
+        if version.now == Some(true) && is_fresh {
+            // The kernel has not let go yet, or rules came back after the messages were read, or something else keeps it
+            // tracking: the next looks tell. Until then nothing is promised.
+            return Tracking { now: None, blinked, is_blind: false };
         }
-        Tracking { now: version.now, blinked: blinked && version.now == Some(true) }
+        rules.settle(is_ipv6);
+        version.emptied = None;
+        let is_blind = version.now.is_none();
+        Tracking { now: version.now, blinked: blinked && version.now == Some(true), is_blind }
     }
 }
 

@@ -51,6 +51,7 @@ pub(super) struct Needed {
     said: String,
     /// When it was said that connections may not have been tracked for a moment.
     said_blink: Option<Instant>,
+    has_said_unknown: bool,
 }
 
 impl Needed {
@@ -68,6 +69,7 @@ impl Needed {
             mended: None,
             said: String::new(),
             said_blink: None,
+            has_said_unknown: false,
         })
     }
 
@@ -97,6 +99,14 @@ impl Needed {
         self.take_mended(namespace);
         let at_us = now_us();
         let tracking = self.watch.tracking(requests, buffers, Instant::now());
+        if tracking.iter().all(|tracking| tracking.is_blind) && !self.has_said_unknown {
+            self.has_said_unknown = true;
+            warn!(
+                "it cannot be found out whether the kernel tracks connections in the network namespace `{}`, so it is not \
+                 noticed if it does not; run with CAP_NET_RAW, and set the interface `lo` up",
+                name(namespace)
+            );
+        }
         for (tracking, is_ipv6) in tracking.into_iter().zip([false, true]) {
             let need = Need::tracks(is_ipv6);
             if tracking.blinked

@@ -16,9 +16,6 @@ use crate::needs::{Change, Need, Needs, lasting};
 /// How often it is looked.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How far the clocks may be apart from what two readings of them say.
-const SLACK_NS: u64 = 10_000_000;
-
 /// The state of the programs.
 pub(super) struct Programs {
     needs: Needs,
@@ -75,7 +72,7 @@ impl Programs {
         }
         // What happened to sockets since then was not told, or not all of it: what is known may be of others by now.
         local.drain()?;
-        local.sockets_are_unknown(self.attached_ns);
+        local.tables.sockets_are_unknown(self.attached_ns);
         if !self.keep {
             self.attached_ns = at_ns;
             return Ok(());
@@ -91,7 +88,7 @@ impl Programs {
                     self.needs.close(need, now_us).into_iter().for_each(|gap| gaps.add(gap));
                     info!("attached the eBPF programs again after {}", lasting(after_us));
                 }
-                local.sockets_are_unknown(self.attached_ns);
+                local.tables.sockets_are_unknown(self.attached_ns);
                 self.attached_ns = now_ns(ClockId::CLOCK_MONOTONIC);
                 self.has_said = false;
                 local.seed_sockets()?;
@@ -113,15 +110,5 @@ impl Programs {
     /// Each need, and whether it is met.
     pub(super) fn each(&self) -> impl Iterator<Item = (Need, bool)> {
         self.needs.each()
-    }
-}
-
-impl Local {
-    /// What happened to sockets since then (`CLOCK_MONOTONIC`) was not told.
-    fn sockets_are_unknown(&mut self, since_ns: u64) {
-        let [realtime_ns, monotonic_ns] = [ClockId::CLOCK_REALTIME, ClockId::CLOCK_MONOTONIC].map(now_ns);
-        // Where the clocks cannot be compared well, a time that is too early knows less.
-        self.tables
-            .sockets_are_unknown(since_ns, realtime_ns.saturating_sub(monotonic_ns).saturating_sub(SLACK_NS));
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::time::ClockId;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::addresses::LocalAddresses;
 use super::clock::{now_ns, now_us};
@@ -284,6 +284,7 @@ impl Watched {
                 if !is_last {
                     dumps.end(now_ns(ClockId::CLOCK_REALTIME));
                 }
+                debug!("listed the table of `{}`: {why:?}, {follow:?}", self.name());
                 self.say_zeroed();
                 self.say_left_out();
             }

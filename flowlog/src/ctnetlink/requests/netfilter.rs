@@ -72,7 +72,7 @@ impl Requests {
     pub fn invalid(&mut self) -> Result<u32, Error> {
         let mut invalid = 0_u32;
         self.cpu_statistics(|_, statistics| {
-            invalid = invalid.wrapping_add(statistics.invalid.unwrap_or_default())
+            invalid = invalid.wrapping_add(statistics.invalid.unwrap_or_default());
         })?;
         Ok(invalid)
     }

@@ -201,11 +201,12 @@ impl Dumps {
         *ended = entries.values().filter(|entry| entry.ended).count();
     }
 
-    /// The dump has this entry.
-    pub fn saw(&mut self, flow: Flow, now_ns: u64) {
+    /// The dump has this entry. One that is not recorded as it is now is not followed by an audit.
+    pub fn saw(&mut self, flow: Flow, is_recorded: bool, now_ns: u64) {
         let flow = Flow { event_ns: Some(now_ns), ..flow };
         let (dump, has_room) = (self.dump, self.entries.len() < MAX_FOLLOWED);
-        let is_followed = dump == 1 || self.active_interval_ns.is_some() || self.follow != Follow::Known;
+        let is_followed =
+            dump == 1 || self.active_interval_ns.is_some() || self.follow != Follow::Known && is_recorded;
         let may_be_silent = self.follow == Follow::Silent;
         let entry = match self.entries.entry(identity(&flow)) {
             hashbrown::hash_map::Entry::Occupied(known) => {
@@ -350,7 +351,7 @@ mod tests {
     fn dump(dumps: &mut Dumps, at_s: u64, flows: &[Flow]) {
         dumps.begin(at_s * S, Follow::Known);
         for flow in flows {
-            dumps.saw(flow.clone(), at_s * S);
+            dumps.saw(flow.clone(), true, at_s * S);
         }
         dumps.end(at_s * S);
     }
@@ -358,7 +359,7 @@ mod tests {
     fn audit(dumps: &mut Dumps, at_s: u64, follow: Follow, flows: &[Flow]) {
         dumps.begin(at_s * S, follow);
         for flow in flows {
-            dumps.saw(flow.clone(), at_s * S);
+            dumps.saw(flow.clone(), true, at_s * S);
         }
         dumps.end(at_s * S);
     }
@@ -450,6 +451,18 @@ mod tests {
     }
 
     #[test]
+    fn an_audit_does_not_follow_what_is_not_recorded() {
+        let mut dumps = Dumps::new(None);
+        dump(&mut dumps, 10, &[]);
+        dumps.begin(20 * S, Follow::All);
+        dumps.saw(flow(1, 1), false, 20 * S);
+        dumps.end(20 * S);
+        dump(&mut dumps, 30, &[]);
+        dump(&mut dumps, 40, &[]);
+        assert_eq!(records(&mut dumps), []);
+    }
+
+    #[test]
     fn what_is_declared_lost_has_not_vanished() {
         let mut dumps = Dumps::new(None);
         dump(&mut dumps, 10, &[flow(1, 1)]);
@@ -520,7 +533,7 @@ mod tests {
         let mut dumps = Dumps::new(None);
         dump(&mut dumps, 10, &[flow(1, 1), flow(2, 1)]);
         dumps.begin(20 * S, Follow::Known);
-        dumps.saw(flow(1, 2), 21 * S);
+        dumps.saw(flow(1, 2), true, 21 * S);
         dumps.end_last(22 * S);
         assert_eq!(records(&mut dumps), [(Some(2), Sighting::Vanished, 22)]);
         assert_eq!(dumps.complete_until_ns(), Some(20 * S));
@@ -530,7 +543,7 @@ mod tests {
     fn a_dump_that_fails_counts_for_nothing() {
         let mut dumps = Dumps::new(None);
         dumps.begin(S, Follow::Known);
-        dumps.saw(flow(1, 1), S);
+        dumps.saw(flow(1, 1), true, S);
         dumps.cancel();
         assert!(dumps.is_needed());
         dump(&mut dumps, 10, &[flow(1, 1), flow(2, 1)]);

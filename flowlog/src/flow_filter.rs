@@ -51,6 +51,11 @@ pub struct Mark {
 }
 
 impl FlowFilter {
+    /// Whether it looks at marks, which may change as long as a connection lives.
+    pub fn has_marks(&self) -> bool {
+        !self.only.mark.is_empty() || !self.except.mark.is_empty()
+    }
+
     /// Whether all flows are recorded.
     pub fn is_empty(&self) -> bool {
         let Self { only, except } = self;

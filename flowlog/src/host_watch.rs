@@ -15,7 +15,7 @@ use tracing::debug;
 use crate::causes::one_line;
 use crate::ctnetlink::{Buffers, Delivery, Error, Group, Listener, Received, Requests, decode};
 use crate::needs::Need;
-use crate::nft_rules::Rules;
+use crate::nft_rules::{self, Rules};
 
 pub use probe::Probe;
 
@@ -147,7 +147,8 @@ impl NamespaceWatch {
             Messages::All => {}
             // What is known is older than now.
             Messages::More => return [Tracking::default(); 2],
-            Messages::Lost => self.must_list = true,
+            // What was lost told of nothing where the last transaction is the one that is known.
+            Messages::Lost => self.must_list |= !self.is_current(requests),
         }
         let is_unsure = self.must_list;
         if is_unsure && self.listed.is_none_or(|listed| now >= listed + LIST_EVERY) {
@@ -185,15 +186,23 @@ impl NamespaceWatch {
         Messages::More
     }
 
+    /// Whether the last transaction is known.
+    fn is_current(&self, requests: &mut Requests) -> bool {
+        let known = self.rules.generation();
+        known.is_some() && known == generation(requests)
+    }
+
     /// Lists all rules. Without nftables there are none.
     fn list(&mut self, requests: &mut Requests) {
         let Self { rules, .. } = self;
+        // What changes after this tells so by a message with a later number.
+        let generation = generation(requests);
         rules.clear();
         if let Err(error) = requests.rules(|message| rules.apply(message)) {
             debug!("cannot list the rules of nftables: {}", one_line(&error));
             rules.clear();
         }
-        rules.listed();
+        rules.listed(generation);
     }
 
     fn version(&mut self, is_ipv6: bool, is_unsure: bool, requests: &mut Requests, now: Instant) -> Tracking {
@@ -228,6 +237,16 @@ impl NamespaceWatch {
         let is_blind = version.now.is_none();
         Tracking { now: version.now, blinked: blinked && version.now == Some(true), is_blind }
     }
+}
+
+/// The number of the last transaction of nftables; `None` where there is no nftables.
+fn generation(requests: &mut Requests) -> Option<u32> {
+    let mut generation = None;
+    let asked = requests.generation(|message| {
+        generation = nft_rules::generation(message.payload)?;
+        Ok(())
+    });
+    asked.ok().and(generation)
 }
 
 fn open_sysctl(name: &str) -> Option<File> {

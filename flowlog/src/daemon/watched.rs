@@ -248,7 +248,9 @@ impl Watched {
     pub(super) fn dump(&mut self, local: &mut Local, why: Dump) -> Result<()> {
         let follow = match why {
             _ if self.has_silent => Follow::Silent,
-            Dump::Audit => Follow::All,
+            // A mark may be another at the end, which the kernel tells of those only that are recorded.
+            Dump::Audit if !self.filter.has_marks() => Follow::All,
+            Dump::Audit => Follow::Known,
             Dump::Due | Dump::Last => Follow::Known,
         };
         let is_last = why == Dump::Last;
@@ -265,14 +267,17 @@ impl Watched {
         };
         // Where events are still off, more of them are made.
         self.has_silent = !self.needed.is_met(Need::Events);
-        let Self { requests, dumps, .. } = self;
+        let Self { requests, dumps, filter, .. } = self;
         let mut result = Ok(());
         // Before the kernel looks: what it lists may end while it is read here, and the row of the end is later.
         let at_ns = now_ns(ClockId::CLOCK_REALTIME);
         dumps.begin(at_ns, follow);
         let dumped = requests.dump(|decoded| {
             match decoded {
-                Ok(decoded) => dumps.saw(decoded.flow, at_ns),
+                Ok(decoded) => {
+                    let is_recorded = filter.records(&decoded.flow);
+                    dumps.saw(decoded.flow, is_recorded, at_ns);
+                }
                 Err(error) => warn!("an entry of the connection tracking table cannot be read: {error}"),
             }
             if result.is_ok() {

@@ -4,19 +4,31 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::ctnetlink::decode::{self, Decoded};
+use crate::ctnetlink::decode::{self, Decoded, Message};
 use crate::ctnetlink::socket_filter::{compile, interpreter::takes};
 use crate::ctnetlink::{encode, uapi};
 use crate::flow::{Flow, Protocol};
 use crate::flow_filter::{FlowFilter, Mark};
+use crate::nft_rules::Rules;
 
-/// A datagram, and the same bytes as the payload of one message.
+/// A datagram, and the same bytes as the payload of one message: of a flow, and of a rule that comes, goes and ends
+/// its transaction.
 pub fn decode(bytes: &[u8]) {
+    let mut rules = Rules::default();
     for message in decode::messages(bytes).map_while(Result::ok) {
         let _ = (message.event(), message.expectation_event());
+        let _ = rules.apply(&message);
         payload(message.payload);
     }
     payload(bytes);
+    rules.clear();
+    rules.listed(None);
+    for kind in [uapi::NFT_MSG_NEWRULE, uapi::NFT_MSG_DELRULE, uapi::NFT_MSG_NEWGEN] {
+        let message_type = u16::from_be_bytes([uapi::NFNL_SUBSYS_NFTABLES, kind]);
+        let message = Message { message_type, flags: 0, sequence: 0, port_id: 0, payload: bytes };
+        let _ = rules.apply(&message);
+    }
+    assert!(![false, true].map(|is_ipv6| rules.track(is_ipv6)).contains(&true), "what went is gone");
 }
 
 /// The log's decoder against the one that takes everything.

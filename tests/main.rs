@@ -58,6 +58,8 @@ mod containers;
 mod datagrams;
 /// Sockets that one process makes and another uses.
 mod handover;
+/// Each kind of socket, older and newer.
+mod kinds;
 /// NAT and several observed namespaces.
 mod nat;
 /// Without eBPF, flows are logged without programs.

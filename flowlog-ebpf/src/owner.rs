@@ -93,18 +93,6 @@ pub(crate) unsafe fn state_of(sk: *mut c_void) -> Option<*mut SocketState> {
     unsafe { SOCKETS.get(sk, 0) }
 }
 
-/// Makes the state of a socket that listens, where it has none because it was not bound: accepted sockets
-/// have a state then, too, so that their release is told. Whose it is cannot be known here.
-///
-/// # Safety
-///
-/// As for [`state_of`].
-#[inline(always)]
-pub(crate) unsafe fn listen(sk: *mut c_void) {
-    // SAFETY: as for `state_of`.
-    let _ = unsafe { make_state(sk) };
-}
-
 /// The state of a socket, made where it has none.
 ///
 /// # Safety

@@ -65,6 +65,12 @@ pub(crate) fn parent_tgid() -> u32 {
     field(current(), real_parent).and_then(|parent: u64| field(parent, tgid)).unwrap_or(0)
 }
 
+/// Whether the kernel tells in which system call a process is.
+#[inline(always)]
+pub(crate) fn tells_syscalls() -> bool {
+    layout().syscall != 0
+}
+
 /// Number of the system call that the current process is in.
 #[inline(always)]
 pub(crate) fn syscall() -> u32 {

@@ -12,13 +12,13 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
     BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, bpf_sock_ops,
 };
-use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use flowlog_common::{Owner, TcpClose, TcpOpen, flags, kind};
+use flowlog_common::{Owner, SocketState, TcpClose, TcpOpen, flags, kind};
 
 use crate::address::{self, AF_INET, is_v4_mapped, v4_mapped};
-use crate::{events, owner, words};
+use crate::{events, owner, task, words};
 
 /// The result that leaves the kernel's own choices (timeouts, windows) as they are.
 const OK: u32 = 1;
@@ -41,15 +41,40 @@ fn listens(ctx: &SockOpsContext) {
     let sk = socket(ctx);
     if !sk.is_null() {
         // SAFETY: it is the socket of this context and was compared with null.
-        unsafe { owner::listen(sk) };
+        unsafe { state_of_unknown(ctx, sk) };
     }
+}
+
+/// The state of a socket, made if it has none, since nobody was seen to bind it or its listener. Whose it is cannot be
+/// known here, but where it is. Accepted sockets have a state then, too, so that their release is told.
+///
+/// # Safety
+///
+/// As for [`owner::state_of`].
+#[inline(always)]
+unsafe fn state_of_unknown(ctx: &SockOpsContext, sk: *mut c_void) -> Option<*mut SocketState> {
+    // SAFETY: as for this function.
+    let state = unsafe { owner::make_state(sk) }?;
+    // SAFETY: nobody else knows the socket yet, or its lock is held. Kernels that tell system calls give this number to
+    // programs of this kind, too (both since Linux 5.15); what is never reached need not be there.
+    unsafe {
+        if (*state).owner.time_ns == 0 && task::tells_syscalls() {
+            (*state).owner.netns_cookie = bpf_get_netns_cookie(ctx.as_ptr());
+        }
+    }
+    Some(state)
 }
 
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext) {
     let sk = socket(ctx);
+    // A listener of MPTCP that is older than the programs has no state: user space cannot reach the socket of TCP in it.
     // SAFETY: it is the socket of this context and was compared with null.
-    let state = if sk.is_null() { None } else { unsafe { owner::state_of(sk) } };
+    let state = if sk.is_null() {
+        None
+    } else {
+        unsafe { owner::state_of(sk).or_else(|| state_of_unknown(ctx, sk)) }
+    };
     if let Some(state) = state {
         // SAFETY: nobody else knows the socket yet.
         unsafe {

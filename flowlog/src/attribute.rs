@@ -1,6 +1,7 @@
 //! Joins a flow with the local sockets at its ends. Pure: tables, times and offsets are arguments.
 
 mod observer;
+mod record;
 mod release;
 mod stats;
 
@@ -17,12 +18,15 @@ use crate::cmdline;
 use crate::ebpf::Event;
 use crate::endpoints::{Endpoint, EndpointTable, FoundEndpoint, Port, Wanted};
 use crate::flow::{Flow, L4, Protocol, Status, Tuple};
+use crate::listeners::{Listener, Listeners};
 use crate::lives::{Life, Limits};
 use crate::processes::{CommandLine, Exec, Fork, Process, ProcessTable};
-use crate::seed::{Older, Role};
-use crate::sockets::{Connecting, Ends, Found, Holder, Origin, Socket, SocketTable, Span, TcpStats, mapped};
+use crate::seed::{Older, Role, Waiting};
+use crate::sockets::{Connecting, Ends, Found, Holder, Origin, Socket, SocketTable, Span, mapped};
 
-pub use observer::Observer;
+pub use self::observer::Observer;
+
+pub use self::record::{Attribution, Direction, End, FlowRecord, Method, Sighting};
 
 /// What is known of the sockets and processes of this host.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub struct Tables {
     cmdline: cmdline::Mode,
     /// Owners of TCP sockets that have no tuple yet.
     connecting: Connecting,
+    /// Older listeners whose sockets do not inherit their owner.
+    listeners: Listeners,
     /// Until when events of processes are of no use, since others are missing between them; in
     /// `CLOCK_MONOTONIC`.
     blind_until_ns: u64,
@@ -51,6 +57,7 @@ impl Tables {
             processes: ProcessTable::default(),
             cmdline,
             connecting: Connecting::default(),
+            listeners: Listeners::default(),
             blind_until_ns: 0,
         }
     }
@@ -73,7 +80,13 @@ impl Tables {
                     local_port: open.local_port,
                     remote_port: open.remote_port,
                 };
-                let holder = self.going_on(self.holder(owner, origin), header.time_ns);
+                let listener = || self.listeners.find(owner.netns_cookie, ends.local_addr, ends.local_port);
+                let holder = match owner.time_ns {
+                    0 if open.passive != 0 => listener().cloned(),
+                    _ => None,
+                };
+                let holder = holder.unwrap_or_else(|| self.holder(owner, origin));
+                let holder = self.going_on(holder, header.time_ns);
                 let socket = Socket { cookie, holder, closer: None, passive: open.passive != 0, stats: None };
                 self.sockets.open(ends, header.time_ns, socket);
             }
@@ -131,6 +144,7 @@ impl Tables {
                     }
                 }
                 self.endpoints.0.close(socket_cookie, header.time_ns);
+                self.listeners.remove(socket_cookie);
             }
             Event::ProcessFork(ProcessFork { header, .. })
             | Event::ProcessExec(ProcessExec { header, .. }, _)
@@ -198,7 +212,27 @@ impl Tables {
                     self.endpoints.open(opened_ns, endpoint);
                 }
             },
+            Role::Listener { bound_addr, port, takes_v4 } => {
+                // What it accepts is newer than the programs.
+                let holder = Holder { is_seeded: false, ..holder };
+                self.listeners.insert(Listener { cookie, holder, bound_addr, port, takes_v4 });
+            }
             Role::Other => {}
+        }
+    }
+
+    /// Takes in a connection that waits to be accepted and is older than the programs, after the listeners. It was found
+    /// at `found_ns` (`CLOCK_MONOTONIC`) in a network namespace.
+    pub fn seed_waiting(&mut self, waiting: Waiting, netns_cookie: u64, found_ns: u64) {
+        let Waiting { cookie, ends } = waiting;
+        let Some(holder) = self.listeners.find(netns_cookie, ends.local_addr, ends.local_port) else {
+            return;
+        };
+        // One that is newer has told of itself.
+        if self.sockets.0.get_mut(cookie).is_none() {
+            let holder = Holder { is_seeded: true, ..holder.clone() };
+            let socket = Socket { cookie, holder, closer: None, passive: true, stats: None };
+            self.sockets.open(ends, found_ns, socket);
         }
     }
 
@@ -222,14 +256,14 @@ impl Tables {
 
     /// Forgets what ended long before `now_ns` (`CLOCK_MONOTONIC`).
     pub fn expire(&mut self, now_ns: u64) {
-        let Self { sockets, endpoints, processes: _, cmdline: _, connecting: _, blind_until_ns: _ } = self;
+        let Self { sockets, endpoints, .. } = self;
         sockets.0.expire(now_ns);
         endpoints.0.expire(now_ns);
     }
 
     /// How many sockets were forgotten early, because there were too many.
     pub fn evicted(&self) -> u64 {
-        let Self { sockets, endpoints, processes: _, cmdline: _, connecting: _, blind_until_ns: _ } = self;
+        let Self { sockets, endpoints, .. } = self;
         sockets.0.evicted() + endpoints.0.evicted()
     }
 
@@ -243,9 +277,9 @@ impl Tables {
     /// Events were lost between `since_ns` (`CLOCK_MONOTONIC`) and now, and all others are taken in: which
     /// sockets are still open is not known.
     pub fn sockets_are_unknown(&mut self, since_ns: u64) {
-        let Self { sockets, endpoints, processes: _, cmdline: _, connecting: _, blind_until_ns: _ } = self;
-        sockets.0.lost_events(since_ns);
-        endpoints.0.lost_events(since_ns);
+        self.sockets.0.lost_events(since_ns);
+        self.endpoints.0.lost_events(since_ns);
+        self.listeners.clear();
     }
 }
 
@@ -273,189 +307,6 @@ fn executed_path(exec: &ProcessExec) -> Option<std::borrow::Cow<'_, str>> {
     // One byte less than the array: the kernel side ends it with a zero byte.
     let path = exec.filename.get(..len).filter(|path| !path.is_empty() && len < exec.filename.len())?;
     Some(String::from_utf8_lossy(path))
-}
-
-/// One row of the flow log before it becomes columns.
-#[derive(Clone, Copy, Debug)]
-pub struct FlowRecord<'a> {
-    /// What the kernel said.
-    pub flow: &'a Flow,
-    /// How that came to be known.
-    pub sighting: Sighting,
-    /// `CLOCK_REALTIME` in nanoseconds when the message was received.
-    pub received_ns: u64,
-    /// Whether the counters are all that there was: of the last message, and not set back meanwhile.
-    pub counters_final: bool,
-    /// Inode of the network namespace whose connection tracking table this is.
-    pub observer_netns: u64,
-    /// When its last packet was, an estimate; `CLOCK_REALTIME` in nanoseconds.
-    pub last_seen_ns: Option<u64>,
-    /// Where it went, seen from the observer.
-    pub direction: Option<Direction>,
-    /// The local process at the initiating end.
-    pub src: Option<Attribution<'a>>,
-    /// The local process at the responding end.
-    pub dst: Option<Attribution<'a>>,
-}
-
-/// How what is said of a flow came to be known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sighting {
-    /// The kernel said that it destroyed the entry.
-    Destroyed,
-    /// The entry was in one dump and in later ones no more, and the kernel said nothing. The flow is what
-    /// the last dump had.
-    Vanished,
-    /// The entry is in a dump: an interim record of a flow that goes on.
-    Alive,
-    /// A saved event said that the kernel destroyed it.
-    ImportedEnd,
-    /// It was in a saved list, and what became of it is not known.
-    ImportedEntry {
-        /// When the list was made, where its lines tell; `CLOCK_REALTIME` in nanoseconds.
-        listed_ns: Option<u64>,
-    },
-}
-
-impl Sighting {
-    /// The text of the column `record_type`.
-    pub fn record_type(self) -> &'static str {
-        match self {
-            Self::Destroyed | Self::Vanished | Self::ImportedEnd | Self::ImportedEntry { .. } => "end",
-            Self::Alive => "active",
-        }
-    }
-
-    /// The text of the column `end_source`.
-    pub fn end_source(self) -> &'static str {
-        match self {
-            Self::Destroyed => "destroy",
-            Self::Vanished => "reconcile",
-            Self::Alive => "active",
-            Self::ImportedEnd | Self::ImportedEntry { .. } => "import",
-        }
-    }
-
-    /// Whether it comes from text, which has a part of what the kernel says.
-    pub fn is_imported(self) -> bool {
-        matches!(self, Self::ImportedEnd | Self::ImportedEntry { .. })
-    }
-}
-
-/// Where a flow went, seen from the observer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// A local process began it, with somebody elsewhere.
-    Outbound,
-    /// Somebody elsewhere began it, with a local process.
-    Inbound,
-    /// Both ends are local.
-    Local,
-    /// Neither is.
-    Forwarded,
-}
-
-impl Direction {
-    /// The text of the column `direction`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Outbound => "outbound",
-            Self::Inbound => "inbound",
-            Self::Local => "local",
-            Self::Forwarded => "forwarded",
-        }
-    }
-}
-
-/// How the process at one end of a flow is known, and which it is.
-#[derive(Clone, Copy, Debug)]
-pub struct Attribution<'a> {
-    /// How.
-    pub method: Method,
-    /// Which; `None` where it is ambiguous.
-    pub end: Option<End<'a>>,
-}
-
-/// How the process at one end of a flow is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// This connected socket, which its owner connected.
-    Socket,
-    /// The local port of a socket without a connection.
-    Endpoint,
-    /// This accepted socket, with the owner of the listener.
-    Inherited,
-    /// This accepted socket, with the process that closed it.
-    Closer,
-    /// A socket that is older than the programs, with the process that had it when the daemon started.
-    Seed,
-    /// Several processes could be it.
-    Ambiguous,
-}
-
-impl Method {
-    /// The text of the column `attribution`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Socket => "socket",
-            Self::Endpoint => "endpoint",
-            Self::Inherited => "inherited",
-            Self::Closer => "closer",
-            Self::Seed => "seed",
-            Self::Ambiguous => "ambiguous",
-        }
-    }
-}
-
-/// The process and socket at one end of a flow.
-#[derive(Clone, Copy, Debug)]
-pub struct End<'a> {
-    /// The process.
-    pub holder: &'a Holder,
-    /// `SO_COOKIE`, where it is one socket.
-    pub cookie: Option<u64>,
-    /// Of a TCP socket that has closed.
-    pub stats: Option<TcpStats>,
-    /// When the socket closed; `CLOCK_MONOTONIC` in nanoseconds.
-    pub closed_ns: Option<u64>,
-}
-
-impl<'a> Attribution<'a> {
-    /// Several processes could be it.
-    pub const AMBIGUOUS: Self = Self { method: Method::Ambiguous, end: None };
-
-    fn of_socket(life: &'a Life<Socket>) -> Self {
-        let Life { closed_ns, value: socket, .. } = life;
-        let (method, holder) = match socket {
-            Socket { holder, .. } if holder.is_seeded => (Method::Seed, holder),
-            Socket { passive: false, holder, .. } => (Method::Socket, holder),
-            Socket { closer: Some(closer), .. } => (Method::Closer, closer),
-            Socket { holder, .. } => (Method::Inherited, holder),
-        };
-        Self {
-            method,
-            end: Some(End {
-                holder,
-                cookie: Some(socket.cookie),
-                stats: socket.stats,
-                // Its descriptor closed then; packets may have followed.
-                closed_ns: closed_ns.filter(|_| !holder.is_seeded),
-            }),
-        }
-    }
-}
-
-impl Attribution<'_> {
-    /// Whether both are the same socket and process, known in the same way.
-    fn is_same(&self, other: &Self) -> bool {
-        let holder = |known: &Self| known.end.map(|end| std::ptr::from_ref(end.holder));
-        self.method == other.method && holder(self) == holder(other)
-    }
-
-    /// Whether it is ambiguous, or the owner was seen: else the socket is older than the daemon.
-    fn is_known(&self) -> bool {
-        self.end.is_none_or(|end| end.holder.owner.time_ns != 0)
-    }
 }
 
 /// Makes the record of a flow whose message was received at `received_ns`.

@@ -223,7 +223,7 @@ impl Daemon {
         )?;
         local.drain()?;
         local.seed();
-        local.seed_sockets()?;
+        local.seed_sockets(&watched)?;
         if let Some(filter) = recorded {
             info!("not all flows are recorded: the filter is {filter}");
         }
@@ -328,7 +328,7 @@ impl Daemon {
     /// Looks at what flowlog needs of the host. Where events were off until now, what was made meanwhile is listed.
     fn look(&mut self) -> Result<()> {
         let Self { watched, buffers, output, local, programs, .. } = self;
-        programs.look(local, &mut output.gaps)?;
+        programs.look(local, watched, &mut output.gaps)?;
         for watched in watched {
             watched.look(buffers, &mut output.gaps);
             if watched.has_silent && watched.needed.is_met(Need::Events) && !output.is_blocked() {

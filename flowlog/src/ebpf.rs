@@ -23,6 +23,7 @@ use flowlog_common::{
     EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, SocketState, TaskLayout,
     TcpClose, TcpConnect, TcpOpen, kind,
 };
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 pub use mounts::cgroup2_root;
 
@@ -311,6 +312,26 @@ impl Ebpf {
         let skipped = if is_all { self.newly_skipped()? } else { 0 };
         let lost = if self.fullness.must_ask(now) { self.newly_lost()? } else { 0 };
         Ok(Untold { lost, skipped, is_all })
+    }
+
+    /// Whether the ring buffer has something that [`Ebpf::read`] did not give: an event that came since, or one that a
+    /// program has begun and not finished, before which none of the later ones can be read. A kernel that preempts itself
+    /// may let such a program wait for its processor.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not tell.
+    pub fn has_more(&self) -> Result<bool, EbpfError> {
+        let mut polled = [PollFd::new(&self.events, PollFlags::IN)];
+        let ready = rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+        match ready {
+            Ok(ready) => Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(error) => Err(EbpfError::Io {
+                what: "cannot poll the ring buffer of the eBPF programs".to_owned(),
+                source: error.into(),
+            }),
+        }
     }
 
     /// How often programs were skipped since the last call.

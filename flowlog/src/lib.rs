@@ -20,6 +20,7 @@
 //! | [`sockets`] | which connected socket had a tuple at a time | no |
 //! | [`addresses`] | which addresses a namespace had at a time | no |
 //! | [`rtnetlink`] | the kernel's addresses and local routes over netlink | netlink |
+//! | [`listeners`] | older listeners whose sockets do not inherit their owner | no |
 //! | [`endpoints`] | which other socket had a port at a time | no |
 //! | [`seed`] | sockets that are older than the programs | /proc |
 //! | [`containers`] | cgroup path = unit, container, pod | no |
@@ -85,6 +86,8 @@ pub mod sockets;
 pub mod addresses;
 
 pub mod rtnetlink;
+
+pub mod listeners;
 
 pub mod endpoints;
 

@@ -6,6 +6,8 @@
 //!
 //! Invariant: a socket that several processes have gets the owner that made it, or none.
 
+mod waiting;
+
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -27,6 +29,8 @@ use crate::ebpf::cgroup2_root;
 use crate::endpoints::Port;
 use crate::flow::Protocol;
 use crate::sockets::{Ends, mapped};
+
+pub use self::waiting::{Waiting, waiting};
 
 /// `SO_NETNS_COOKIE`, since Linux 5.14: the socket's own namespace, which need not be the one that its
 /// process is in.
@@ -64,7 +68,16 @@ pub enum Role {
         /// Address and port of the peer, where it is connected.
         peer: Option<([u8; 16], u16)>,
     },
-    /// A listener, a raw socket, or one without a port: the programs tell what becomes of it.
+    /// A listener of TCP or MPTCP.
+    Listener {
+        /// As for a datagram socket.
+        bound_addr: [u8; 16],
+        /// Its port.
+        port: u16,
+        /// Whether it takes connections over IPv4, if it is bound to no address of IPv6.
+        takes_v4: bool,
+    },
+    /// A raw socket, or one without a port: the programs tell what becomes of it.
     Other,
 }
 
@@ -72,7 +85,7 @@ impl Role {
     /// What the programs are to know of such a socket, see [`flags`].
     pub fn flags(self) -> u32 {
         match self {
-            Self::Connection(_) => flags::SEEDED,
+            Self::Connection(_) | Self::Listener { .. } => flags::SEEDED,
             // Not `USED`: whoever uses it is told.
             Self::Endpoint { .. } => flags::ANNOUNCED,
             Self::Other => 0,
@@ -257,7 +270,7 @@ fn fetch(pidfd: &OwnedFd, wanted: &Wanted) -> nix::Result<Option<(OwnedFd, Told)
     }
     let protocol = sockopt::socket_protocol(&socket).map_err(errno)?;
     // One process may have bound a datagram socket for another to use, and the programs tell who does.
-    if wanted.is_shared && protocol != Some(ipproto::TCP) {
+    if wanted.is_shared && !matches!(protocol, Some(ipproto::TCP | ipproto::MPTCP)) {
         return Ok(None);
     }
     let told = Told {
@@ -277,12 +290,18 @@ fn role(socket: impl AsFd) -> rustix::io::Result<Role> {
         Ok(None) | Err(rustix::io::Errno::NOTCONN) => None,
         Err(error) => return Err(error),
     };
-    if protocol == ipproto::TCP {
-        return Ok(peer.map_or(Role::Other, |peer| {
-            Role::Connection(Ends::new(local.ip(), local.port(), peer.ip(), peer.port()))
-        }));
-    }
     let (bound_addr, number) = addr(local);
+    if matches!(protocol, ipproto::TCP | ipproto::MPTCP) {
+        // Of a connection of MPTCP these are the ends of its first subflow.
+        if let Some(peer) = peer {
+            return Ok(Role::Connection(Ends::new(local.ip(), number, peer.ip(), peer.port())));
+        }
+        if sockopt::socket_acceptconn(&socket)? {
+            let takes_v4 = local.is_ipv6() && !sockopt::ipv6_v6only(&socket)?;
+            return Ok(Role::Listener { bound_addr, port: number, takes_v4 });
+        }
+        return Ok(Role::Other);
+    }
     let is_datagram = sockopt::socket_type(&socket)? == SocketType::DGRAM;
     match u8::try_from(protocol.as_raw().get()) {
         Ok(protocol) if is_datagram && number != 0 => Ok(Role::Endpoint {
@@ -351,7 +370,9 @@ mod tests {
         let own = client.local_addr().unwrap();
         let ends = Ends::new(own.ip(), own.port(), server.ip(), server.port());
         assert_eq!(role(&client), Ok(Role::Connection(ends)));
-        assert_eq!(role(&listener), Ok(Role::Other));
+        let role_of_listener =
+            Role::Listener { bound_addr: mapped(server.ip()), port: server.port(), takes_v4: false };
+        assert_eq!(role(&listener), Ok(role_of_listener));
 
         let bound = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = |socket: &UdpSocket| Port {

@@ -24,6 +24,7 @@ const WITHOUT_IO: &[&str] = &[
     "processes.rs",
     "lives.rs",
     "sockets.rs",
+    "listeners.rs",
     "endpoints.rs",
     "addresses.rs",
     "containers.rs",

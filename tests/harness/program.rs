@@ -178,6 +178,11 @@ impl Told {
         lines.map(|number| number.parse().unwrap()).collect()
     }
 
+    /// Whether it told this line.
+    pub(crate) fn has(&self, line: &str) -> bool {
+        self.text.lines().any(|told| told == line)
+    }
+
     /// The numbers that it told with words that are this one and a number.
     pub(crate) fn numbered(&self, word: &str) -> impl Iterator<Item = (i64, i64)> {
         let lines = self.text.lines().filter_map(move |line| line.strip_prefix(word)?.split_once(' '));

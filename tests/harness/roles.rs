@@ -10,6 +10,8 @@ mod datagram;
 mod execute;
 /// Sockets that go from one process to another.
 mod handover;
+/// One end of each kind.
+mod kinds;
 /// Connections.
 mod tcp;
 
@@ -26,6 +28,10 @@ pub(crate) fn play(words: &[&str]) {
     match *words {
         ["serve", at] => tcp::serve(at.parse().unwrap()),
         ["connect", to] => tcp::connect_and_exit(to.parse().unwrap()),
+        ["serve-kind", kind, at] => kinds::serve(kind, at.parse().unwrap()),
+        ["activate", at, exe] => kinds::activate(at.parse().unwrap(), exe),
+        ["serve-activated"] => kinds::serve_activated(),
+        ["connect-kind", kind, port] => kinds::connect(kind, port.parse().unwrap()),
         ["connect-when-told", to] => tcp::connect_when_told(to.parse().unwrap()),
         ["talk-to-itself", listens_at, answers_at] => {
             tcp::talk_to_itself(listens_at.parse().unwrap(), answers_at.parse().unwrap());

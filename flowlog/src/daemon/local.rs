@@ -1,7 +1,7 @@
 //! What is known of the sockets and processes of this host: the tables, fed from the ring buffer.
 
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use flowlog_common::{COMM_LEN, TaskLayout};
@@ -122,7 +122,9 @@ impl Local {
         let (mut lost_now, mut skipped_now) = (0, 0);
         // A storm of events cannot keep the caller here: these are more than the ring buffer holds, so all that was
         // there before the call.
-        for _ in 0..=ebpf.capacity() / HANDFUL {
+        let mut unfinished = Unfinished::default();
+        let mut handfuls = 0;
+        while handfuls <= ebpf.capacity() / HANDFUL {
             let before_ns = now_ns(ClockId::CLOCK_MONOTONIC);
             let Untold { lost, skipped, is_all } = ebpf.read(events)?;
             if lost + skipped > 0 {
@@ -138,13 +140,25 @@ impl Local {
                 }
                 tables.apply(event, &clock.clocks, |owner| origins.resolve(owner));
             }
-            // Not before: what was lost while the ring buffer was full is known when all of it has been read.
-            if events.len() < HANDFUL {
-                if is_all {
-                    *complete_ns = before_ns;
-                }
-                break;
+            if events.len() == HANDFUL {
+                handfuls += 1;
+                continue;
             }
+            match unfinished.next(!events.is_empty(), ebpf.has_more()?, Instant::now()) {
+                Next::Read => continue,
+                Next::Wait => {
+                    std::thread::sleep(UNFINISHED_NAP);
+                    continue;
+                }
+                Next::Done => {}
+                // What comes behind it is not known when flows are joined.
+                Next::GiveUp => lost_now += 1,
+            }
+            // Not before: what was lost while the ring buffer was full is known when all of it has been read.
+            if is_all {
+                *complete_ns = before_ns;
+            }
+            break;
         }
         // Only programs of processes are skipped.
         if lost_now > 0 {
@@ -237,6 +251,51 @@ impl Local {
     }
 }
 
+/// How long is waited for a program that has begun an event.
+const UNFINISHED_WAIT: Duration = Duration::from_millis(100);
+
+/// How long at once.
+const UNFINISHED_NAP: Duration = Duration::from_micros(50);
+
+/// How often what came meanwhile is read: on a busy host there is always something.
+const MAX_PASSES: u32 = 3;
+
+/// An event that a program has begun and not finished hides all later ones.
+#[derive(Debug, Default)]
+struct Unfinished {
+    passes: u32,
+    since: Option<Instant>,
+}
+
+/// What to do about it.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// Nothing is left that was there before.
+    Done,
+    /// There is more.
+    Read,
+    /// There is more, which cannot be read yet.
+    Wait,
+    /// It cannot be read for so long that flows must not wait any more.
+    GiveUp,
+}
+
+impl Unfinished {
+    /// After a reading that gave all that could be read, and whether it gave any.
+    fn next(&mut self, has_read: bool, has_more: bool, now: Instant) -> Next {
+        self.passes += 1;
+        if !has_more || (has_read && self.passes >= MAX_PASSES) {
+            return Next::Done;
+        }
+        if has_read {
+            self.since = None;
+            return Next::Read;
+        }
+        let since = *self.since.get_or_insert(now);
+        if now.duration_since(since) < UNFINISHED_WAIT { Next::Wait } else { Next::GiveUp }
+    }
+}
+
 /// Where the programs find what they read of tasks. Without the kernel's types that is left out.
 fn tasks(cmdline: Mode) -> TaskLayout {
     match task_layout() {
@@ -268,4 +327,28 @@ fn own_comm() -> [u8; COMM_LEN] {
 pub(super) fn is_initial_pid_namespace() -> bool {
     const PROC_PID_INIT_INO: u64 = 0xEFFF_FFFC;
     std::fs::metadata("/proc/self/ns/pid").is_ok_and(|metadata| metadata.ino() == PROC_PID_INIT_INO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_that_is_not_finished_is_waited_for() {
+        let start = Instant::now();
+        assert_eq!(Unfinished::default().next(true, false, start), Next::Done);
+        assert_eq!(Unfinished::default().next(false, false, start), Next::Done);
+        let mut unfinished = Unfinished::default();
+        assert_eq!(unfinished.next(true, true, start), Next::Read);
+        assert_eq!(unfinished.next(false, true, start), Next::Wait);
+        assert_eq!(unfinished.next(false, true, start + UNFINISHED_WAIT / 2), Next::Wait);
+        assert_eq!(unfinished.next(false, true, start + UNFINISHED_WAIT), Next::GiveUp);
+    }
+
+    #[test]
+    fn a_busy_host_does_not_keep_the_reader() {
+        let mut unfinished = Unfinished::default();
+        let nexts = [(); 3].map(|()| unfinished.next(true, true, Instant::now()));
+        assert_eq!(nexts, [Next::Read, Next::Read, Next::Done]);
+    }
 }

@@ -1,5 +1,6 @@
 //! Takes in the sockets that are older than the programs.
 
+use std::io;
 use std::os::fd::OwnedFd;
 
 use anyhow::Result;
@@ -8,12 +9,13 @@ use tracing::{debug, warn};
 
 use super::clock::now_ns;
 use super::local::{Local, is_initial_pid_namespace};
-use crate::seed::{Missed, Older, Role, sockets_tell_namespaces, walk};
+use super::watched::Watched;
+use crate::seed::{Missed, Older, Role, Waiting, sockets_tell_namespaces, waiting, walk};
 
 impl Local {
     /// Finds the sockets that are older than the programs, writes their owners into them and takes them
     /// into the tables. The processes are there already.
-    pub(super) fn seed_sockets(&mut self) -> Result<()> {
+    pub(super) fn seed_sockets(&mut self, watched: &[Watched]) -> Result<()> {
         if self.ebpf.is_none() {
             return Ok(());
         }
@@ -27,6 +29,8 @@ impl Local {
             );
             return Ok(());
         }
+        // Before the walk: what is accepted meanwhile is found in its process.
+        let waiting: Vec<_> = watched.iter().filter_map(waiting_in).collect();
         let mut found = Vec::new();
         let mut refused = None;
         let monotonic_ns = || now_ns(ClockId::CLOCK_MONOTONIC);
@@ -53,6 +57,11 @@ impl Local {
         for older in &found {
             tables.seed(older, |owner| origins.resolve(owner));
         }
+        for (netns_cookie, found_ns, waiting) in waiting {
+            for waiting in waiting {
+                tables.seed_waiting(waiting, netns_cookie, found_ns);
+            }
+        }
         Ok(())
     }
 
@@ -71,5 +80,23 @@ impl Local {
         let Self { tables, origins, .. } = self;
         tables.seed(older, |owner| origins.resolve(owner));
         Ok(true)
+    }
+}
+
+/// The connections in a namespace that wait to be accepted, with its cookie and when they were found
+/// (`CLOCK_MONOTONIC`).
+fn waiting_in(watched: &Watched) -> Option<(u64, u64, Vec<Waiting>)> {
+    let netns_cookie = watched.netns_cookie?;
+    let found_ns = now_ns(ClockId::CLOCK_MONOTONIC);
+    match watched.namespace.run(waiting).map_err(io::Error::other).flatten() {
+        Ok(waiting) => Some((netns_cookie, found_ns, waiting)),
+        Err(error) => {
+            warn!(
+                "connections that wait to be accepted in the network namespace `{}` have no process: cannot list sockets: {error}; \
+                 load the module tcp_diag",
+                watched.name()
+            );
+            None
+        }
     }
 }

@@ -67,7 +67,7 @@ pub(super) struct Watch<'f> {
 pub(super) struct Watched {
     pub(super) namespace: Namespace,
     /// Its cookie, as sockets have it.
-    netns_cookie: Option<u64>,
+    pub(super) netns_cookie: Option<u64>,
     addresses: LocalAddresses,
     timeouts: Timeouts,
     pub(super) listener: Listener,

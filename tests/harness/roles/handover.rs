@@ -174,7 +174,7 @@ fn start_with(socket: OwnedFd, exe: &str, role: &str, stderr: Stdio) -> Child {
 }
 
 /// The socket that this program was started with.
-fn lent() -> OwnedFd {
+pub(super) fn lent() -> OwnedFd {
     io::stdin().as_fd().try_clone_to_owned().unwrap()
 }
 

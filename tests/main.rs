@@ -56,6 +56,8 @@ mod commands;
 mod containers;
 /// Sockets without a connection: UDP, ping, raw.
 mod datagrams;
+/// A server of Go.
+mod go_server;
 /// Sockets that one process makes and another uses.
 mod handover;
 /// Each kind of socket, older and newer.

@@ -27,6 +27,9 @@ const TRAFFIC_TOOLS: [(&str, &str); 9] = [
     ("faketime", "faketime"),
 ];
 
+/// What else the tests look at: programs as people run them.
+const REAL_PROGRAMS: [(&str, &str); 1] = [("go", "golang-go")];
+
 /// What people use today, and what flowlog is compared with.
 const PEERS: [&str; 2] = ["ulogd2", "ulogd2-json"];
 
@@ -87,6 +90,7 @@ pub(crate) fn for_lints() -> Result<()> {
 /// What makes, watches and reads real traffic: network tools and the Python readers.
 pub(crate) fn for_traffic() -> Result<()> {
     for_network()?;
+    programs(&REAL_PROGRAMS, "the tests")?;
     python::setup()
 }
 

@@ -14,7 +14,8 @@ use crate::{sh, workspace};
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Tests that do not run in virtual machines, by the beginning of their name, and why.
-pub(super) const LEFT_OUT: [(&str, &str); 7] = [
+pub(super) const LEFT_OUT: [(&str, &str); 8] = [
+    ("go_server::", "needs a Go compiler; `kinds` has the same kinds of sockets"),
     ("clocks::slow_clocks", "needs a C compiler, and stands in for the clocks that such a machine has"),
     (
         "crash::a_killed_daemon_loses_nothing_that_the_write_ahead_log_had",
@@ -32,7 +33,7 @@ pub(super) const LEFT_OUT: [(&str, &str); 7] = [
 
 /// A few tests that show the essence in minutes: flows, NAT, processes at their ends, recovery, and what
 /// differs between kernels.
-const SHORT: [&str; 14] = [
+const SHORT: [&str; 15] = [
     "clocks::",
     "no_accounting::",
     "dumps::",
@@ -40,6 +41,7 @@ const SHORT: [&str; 14] = [
     "commands::",
     "containers::",
     "handover::",
+    "kinds::",
     "older::",
     "processes::",
     "workers::",

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::containers::Branch;
 use crate::harness::daemon::{Daemon, binary, run_command};
-use crate::harness::dataset::Dataset;
+use crate::harness::dataset::{Dataset, Row};
 use crate::harness::host::{cover, mounted_for_ebpf, unmount_all, with_capabilities, with_own_mounts};
 use crate::harness::namespace::Namespace;
 use crate::harness::process::run;
@@ -31,6 +31,11 @@ const NEEDED: [Capability; 6] = [
 /// Whether flowlog, started as `spawn` does, names the processes of a connection, and what it logs.
 #[track_caller]
 fn assert_names_processes(spawn: impl FnOnce(&Namespace, &Path) -> Daemon) -> String {
+    assert_names(Pair::assert_named, spawn)
+}
+
+#[track_caller]
+fn assert_names(named: fn(&Pair, &Row), spawn: impl FnOnce(&Namespace, &Path) -> Daemon) -> String {
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
     let daemon = spawn(&namespace, output.path());
@@ -38,7 +43,7 @@ fn assert_names_processes(spawn: impl FnOnce(&Namespace, &Path) -> Daemon) -> St
     let log = daemon.stop();
     let dataset = Dataset::read(output.path());
     assert_eq!(dataset.rows().len(), 1, "{log}");
-    pair.assert_named(dataset.row_to(5000));
+    named(&pair, dataset.row_to(5000));
     log
 }
 
@@ -108,7 +113,7 @@ fn processes_are_named_where_no_cgroup_v2_is_mounted() {
 
 #[test]
 fn programs_are_named_without_the_types_of_the_kernel_and_command_lines_are_not() {
-    let log = assert_names_processes(|namespace, output| {
+    let log = assert_names(Pair::assert_named_as_given, |namespace, output| {
         with_own_mounts(|| {
             cover("/sys/kernel/btf");
             let [level, found, advice] = doctor("BTF");

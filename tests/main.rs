@@ -72,6 +72,8 @@ mod older;
 mod port_reuse;
 /// The programs at both ends of a connection.
 mod processes;
+/// The paths of programs.
+mod programs;
 /// Connections without a socket at their far end.
 mod refused;
 

@@ -77,6 +77,19 @@ impl Pair {
         assert_process(row, "src", "socket", &self.client, self.client_pid, 0);
         assert_process(row, "dst", "closer", &self.server, self.server_pid, 0);
     }
+
+    /// The row of the connection names both, by the paths by which they were started.
+    #[track_caller]
+    pub(crate) fn assert_named_as_given(&self, row: &Row) {
+        let as_given = |program: &Program| Program::at(&format!("{} (as given)", program.exe()));
+        for (end, attribution, program, pid) in [
+            ("src", "socket", &self.client, self.client_pid),
+            ("dst", "closer", &self.server, self.server_pid),
+        ] {
+            assert_eq!(row.text(&format!("{end}_comm")), Some(program.comm()), "{row:?}");
+            assert_runs(row, end, attribution, &as_given(program), pid, 0);
+        }
+    }
 }
 
 /// The process at one end is this one.
@@ -89,11 +102,17 @@ pub(crate) fn assert_process(
     pid: i32,
     user: u32,
 ) {
+    assert_eq!(row.text(&format!("{end}_comm")), Some(program.comm()), "{row:?}");
+    assert_runs(row, end, attribution, program, pid, user);
+}
+
+/// Likewise, but for its name.
+#[track_caller]
+fn assert_runs(row: &Row, end: &str, attribution: &str, program: &Program, pid: i32, user: u32) {
     let text = |column: &str| row.text(&format!("{end}_{column}"));
     let int = |column: &str| row.int(&format!("{end}_{column}"));
     assert_eq!(text("attribution"), Some(attribution), "{row:?}");
     assert_eq!(int("pid"), Some(pid.into()), "{row:?}");
-    assert_eq!(text("comm"), Some(program.comm()), "{row:?}");
     assert_eq!(text("exe"), Some(program.exe()), "{row:?}");
     assert_eq!(int("uid"), Some(user.into()), "{row:?}");
 }

@@ -16,9 +16,12 @@ pub mod heap;
 /// Length of a task's name with its terminating zero byte: `TASK_COMM_LEN`.
 pub const COMM_LEN: usize = 16;
 
-/// How much of the path of an executed file travels with [`ProcessExec`]. Longer paths are cut and
-/// say so in [`ProcessExec::filename_len`], which keeps the full length.
-pub const FILENAME_LEN: usize = 256;
+/// How long the path of an executed file is at most: `PATH_MAX` of the kernel. Of a longer one the end travels with
+/// [`ProcessExec`], which says so.
+pub const PATH_LEN: usize = 4096;
+
+/// How long a name in a path is at most, with its terminating zero byte.
+pub const NAME_LEN: usize = 256;
 
 /// How many bytes of the arguments travel with [`ProcessExec`]. Longer ones are cut and say so in
 /// [`ProcessExec::args_len`], which keeps the full length.
@@ -42,6 +45,24 @@ pub mod kind {
     pub const SOCKET_RELEASE: u32 = 7;
     /// A [`TcpConnect`](crate::TcpConnect).
     pub const TCP_CONNECT: u32 = 8;
+}
+
+/// What the path of a [`ProcessExec`] is: the values of its field `path`.
+pub mod path {
+    /// The path as it was given to `execve`; empty where that is not known either.
+    pub const AS_GIVEN: u32 = 0;
+    /// The names from the file up to the root, each ended by a zero byte.
+    pub const RESOLVED: u32 = 1;
+    /// The name of a file that has no directory, such as a memfd, ended by a zero byte.
+    pub const NAMELESS: u32 = 2;
+}
+
+/// Bits of [`ProcessExec::path_flags`].
+pub mod path_flags {
+    /// The file has been removed from its directory.
+    pub const DELETED: u32 = 1 << 0;
+    /// There are more names above those that are there.
+    pub const CUT: u32 = 1 << 1;
 }
 
 /// Bits of [`SocketState::flags`].
@@ -264,8 +285,8 @@ pub struct ProcessFork {
     pub login_uid: u32,
 }
 
-/// A process runs another program. As much of the arguments as fits into [`ARGS_LEN`] follows in the same
-/// event, each ended by a zero byte.
+/// A process runs another program. The path of that follows in the same event, and then as much of the arguments
+/// as fits into [`ARGS_LEN`], each ended by a zero byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
 #[repr(C)]
@@ -274,15 +295,16 @@ pub struct ProcessExec {
     pub header: EventHeader,
     /// Thread group id.
     pub tgid: u32,
-    /// Length of the path in bytes, without a terminating zero byte. Greater than or equal to
-    /// [`FILENAME_LEN`] where the path did not fit.
-    pub filename_len: u32,
     /// Audit login uid. All ones: it is not set, or not known.
     pub login_uid: u32,
     /// Length of all arguments in bytes, with their zero bytes. Zero: not known.
     pub args_len: u32,
-    /// The path as it was given to `execve`, padded with zero bytes.
-    pub filename: [u8; FILENAME_LEN],
+    /// Length of the path in bytes.
+    pub path_len: u32,
+    /// One of the constants in [`path`].
+    pub path: u32,
+    /// Bits of [`path_flags`].
+    pub path_flags: u32,
 }
 
 /// The thread group leader of a process has exited.
@@ -305,7 +327,7 @@ pub struct ProcessExit {
 pub struct TaskLayout {
     /// `mm` in `struct task_struct`.
     pub mm: u32,
-    /// `arg_start` in `struct mm_struct`.
+    /// `arg_start` in `struct mm_struct`; zero where arguments are not to be read.
     pub arg_start: u32,
     /// `arg_end` in `struct mm_struct`.
     pub arg_end: u32,
@@ -321,6 +343,39 @@ pub struct TaskLayout {
     pub syscall: u32,
 }
 
+/// Where the fields are that lead from a process to the path of its program, in bytes, as [`TaskLayout`]. All
+/// zero: not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PathLayout {
+    /// `exe_file` in `struct mm_struct`.
+    pub exe_file: u32,
+    /// `f_path.mnt` in `struct file`.
+    pub file_mnt: u32,
+    /// `f_path.dentry` in `struct file`.
+    pub file_dentry: u32,
+    /// `mnt` in `struct mount`: what `f_path.mnt` points to.
+    pub mount_mnt: u32,
+    /// `mnt.mnt_root` in `struct mount`.
+    pub mount_root: u32,
+    /// `mnt_parent` in `struct mount`.
+    pub mount_parent: u32,
+    /// `mnt_mountpoint` in `struct mount`.
+    pub mount_point: u32,
+    /// `d_seq` in `struct dentry`.
+    pub dentry_seq: u32,
+    /// `d_parent` in `struct dentry`.
+    pub dentry_parent: u32,
+    /// `d_name.name` in `struct dentry`.
+    pub dentry_name: u32,
+    /// `d_name.len` in `struct dentry`.
+    pub dentry_name_len: u32,
+    /// `d_hash.pprev` in `struct dentry`.
+    pub dentry_hashed: u32,
+    /// `filename` in `struct linux_binprm`.
+    pub given: u32,
+}
+
 // SAFETY: integers and byte arrays without padding, all bit patterns are valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for SocketState {}
@@ -328,6 +383,10 @@ unsafe impl aya::Pod for SocketState {}
 // SAFETY: as above.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for TaskLayout {}
+
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for PathLayout {}
 
 const _: () = {
     assert!(size_of::<EventHeader>() == 16);
@@ -339,7 +398,8 @@ const _: () = {
     assert!(size_of::<EndpointOpen>() == 16 + 8 + 48 + 48 + 8);
     assert!(size_of::<SocketRelease>() == 16 + 8 + 48 + 8);
     assert!(size_of::<ProcessFork>() == 16 + 16);
-    assert!(size_of::<ProcessExec>() == 16 + 16 + FILENAME_LEN);
+    assert!(size_of::<ProcessExec>() == 16 + 24);
     assert!(size_of::<ProcessExit>() == 16 + 8);
     assert!(size_of::<TaskLayout>() == 8 * 4);
+    assert!(size_of::<PathLayout>() == 13 * 4);
 };

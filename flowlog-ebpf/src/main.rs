@@ -11,6 +11,7 @@
 //! - [`tcp`]: tuples of TCP sockets, when they open and close
 //! - [`datagram`]: local ports and echo ids of all other sockets
 //! - [`process`]: fork, exec and exit
+//! - [`path`]: the path of the program that a process runs
 //! - [`task`]: what of a process no context tells: arguments, parent, login user
 //! - [`events`]: the ring buffer and the count of what did not fit
 //! - [`log`]: lines for those who work on the programs
@@ -32,6 +33,7 @@ mod address;
 mod datagram;
 mod events;
 mod owner;
+mod path;
 mod process;
 mod task;
 mod tcp;

@@ -4,13 +4,13 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::btf_maps::{LruHashMap, PerCpuArray};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
-use aya_ebpf::macros::{btf_map, tracepoint};
-use aya_ebpf::programs::TracePointContext;
-use flowlog_common::{ARGS_LEN, FILENAME_LEN, ProcessExec, ProcessExit, ProcessFork, kind};
+use aya_ebpf::macros::{btf_map, raw_tracepoint, tracepoint};
+use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
+use flowlog_common::{ARGS_LEN, ProcessExec, ProcessExit, ProcessFork, kind};
 
 use crate::owner::current_tgid;
-use crate::{events, task, words};
+use crate::path::{self, Climb, Path};
+use crate::{events, task};
 
 /// `CLONE_THREAD` of `linux/sched.h`: the new task belongs to the process of its maker.
 const CLONE_THREAD: u64 = 0x0001_0000;
@@ -42,18 +42,19 @@ pub(crate) fn process_fork(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// An exec event with all the space that its arguments may take.
+/// An exec event with all the space that its path and arguments may take, and with what it takes to find the path.
 #[repr(C)]
-struct ExecWithArgs {
+pub(crate) struct WholeExec {
     exec: ProcessExec,
-    args: [u8; ARGS_LEN],
+    pub(crate) texts: [u8; path::SPACE + ARGS_LEN],
+    pub(crate) climb: Climb,
 }
 
 /// Where the event is put together: it is too large for the stack. Nothing interrupts a program of a
 /// tracepoint on its CPU that would run one of these: the kernel does not preempt them, unlike those of raw
 /// tracepoints since Linux 7.0.
 #[btf_map]
-static EXEC: PerCpuArray<ExecWithArgs, 1> = PerCpuArray::new();
+pub(crate) static EXEC: PerCpuArray<WholeExec, 1> = PerCpuArray::new();
 
 /// How many processes of those that executed last are remembered: one that goes on with a socket uses it
 /// soon.
@@ -76,33 +77,53 @@ pub(crate) fn has_executed_since(since_ns: u64) -> bool {
 pub(crate) fn process_exec(ctx: TracePointContext) -> u32 {
     // SAFETY: the offset is the one of the format above.
     let Ok(location) = (unsafe { ctx.read_at::<u32>(8) }) else { return 0 };
-    let (offset, len) = ((location & 0xffff) as usize, location >> 16);
-    let Some(event) = EXEC.get_ptr_mut(0) else { return 0 };
-    // SAFETY: the slot of this CPU, which nobody else uses now. All that is sent is written: the path and
-    // what is left of its array, and as much of the arguments as was copied.
+    // SAFETY: where the path is in the context, which is that of the running program.
+    unsafe { tell_exec(ctx.as_ptr().cast::<u8>().add((location & 0xffff) as usize)) };
+    0
+}
+
+/// The same before Linux 5.16: the kernel has no room there for the contexts of tracepoints with a path of 2 KB, and
+/// then runs no program. `struct linux_binprm *` is the third argument.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub(crate) fn process_exec_raw(ctx: RawTracePointContext) -> i32 {
+    let given = task::field::<u64>(ctx.arg(2), path::given()).unwrap_or(0);
+    // SAFETY: the kernel's own pointer.
+    unsafe { tell_exec(given as *const u8) };
+    0
+}
+
+/// The current process has begun to run a program that was given to `execve` by this path.
+///
+/// # Safety
+///
+/// The address is one of the kernel.
+#[inline(always)]
+unsafe fn tell_exec(given: *const u8) {
+    let Some(event) = EXEC.get_ptr_mut(0) else { return };
+    // SAFETY: the slot of this CPU, which nobody else uses now. All that is sent is written: as much of the path and
+    // of the arguments as was copied.
     unsafe {
         let exec = &raw mut (*event).exec;
+        let texts: *mut u8 = (&raw mut (*event).texts).cast();
         (*exec).header = events::header(kind::PROCESS_EXEC);
         (*exec).tgid = current_tgid();
-        (*exec).filename_len = len.saturating_sub(1);
         (*exec).login_uid = task::login_uid();
-        words::clear(&raw mut (*exec).filename);
-        // A failed read leaves an empty path: not known.
-        bpf_probe_read_kernel_str(
-            (&raw mut (*exec).filename).cast(),
-            FILENAME_LEN as u32,
-            ctx.as_ptr().add(offset),
-        );
-        let args_len = task::copy_args((&raw mut (*event).args).cast());
+        let Path { len, kind, flags } =
+            path::copy_exe(&raw mut (*event).climb).unwrap_or_else(|| path::copy_given(texts, given));
+        (*exec).path_len = len;
+        (*exec).path = kind;
+        (*exec).path_flags = flags;
+        // For the verifier: it does not know how long the names are together.
+        let path_len = (&raw const (*exec).path_len).read_volatile() as usize & (path::SPACE - 1);
+        let args_len = task::copy_args(texts.add(path_len));
         // More than this cannot be given to `execve`.
         (*exec).args_len = args_len as u32;
         let sent_args = if args_len < ARGS_LEN as u64 { args_len as usize } else { ARGS_LEN };
         if EXECUTED.insert((*exec).tgid, (*exec).header.time_ns, u64::from(BPF_ANY)).is_err() {
             debug!("no room for the exec of process {}", (*exec).tgid);
         }
-        events::send_bytes(event.cast(), size_of::<ProcessExec>() + sent_args);
+        events::send_bytes(event.cast(), size_of::<ProcessExec>() + path_len + sent_args);
     }
-    0
 }
 
 /// `events/sched/sched_process_exit`: only its time counts. Runs in each thread that exits; the one

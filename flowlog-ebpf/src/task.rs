@@ -34,7 +34,7 @@ fn layout() -> TaskLayout {
 
 /// The field at `offset` of the structure at `address`.
 #[inline(always)]
-fn field<T>(address: u64, offset: u32) -> Option<T> {
+pub(crate) fn field<T>(address: u64, offset: u32) -> Option<T> {
     let field = address.wrapping_add(u64::from(offset)) as *const T;
     // SAFETY: the helper checks the address, and fails where nothing is there.
     unsafe { bpf_probe_read_kernel(field).ok() }
@@ -92,6 +92,15 @@ pub(crate) fn exiting() -> u32 {
     }
 }
 
+/// `struct mm_struct` of the current process; `None` where it has none, or that is not known.
+#[inline(always)]
+pub(crate) fn memory() -> Option<u64> {
+    match layout().mm {
+        0 => None,
+        offset => field(current(), offset),
+    }
+}
+
 /// Copies the arguments of the current process, which has just begun to run its program: as much of them
 /// as there is space for. The result is their full length, zero where they are not known.
 ///
@@ -103,11 +112,11 @@ pub(crate) fn exiting() -> u32 {
 /// `to` points to [`ARGS_LEN`] bytes of a map.
 #[inline(always)]
 pub(crate) unsafe fn copy_args(to: *mut u8) -> u64 {
-    let TaskLayout { mm, arg_start, arg_end, .. } = layout();
-    if mm == 0 {
+    let TaskLayout { arg_start, arg_end, .. } = layout();
+    if arg_start == 0 {
         return 0;
     }
-    let Some(mm) = field::<u64>(current(), mm) else { return 0 };
+    let Some(mm) = memory() else { return 0 };
     let (Some(start), Some(end)) = (field::<u64>(mm, arg_start), field::<u64>(mm, arg_end)) else { return 0 };
     let len = end.saturating_sub(start);
     let copied = if len < ARGS_LEN as u64 { len } else { ARGS_LEN as u64 };

@@ -20,7 +20,7 @@ use crate::endpoints::{Endpoint, EndpointTable, FoundEndpoint, Port, Wanted};
 use crate::flow::{Flow, L4, Protocol, Status, Tuple};
 use crate::listeners::{Listener, Listeners};
 use crate::lives::{Life, Limits};
-use crate::processes::{CommandLine, Exec, Fork, Process, ProcessTable};
+use crate::processes::{CommandLine, Exec, Fork, Process, ProcessTable, executed};
 use crate::seed::{Older, Role, Waiting};
 use crate::sockets::{Connecting, Ends, Found, Holder, Origin, Socket, SocketTable, Span, mapped};
 
@@ -161,12 +161,14 @@ impl Tables {
                 };
                 self.processes.fork(fork, header.time_ns);
             }
-            Event::ProcessExec(exec, args) => {
-                let ProcessExec { header, tgid, login_uid, args_len, .. } = *exec;
+            Event::ProcessExec(exec, texts) => {
+                let ProcessExec { header, tgid, login_uid, args_len, path_len, path, path_flags } = *exec;
+                let split_at = usize::try_from(path_len).unwrap_or(usize::MAX);
+                let (path_text, args) = texts.split_at_checked(split_at).unwrap_or_default();
                 let is_cut = usize::try_from(args_len).is_ok_and(|args_len| args_len > args.len());
                 let exec = Exec {
                     tgid,
-                    exe: executed_path(exec).map(Arc::from),
+                    exe: executed(path_text, path, path_flags),
                     cmdline: cmdline::text(args, is_cut, self.cmdline).map(CommandLine::from),
                     login_uid: known_uid(login_uid),
                 };
@@ -299,14 +301,6 @@ fn holder(owner: Owner, process: Option<Arc<Process>>, origin: impl FnOnce(&Owne
 /// All ones are a uid that is not set, or not known.
 fn known_uid(uid: u32) -> Option<u32> {
     (uid != u32::MAX).then_some(uid)
-}
-
-/// The path of an exec event; `None` where it could not be read or did not fit.
-fn executed_path(exec: &ProcessExec) -> Option<std::borrow::Cow<'_, str>> {
-    let len = usize::try_from(exec.filename_len).ok()?;
-    // One byte less than the array: the kernel side ends it with a zero byte.
-    let path = exec.filename.get(..len).filter(|path| !path.is_empty() && len < exec.filename.len())?;
-    Some(String::from_utf8_lossy(path))
 }
 
 /// Makes the record of a flow whose message was received at `received_ns`.

@@ -16,8 +16,8 @@ use std::time::Instant;
 
 use aya::maps::{MapData, MapError, PerCpuArray, RingBuf, SkStorage};
 use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, SockOps,
-    TracePoint,
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError,
+    RawTracePoint, SockOps, TracePoint,
 };
 use flowlog_common::{
     EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, SocketState, TaskLayout,
@@ -25,6 +25,7 @@ use flowlog_common::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+pub use kernel_types::Layouts;
 pub use mounts::cgroup2_root;
 
 use self::links::Links;
@@ -56,6 +57,9 @@ pub const ON_BRANCH: &str =
 /// See [`ON_BRANCH`].
 pub const HOST_CGROUPS: &str = "run it in the one of the host, as `docker run --cgroupns=host` does";
 
+/// The program that takes the place of `process_exec` where [`has_room_for_paths`] says no.
+const RAW_EXEC: (&str, &str) = ("process_exec_raw", "sched_process_exec");
+
 /// Tracepoints by the name of their program.
 const TRACEPOINTS: [(&str, &str, &str); 3] = [
     ("process_fork", "task", "task_newtask"),
@@ -83,7 +87,7 @@ pub enum EbpfError {
         /// Its name.
         program: String,
         /// The kernel's answer, with the verifier's log.
-        source: Box<aya::programs::ProgramError>,
+        source: Box<ProgramError>,
     },
     /// A map is missing or of another kind.
     #[error("the eBPF object has no map `{map}` of the expected kind")]
@@ -118,7 +122,7 @@ pub enum Event {
     SocketRelease(SocketRelease),
     /// A new process.
     ProcessFork(ProcessFork),
-    /// A process runs another program, with as much of its arguments as was sent.
+    /// A process runs another program, with its path and as much of its arguments as was sent.
     ProcessExec(ProcessExec, Box<[u8]>),
     /// A process is gone.
     ProcessExit(ProcessExit),
@@ -157,28 +161,29 @@ pub struct Ebpf {
 
 impl Ebpf {
     /// Loads all programs and attaches them at the root of cgroup v2 and to the tracepoints. The size of
-    /// the ring buffer is a power of two of whole pages; `tasks` is of [`task_layout`].
+    /// the ring buffer is a power of two of whole pages; `layouts` are of [`layouts()`].
     ///
     /// # Errors
     ///
     /// Where the kernel refuses any of it: a part of the events would name wrong processes.
-    pub fn load(ring_buffer_bytes: u32, tasks: &TaskLayout) -> Result<Self, EbpfError> {
+    pub fn load(ring_buffer_bytes: u32, layouts: &Layouts) -> Result<Self, EbpfError> {
         if OBJECT.is_empty() {
             return Err(EbpfError::NotBuilt);
         }
         if is_in_time_namespace() {
             return Err(EbpfError::TimeNamespace);
         }
-        match Self::load_with(ring_buffer_bytes, tasks) {
+        match Self::load_with(ring_buffer_bytes, layouts) {
             // Before Linux 5.15 programs cannot read the number of the system call.
-            Err(EbpfError::Program { .. }) if tasks.syscall != 0 => {
-                Self::load_with(ring_buffer_bytes, &TaskLayout { syscall: 0, ..*tasks })
+            Err(EbpfError::Program { .. }) if layouts.tasks.syscall != 0 => {
+                let tasks = TaskLayout { syscall: 0, ..layouts.tasks };
+                Self::load_with(ring_buffer_bytes, &Layouts { tasks, ..*layouts })
             }
             loaded => loaded,
         }
     }
 
-    fn load_with(ring_buffer_bytes: u32, tasks: &TaskLayout) -> Result<Self, EbpfError> {
+    fn load_with(ring_buffer_bytes: u32, layouts: &Layouts) -> Result<Self, EbpfError> {
         let cgroup = mounts::open_cgroup2().map_err(|source| EbpfError::Io {
             what: "cannot open the root of cgroup v2; mount it on an empty directory with `mount -t cgroup2 none DIR`"
                 .to_owned(),
@@ -189,10 +194,11 @@ impl Ebpf {
         let mut object = aya::EbpfLoader::new()
             .btf(None)
             .map_max_entries("EVENTS", ring_buffer_bytes)
-            .override_global("TASK_LAYOUT", tasks, true)
+            .override_global("TASK_LAYOUT", &layouts.tasks, true)
+            .override_global("PATH_LAYOUT", &layouts.paths, true)
             .load(OBJECT)?;
         // Processes first: a socket event then finds the program of its owner.
-        attach_tracepoints(&mut object)?;
+        attach_tracepoints(&mut object, layouts.paths.given == 0 || has_room_for_paths())?;
         for (name, program) in object.programs_mut() {
             attach_to_cgroup(program, &cgroup).map_err(|source| EbpfError::Program {
                 program: name.to_owned(),
@@ -232,7 +238,7 @@ impl Ebpf {
             capacity: ring_buffer_bytes / MIN_EVENT_BYTES,
             sockets,
             is_on_branch,
-            tells_syscalls: tasks.syscall != 0,
+            tells_syscalls: layouts.tasks.syscall != 0,
             #[cfg(feature = "ebpf-log")]
             log,
         })
@@ -405,27 +411,27 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Event> {
         kind::SOCKET_RELEASE => read(bytes).map(Event::SocketRelease),
         kind::PROCESS_FORK => read(bytes).map(Event::ProcessFork),
         kind::PROCESS_EXEC => {
-            let args = bytes.get(size_of::<ProcessExec>()..)?;
-            read(bytes).map(|exec| Event::ProcessExec(exec, args.into()))
+            let texts = bytes.get(size_of::<ProcessExec>()..)?;
+            read(bytes).map(|exec| Event::ProcessExec(exec, texts.into()))
         }
         kind::PROCESS_EXIT => read(bytes).map(Event::ProcessExit),
         _ => None,
     }
 }
 
-/// Where the fields of tasks are in the running kernel, from its own description of its types.
+/// Where what the programs read is in the running kernel, from its own description of its types.
 ///
 /// # Errors
 ///
 /// Where the kernel has no such description, or one without these fields.
-pub fn task_layout() -> io::Result<TaskLayout> {
+pub fn layouts() -> io::Result<Layouts> {
     let types = std::fs::read(KERNEL_TYPES)?;
     let missing = || io::Error::new(io::ErrorKind::InvalidData, "found no fields of tasks there");
-    kernel_types::task_layout(&types).ok_or_else(missing)
+    kernel_types::layouts(&types).ok_or_else(missing)
 }
 
 /// Loads a program, where it is not loaded yet, and attaches it.
-fn attach_to_cgroup(program: &mut Program, cgroup: &File) -> Result<(), aya::programs::ProgramError> {
+fn attach_to_cgroup(program: &mut Program, cgroup: &File) -> Result<(), ProgramError> {
     // A link (since Linux 5.7) takes no flags and always lets others attach beside it.
     let mode = CgroupAttachMode::Single;
     let is_loaded = program.fd().is_ok();
@@ -449,22 +455,56 @@ fn attach_to_cgroup(program: &mut Program, cgroup: &File) -> Result<(), aya::pro
     Ok(())
 }
 
+/// Whether the kernel runs the program of a tracepoint that tells a path of 4096 bytes: since Linux 5.16 there is room
+/// for that (`PERF_MAX_TRACE_SIZE`). Before, it warns and skips the program.
+fn has_room_for_paths() -> bool {
+    let release = nix::sys::utsname::uname().ok();
+    let release = release.as_ref().and_then(|uname| uname.release().to_str());
+    let mut numbers = release.unwrap_or_default().split(['.', '-']).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (5, 16),
+        _ => true,
+    }
+}
+
 /// Attaches the tracepoints, for which aya reads their numbers from tracefs.
-fn attach_tracepoints(object: &mut aya::Ebpf) -> Result<(), EbpfError> {
-    let attached =
-        mounts::with_tracefs(|| {
-            TRACEPOINTS.into_iter().try_for_each(|(name, category, tracepoint)| {
-                let Some(Program::TracePoint(program)) = object.program_mut(name) else { return Ok(()) };
-                let program: &mut TracePoint = program;
-                program.load().and_then(|()| program.attach(category, tracepoint)).map(drop).map_err(
-                    |source| EbpfError::Program { program: name.to_owned(), source: Box::new(source) },
-                )
-            })
-        });
+fn attach_tracepoints(object: &mut aya::Ebpf, has_room_for_paths: bool) -> Result<(), EbpfError> {
+    let refused = |name: &str, source| EbpfError::Program { program: name.to_owned(), source };
+    let attached = mounts::with_tracefs(|| {
+        for (name, category, tracepoint) in TRACEPOINTS {
+            let (name, attached) = if name == "process_exec" && !has_room_for_paths {
+                (RAW_EXEC.0, attach_raw(object))
+            } else {
+                (name, attach_tracepoint(object, name, category, tracepoint))
+            };
+            attached.map_err(|source| refused(name, Box::new(source)))?;
+        }
+        Ok(())
+    });
     attached.unwrap_or_else(|source| {
         let what = format!("cannot mount tracefs; mount it with `mount -t tracefs none {}`", mounts::TRACEFS);
         Err(EbpfError::Io { what, source })
     })
+}
+
+fn attach_tracepoint(
+    object: &mut aya::Ebpf,
+    name: &str,
+    category: &str,
+    tracepoint: &str,
+) -> Result<(), ProgramError> {
+    let Some(Program::TracePoint(program)) = object.program_mut(name) else { return Ok(()) };
+    let program: &mut TracePoint = program;
+    program.load()?;
+    program.attach(category, tracepoint).map(drop)
+}
+
+fn attach_raw(object: &mut aya::Ebpf) -> Result<(), ProgramError> {
+    let (name, tracepoint) = RAW_EXEC;
+    let Some(Program::RawTracePoint(program)) = object.program_mut(name) else { return Ok(()) };
+    let program: &mut RawTracePoint = program;
+    program.load()?;
+    program.attach(tracepoint).map(drop)
 }
 
 /// The descriptors of their programs, which are loaded.

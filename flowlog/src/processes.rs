@@ -7,6 +7,7 @@
 //! What is not known, for example after events were lost, is `None`.
 
 mod command_line;
+mod exe;
 mod walk;
 
 use std::collections::VecDeque;
@@ -16,6 +17,7 @@ use hashbrown::HashMap;
 
 pub use self::command_line::CommandLine;
 use self::command_line::Kept;
+pub use self::exe::executed;
 pub use self::walk::walk;
 
 /// How much memory ended images may take. They matter for sockets that outlive the process which made
@@ -39,8 +41,7 @@ pub struct Process {
     pub ppid: Option<u32>,
     /// Audit login uid, who logged in, when it began or began to run this program.
     pub login_uid: Option<u32>,
-    /// Path of the program as it was executed; for a process older than the daemon the target of
-    /// `/proc/PID/exe`.
+    /// Path of the program, as `/proc/PID/exe` tells it: see [`executed`].
     pub exe: Option<Arc<str>>,
     /// The command line.
     pub cmdline: Option<CommandLine>,

@@ -1,14 +1,12 @@
 //! Programs with a name of their own that make connections.
 //!
-//! Each is this test binary, started by a link: the link is its `exe`, the name of the link its
-//! `comm`. So every name is known before, and no other program needs to be installed. What they do is
-//! a role: see [`roles`](super::roles).
+//! Each is this test binary under another name: that is its `exe`, and the end of it its `comm`. So every name is
+//! known before, and no other program needs to be installed. What they do is a role: see [`roles`](super::roles).
 
 use std::env;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -51,11 +49,15 @@ impl Program {
         Self::linked(directory, name, env::current_exe().unwrap())
     }
 
-    /// Another program with this name.
+    /// Another program with this name. A symbolic link would not give it one: the kernel tells the path of the file.
     #[track_caller]
     pub(crate) fn linked(directory: &Path, name: &str, target: impl AsRef<Path>) -> Self {
         let exe = directory.join(name);
-        symlink(target, &exe).unwrap();
+        let target = fs::canonicalize(target).unwrap();
+        if fs::hard_link(&target, &exe).is_err() {
+            // It is on another file system.
+            fs::copy(target, &exe).unwrap();
+        }
         Self { exe }
     }
 

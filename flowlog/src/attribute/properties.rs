@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use flowlog_common::{EventHeader, FILENAME_LEN, TcpClose, usage};
+use flowlog_common::{EventHeader, TcpClose, path, usage};
 use nix::libc;
 use proptest::prelude::*;
 
@@ -246,18 +246,17 @@ impl Host {
         let header = self.header();
         let Some(process) = self.running.get_mut(&tgid) else { return };
         self.programs += 1;
-        let path = format!("/bin/{}", self.programs);
-        process.exe = Some(path.as_str().into());
+        let name = self.programs.to_string();
+        process.exe = Some(format!("/{name}").into());
         if let Some((_, listener)) = &mut self.listener
             && (listener.tgid, listener.start_ns) == (tgid, process.start_ns)
         {
             listener.exe.clone_from(&process.exe);
         }
-        let mut filename = [0; FILENAME_LEN];
-        filename[..path.len()].copy_from_slice(path.as_bytes());
-        let filename_len = u32::try_from(path.len()).unwrap();
-        let exec = ProcessExec { header, tgid, filename_len, login_uid: u32::MAX, args_len: 0, filename };
-        self.events.push(Event::ProcessExec(exec, Box::default()));
+        let path_len = u32::try_from(name.len()).unwrap() + 1;
+        let (path, path_flags) = (path::RESOLVED, 0);
+        let exec = ProcessExec { header, tgid, login_uid: u32::MAX, args_len: 0, path_len, path, path_flags };
+        self.events.push(Event::ProcessExec(exec, [name.as_bytes(), b"\0"].concat().into()));
     }
 
     fn open(&mut self, tgid: u32, kind: Kind, port: u16) {

@@ -1,25 +1,21 @@
 //! Joins of single events and flows.
 
-use flowlog_common::{EventHeader, FILENAME_LEN, SYSCALL_UNKNOWN};
+use flowlog_common::{EventHeader, SYSCALL_UNKNOWN, path};
 use nix::libc;
 
 use super::*;
 
 const TGID: u32 = 7;
 
-fn exec(path: &str, time_ns: u64) -> Event {
-    let mut filename = [0; FILENAME_LEN];
-    filename[..path.len()].copy_from_slice(path.as_bytes());
+fn exec(exe: &str, time_ns: u64) -> Event {
     let header = EventHeader { kind: 0, pad: 0, time_ns };
-    let exec = ProcessExec {
-        header,
-        tgid: TGID,
-        filename_len: u32::try_from(path.len()).unwrap(),
-        login_uid: u32::MAX,
-        args_len: 0,
-        filename,
-    };
-    Event::ProcessExec(exec, Box::default())
+    let names = exe.rsplit('/').filter(|name| !name.is_empty());
+    let text: Vec<u8> = names.flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect();
+    let path_len = u32::try_from(text.len()).unwrap();
+    let (path, path_flags) = (path::RESOLVED, 0);
+    let exec =
+        ProcessExec { header, tgid: TGID, login_uid: u32::MAX, args_len: 0, path_len, path, path_flags };
+    Event::ProcessExec(exec, text.into())
 }
 
 fn exe(tables: &Tables, time_ns: u64) -> Option<String> {

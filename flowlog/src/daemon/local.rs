@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use flowlog_common::{COMM_LEN, TaskLayout};
+use flowlog_common::{COMM_LEN, PathLayout, TaskLayout};
 use nix::time::ClockId;
 use tracing::{debug, warn};
 
@@ -15,7 +15,7 @@ use crate::clocks::Set;
 use crate::clocks::read::boot_ns;
 use crate::cmdline::Mode;
 use crate::ebpf::{
-    Ebpf, Event, HANDFUL, HOST_CGROUPS, KERNEL_TYPES, ON_BRANCH, ONLY_RELATIVES, Untold, task_layout,
+    Ebpf, Event, HANDFUL, HOST_CGROUPS, KERNEL_TYPES, Layouts, ON_BRANCH, ONLY_RELATIVES, Untold, layouts,
 };
 use crate::gaps::{Cause, Gap, Pending, Stage};
 use crate::lives::Limits;
@@ -74,7 +74,7 @@ impl Local {
     ) -> Result<Self> {
         let clock = clock::Watch::start()?;
         let ebpf = if wanted {
-            Ebpf::load(ring_buffer_bytes, &tasks(cmdline))
+            Ebpf::load(ring_buffer_bytes, &known_layouts(cmdline))
                 .inspect_err(|error| {
                     debug!("{error:?}");
                     let advice = error.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
@@ -296,19 +296,24 @@ impl Unfinished {
     }
 }
 
-/// Where the programs find what they read of tasks. Without the kernel's types that is left out.
-fn tasks(cmdline: Mode) -> TaskLayout {
-    match task_layout() {
-        // Arguments that nobody wants do not leave the kernel.
-        Ok(layout) if cmdline == Mode::Off => TaskLayout { mm: 0, ..layout },
-        Ok(layout) => layout,
-        Err(error) => {
-            warn!(
-                "command lines and login users of new processes are not known: cannot use `{KERNEL_TYPES}`: {error}"
-            );
-            TaskLayout::default()
-        }
+/// Where the programs find what they read. Without the kernel's types that is left out.
+fn known_layouts(cmdline: Mode) -> Layouts {
+    let layouts = layouts().unwrap_or_else(|error| {
+        warn!(
+            "command lines and login users of new processes are not known, and their paths only as they were given: cannot use `{KERNEL_TYPES}`: {error}"
+        );
+        Layouts::default()
+    });
+    if layouts.paths == PathLayout::default() && layouts.tasks != TaskLayout::default() {
+        warn!(
+            "the paths of new programs are known only as they were given: `{KERNEL_TYPES}` has no fields that lead to them"
+        );
     }
+    if cmdline == Mode::Off {
+        // Arguments that nobody wants do not leave the kernel.
+        return Layouts { tasks: TaskLayout { arg_start: 0, ..layouts.tasks }, ..layouts };
+    }
+    layouts
 }
 
 /// The name of the main thread, as the kernel has it.

@@ -8,7 +8,7 @@ use caps::{CapSet, Capability};
 use super::{Finding, Level};
 use crate::causes::one_line;
 use crate::clocks::read::{SLOW_NS, compare};
-use crate::ebpf::{Ebpf, HOST_CGROUPS, KERNEL_TYPES, ON_BRANCH, ONLY_RELATIVES, cgroup2_root, task_layout};
+use crate::ebpf::{Ebpf, HOST_CGROUPS, KERNEL_TYPES, ON_BRANCH, ONLY_RELATIVES, cgroup2_root, layouts};
 use crate::seed::sockets_tell_namespaces;
 
 /// What `run` needs, and for what. `CAP_SYS_ADMIN` contains the two for eBPF.
@@ -109,12 +109,14 @@ fn cgroup2() -> Finding {
 }
 
 fn btf() -> Finding {
-    match task_layout() {
+    match layouts() {
         Ok(_) => Finding::ok("BTF", KERNEL_TYPES),
         Err(error) => Finding::bad(
             "BTF",
             Level::Warning,
-            format!("{KERNEL_TYPES}: {error}; new processes have no command line and no login user"),
+            format!(
+                "{KERNEL_TYPES}: {error}; new processes have no command line and no login user, and their `exe` is as it was given"
+            ),
             "use a kernel with CONFIG_DEBUG_INFO_BTF",
         ),
     }
@@ -124,8 +126,8 @@ fn btf() -> Finding {
 /// would see in `run`.
 fn programs() -> Finding {
     const CHECK: &str = "eBPF programs";
-    // Without the kernel's types only command lines are missing, which the check of BTF tells.
-    match Ebpf::load(RING_BUFFER_BYTES, &task_layout().unwrap_or_default()) {
+    // What is missing without the kernel's types, the check of BTF tells.
+    match Ebpf::load(RING_BUFFER_BYTES, &layouts().unwrap_or_default()) {
         Ok(ebpf) if ebpf.is_on_branch() => Finding::bad(CHECK, Level::Warning, ON_BRANCH, HOST_CGROUPS),
         Ok(ebpf) if !ebpf.tells_syscalls() => Finding::ok(CHECK, ONLY_RELATIVES),
         Ok(_) => Finding::ok(CHECK, "the kernel takes all of them"),

@@ -4,7 +4,7 @@
 //! they need are found here. The format is `Documentation/bpf/btf.rst` of the kernel; numbers have the
 //! order of the host.
 
-use flowlog_common::TaskLayout;
+use flowlog_common::{PathLayout, TaskLayout};
 
 /// The first two bytes, where the order of bytes is the one of this host.
 const MAGIC: u16 = 0xeb9f;
@@ -16,26 +16,81 @@ const KINDS_WITH_FIELDS: [u32; 2] = [4, 5];
 /// description may contain itself.
 const MAX_DEPTH: usize = 8;
 
-/// Offsets of the fields that the programs read; `None` where one is missing that every kernel has.
-pub(super) fn task_layout(btf: &[u8]) -> Option<TaskLayout> {
+/// `BTF_KIND_PTR`, `TYPEDEF`, `VOLATILE`, `CONST`, `RESTRICT` and `TYPE_TAG`: what they are of comes with them.
+const KINDS_OF_OTHERS: [u32; 6] = [2, 8, 9, 10, 11, 18];
+
+/// How often a type may be of another, such as a pointer to a constant: for the same reason.
+const MAX_OF_OTHERS: usize = 8;
+
+/// Where what the programs read is in the running kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layouts {
+    /// Of tasks.
+    pub tasks: TaskLayout,
+    /// Of what leads to the path of a program; all zero where that is not known.
+    pub paths: PathLayout,
+}
+
+/// Offsets of the fields that the programs read; `None` where one of tasks is missing that every kernel has.
+pub(super) fn layouts(btf: &[u8]) -> Option<Layouts> {
     let types = Types::parse(btf)?;
-    let [task, mm] = ["task_struct", "mm_struct"].map(|name| types.named(name));
+    Some(Layouts { tasks: task_layout(&types)?, paths: path_layout(&types).unwrap_or_default() })
+}
+
+fn task_layout(types: &Types<'_>) -> Option<TaskLayout> {
+    let [task, mm] = ["task_struct", "mm_struct"].map(|name| types.named(name).next());
     let [task, mm] = [task?, mm?];
+    let offset = |of: &Type<'_>, field: &str| types.field(of, field).map(|field| field.offset);
     Some(TaskLayout {
-        mm: types.offset(&task, "mm", MAX_DEPTH)?,
-        arg_start: types.offset(&mm, "arg_start", MAX_DEPTH)?,
-        arg_end: types.offset(&mm, "arg_end", MAX_DEPTH)?,
-        real_parent: types.offset(&task, "real_parent", MAX_DEPTH)?,
-        tgid: types.offset(&task, "tgid", MAX_DEPTH)?,
-        loginuid: types.offset(&task, "loginuid", MAX_DEPTH).unwrap_or(0),
-        flags: types.offset(&task, "flags", MAX_DEPTH)?,
+        mm: offset(&task, "mm")?,
+        arg_start: offset(&mm, "arg_start")?,
+        arg_end: offset(&mm, "arg_end")?,
+        real_parent: offset(&task, "real_parent")?,
+        tgid: offset(&task, "tgid")?,
+        loginuid: offset(&task, "loginuid").unwrap_or(0),
+        flags: offset(&task, "flags")?,
         // The names that x86 and arm64 have for it.
         syscall: types
             .named("pt_regs")
-            .and_then(|regs| {
-                ["orig_ax", "syscallno"].iter().find_map(|name| types.offset(&regs, name, MAX_DEPTH))
-            })
+            .next()
+            .and_then(|regs| ["orig_ax", "syscallno"].iter().find_map(|name| offset(&regs, name)))
             .unwrap_or(0),
+    })
+}
+
+/// The structures are found from each other, since names such as `path` and `file` may stand for several.
+fn path_layout(types: &Types<'_>) -> Option<PathLayout> {
+    let mm = types.named("mm_struct").next()?;
+    let exe_file = types.field(&mm, "exe_file")?;
+    let file = types.structure(exe_file.of)?;
+    let f_path = types.field(&file, "f_path")?;
+    let path = types.structure(f_path.of)?;
+    let [path_mnt, path_dentry] = [types.field(&path, "mnt")?, types.field(&path, "dentry")?];
+    let [vfsmount, dentry] = [types.structure(path_mnt.of)?, types.structure(path_dentry.of)?];
+    let d_name = types.field(&dentry, "d_name")?;
+    let qstr = types.structure(d_name.of)?;
+    let d_hash = types.field(&dentry, "d_hash")?;
+    let hashed = types.field(&types.structure(d_hash.of)?, "pprev")?;
+    let [mount_mnt, mount_parent, mount_point] = types.named("mount").find_map(|mount| {
+        let [mnt, parent, point] =
+            ["mnt", "mnt_parent", "mnt_mountpoint"].map(|name| types.field(&mount, name));
+        Some([mnt?.offset, parent?.offset, point?.offset])
+    })?;
+    let given = types.named("linux_binprm").next().and_then(|binprm| types.field(&binprm, "filename"));
+    Some(PathLayout {
+        exe_file: exe_file.offset,
+        file_mnt: f_path.offset.checked_add(path_mnt.offset)?,
+        file_dentry: f_path.offset.checked_add(path_dentry.offset)?,
+        mount_mnt,
+        mount_root: mount_mnt.checked_add(types.field(&vfsmount, "mnt_root")?.offset)?,
+        mount_parent,
+        mount_point,
+        dentry_seq: types.field(&dentry, "d_seq")?.offset,
+        dentry_parent: types.field(&dentry, "d_parent")?.offset,
+        dentry_name: d_name.offset.checked_add(types.field(&qstr, "name")?.offset)?,
+        dentry_name_len: d_name.offset.checked_add(types.field(&qstr, "len")?.offset)?,
+        dentry_hashed: d_hash.offset.checked_add(hashed.offset)?,
+        given: given.map_or(0, |given| given.offset),
     })
 }
 
@@ -43,12 +98,24 @@ pub(super) fn task_layout(btf: &[u8]) -> Option<TaskLayout> {
 struct Types<'a> {
     types: &'a [u8],
     strings: &'a [u8],
+    /// Where each type begins in `types`, by its number less 1.
+    starts: Vec<usize>,
+}
+
+/// A field of a structure.
+struct Field {
+    /// In bytes.
+    offset: u32,
+    /// The number of its type.
+    of: u32,
 }
 
 /// A type with what follows its `struct btf_type`.
 struct Type<'a> {
     name: u32,
     kind: u32,
+    /// The number of another type, or a size.
+    size_or_type: u32,
     /// The upper bits of an offset of its fields are the size of a bit field.
     has_bit_fields: bool,
     rest: &'a [u8],
@@ -63,57 +130,53 @@ impl<'a> Types<'a> {
             let bytes = usize::try_from(word(btf, at + 4)?).ok()?;
             btf.get(start..start.checked_add(bytes)?)
         };
-        (magic == MAGIC).then_some(Self { types: section(8)?, strings: section(16)? })
+        let (types, strings) = (section(8)?, section(16)?);
+        // Ends at a kind that is not known, whose length is not either.
+        let starts = std::iter::successors(Some(0), |start| {
+            let (_, bytes) = type_at(types, *start)?;
+            start.checked_add(bytes)
+        });
+        let starts = starts.take_while(|start| type_at(types, *start).is_some()).collect();
+        (magic == MAGIC).then_some(Self { types, strings, starts })
     }
 
-    /// All types in the order of their numbers, from 1. Ends at a kind that is not known, whose length
-    /// is not either.
-    fn iter(&self) -> impl Iterator<Item = Type<'a>> {
-        let mut bytes = self.types;
-        std::iter::from_fn(move || {
-            let (name, info) = (word(bytes, 0)?, word(bytes, 4)?);
-            let (kind, count) = (info >> 24 & 0x1f, usize::try_from(info & 0xffff).ok()?);
-            let rest_bytes = match kind {
-                // INT, VAR and DECL_TAG
-                1 | 14 | 17 => 4,
-                // PTR, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, FLOAT and TYPE_TAG
-                2 | 7..=12 | 16 | 18 => 0,
-                // ARRAY
-                3 => 12,
-                // ENUM and FUNC_PROTO
-                6 | 13 => count * 8,
-                // STRUCT, UNION, DATASEC and ENUM64
-                4 | 5 | 15 | 19 => count * 12,
-                _ => return None,
-            };
-            let (rest, following) = bytes.get(12..)?.split_at_checked(rest_bytes)?;
-            bytes = following;
-            Some(Type { name, kind, has_bit_fields: info >> 31 == 1, rest })
-        })
-    }
-
-    fn named(&self, name: &str) -> Option<Type<'a>> {
-        self.iter().find(|found| KINDS_WITH_FIELDS.contains(&found.kind) && self.is_named(found.name, name))
+    /// All structures and unions of this name.
+    fn named(&self, name: &str) -> impl Iterator<Item = Type<'a>> {
+        let types = self.starts.iter().filter_map(|start| Some(type_at(self.types, *start)?.0));
+        types.filter(move |found| KINDS_WITH_FIELDS.contains(&found.kind) && self.is_named(found.name, name))
     }
 
     fn numbered(&self, number: u32) -> Option<Type<'a>> {
-        let found = self.iter().nth(usize::try_from(number).ok()?.checked_sub(1)?)?;
-        KINDS_WITH_FIELDS.contains(&found.kind).then_some(found)
+        let start = self.starts.get(usize::try_from(number).ok()?.checked_sub(1)?)?;
+        Some(type_at(self.types, *start)?.0)
     }
 
-    /// Where a field is in a structure, in bytes. It may be in a structure without a name inside of it.
-    fn offset(&self, structure: &Type<'_>, field: &str, depth: usize) -> Option<u32> {
+    /// The structure or union that this type is, or is of: a pointer to it, another name of it, a constant one.
+    fn structure(&self, number: u32) -> Option<Type<'a>> {
+        let of_other = |found: &Type<'a>| {
+            KINDS_OF_OTHERS.contains(&found.kind).then(|| self.numbered(found.size_or_type)).flatten()
+        };
+        let mut types = std::iter::successors(self.numbered(number), of_other).take(MAX_OF_OTHERS);
+        types.find(|found| KINDS_WITH_FIELDS.contains(&found.kind))
+    }
+
+    /// A field of a structure, which may be in a structure without a name inside of it.
+    fn field(&self, structure: &Type<'_>, field: &str) -> Option<Field> {
+        self.field_within(structure, field, MAX_DEPTH)
+    }
+
+    fn field_within(&self, structure: &Type<'_>, field: &str, depth: usize) -> Option<Field> {
         let mask = if structure.has_bit_fields { 0x00ff_ffff } else { u32::MAX };
         structure.rest.chunks_exact(12).find_map(|member| {
             let (name, number, bits) = (word(member, 0)?, word(member, 4)?, word(member, 8)? & mask);
             let within = if self.is_named(name, field) {
-                0
+                Field { offset: 0, of: number }
             } else if self.is_named(name, "") {
-                self.offset(&self.numbered(number)?, field, depth.checked_sub(1)?)?
+                self.field_within(&self.structure(number)?, field, depth.checked_sub(1)?)?
             } else {
                 return None;
             };
-            (bits / 8).checked_add(within)
+            Some(Field { offset: (bits / 8).checked_add(within.offset)?, ..within })
         })
     }
 
@@ -121,6 +184,29 @@ impl<'a> Types<'a> {
         let found = usize::try_from(at).ok().and_then(|at| self.strings.get(at..));
         found.and_then(|found| found.strip_prefix(name.as_bytes())).is_some_and(|end| end.first() == Some(&0))
     }
+}
+
+/// The type that begins there, and how many bytes it takes.
+fn type_at(types: &[u8], start: usize) -> Option<(Type<'_>, usize)> {
+    const HEAD_BYTES: usize = 12;
+    let bytes = types.get(start..)?;
+    let (name, info, size_or_type) = (word(bytes, 0)?, word(bytes, 4)?, word(bytes, 8)?);
+    let (kind, count) = (info >> 24 & 0x1f, usize::try_from(info & 0xffff).ok()?);
+    let rest_bytes = match kind {
+        // INT, VAR and DECL_TAG
+        1 | 14 | 17 => 4,
+        // PTR, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, FLOAT and TYPE_TAG
+        2 | 7..=12 | 16 | 18 => 0,
+        // ARRAY
+        3 => 12,
+        // ENUM and FUNC_PROTO
+        6 | 13 => count * 8,
+        // STRUCT, UNION, DATASEC and ENUM64
+        4 | 5 | 15 | 19 => count * 12,
+        _ => return None,
+    };
+    let rest = bytes.get(HEAD_BYTES..HEAD_BYTES + rest_bytes)?;
+    Some((Type { name, kind, size_or_type, has_bit_fields: info >> 31 == 1, rest }, HEAD_BYTES + rest_bytes))
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -131,13 +217,15 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
+    const POINTER: u32 = 2;
     const STRUCT: u32 = 4;
+    const CONST: u32 = 10;
 
     /// Name, number of the type, and bits before it.
-    type Field = (&'static str, u32, u32);
+    type Member = (&'static str, u32, u32);
 
-    /// A description of these structures, numbered from 1.
-    fn describe(structures: &[(&str, &[Field])]) -> Vec<u8> {
+    /// A description of these structures, numbered from 1, and of types of others, numbered after them.
+    fn describe(structures: &[(&str, &[Member])], of_others: &[(u32, u32)]) -> Vec<u8> {
         let mut strings = vec![0];
         let mut name = |name: &str| {
             let at = if name.is_empty() { 0 } else { strings.len() };
@@ -153,6 +241,9 @@ mod tests {
                 types.extend([name(field), *number, *bits]);
             }
         }
+        for (kind, number) in of_others {
+            types.extend([0, kind << 24, *number]);
+        }
         let types: Vec<u8> = types.into_iter().flat_map(u32::to_ne_bytes).collect();
         let [types_len, strings_len] =
             [&types, &strings].map(|section| u32::try_from(section.len()).unwrap());
@@ -160,27 +251,45 @@ mod tests {
         [header.into_iter().flat_map(u32::to_ne_bytes).collect(), types, strings].concat()
     }
 
+    /// As Linux 6.18 has it in what is peculiar: `f_path` and `d_name` are in unions without names, and constant.
     fn example() -> Vec<u8> {
-        describe(&[
-            ("mm_struct", &[("", 2, 64)]),
-            ("", &[("arg_start", 9, 128), ("arg_end", 9, 192)]),
-            ("pt_regs", &[("ax", 9, 0), ("orig_ax", 9, 960)]),
-            (
-                "task_struct",
-                &[
-                    ("flags", 9, 16),
-                    ("tgid", 9, 32),
-                    ("real_parent", 9, 64),
-                    ("mm", 9, 800),
-                    ("loginuid", 9, 96),
-                ],
-            ),
-        ])
+        describe(
+            &[
+                ("mm_struct", &[("", 2, 64)]),
+                ("", &[("arg_start", 99, 128), ("arg_end", 99, 192), ("exe_file", 15, 256)]),
+                ("pt_regs", &[("ax", 99, 0), ("orig_ax", 99, 960)]),
+                (
+                    "task_struct",
+                    &[
+                        ("flags", 99, 16),
+                        ("tgid", 99, 32),
+                        ("real_parent", 99, 64),
+                        ("mm", 99, 800),
+                        ("loginuid", 99, 96),
+                    ],
+                ),
+                // Another one with this name.
+                ("path", &[("mnt", 99, 640)]),
+                ("file", &[("f_mode", 99, 0), ("", 7, 64)]),
+                ("", &[("f_path", 16, 0), ("__f_path", 8, 0)]),
+                ("path", &[("mnt", 17, 0), ("dentry", 18, 64)]),
+                ("vfsmount", &[("mnt_root", 99, 0)]),
+                (
+                    "dentry",
+                    &[("d_seq", 99, 32), ("d_hash", 12, 64), ("d_parent", 99, 192), ("d_name", 11, 256)],
+                ),
+                ("qstr", &[("len", 99, 32), ("name", 99, 64)]),
+                ("hlist_bl_node", &[("next", 99, 0), ("pprev", 99, 64)]),
+                ("mount", &[("mnt_parent", 99, 0)]),
+                ("mount", &[("mnt_parent", 99, 128), ("mnt_mountpoint", 99, 192), ("mnt", 9, 256)]),
+            ],
+            &[(POINTER, 6), (CONST, 8), (POINTER, 9), (POINTER, 10)],
+        )
     }
 
     #[test]
     fn fields_are_found_also_in_structures_without_a_name() {
-        let expected = TaskLayout {
+        let tasks = TaskLayout {
             mm: 100,
             arg_start: 24,
             arg_end: 32,
@@ -190,23 +299,41 @@ mod tests {
             flags: 2,
             syscall: 120,
         };
-        assert_eq!(task_layout(&example()), Some(expected));
+        let paths = PathLayout {
+            exe_file: 40,
+            file_mnt: 8,
+            file_dentry: 16,
+            mount_mnt: 32,
+            mount_root: 32,
+            mount_parent: 16,
+            mount_point: 24,
+            dentry_seq: 4,
+            dentry_parent: 24,
+            dentry_name: 40,
+            dentry_name_len: 36,
+            dentry_hashed: 16,
+            given: 0,
+        };
+        assert_eq!(layouts(&example()), Some(Layouts { tasks, paths }));
     }
 
     #[test]
     fn what_is_cut_or_contains_itself_has_no_fields() {
         let example = example();
         for len in 0..example.len() {
-            assert_eq!(task_layout(&example[..len]), None, "{len} bytes");
+            assert_eq!(layouts(&example[..len]), None, "{len} bytes");
         }
-        let endless = describe(&[("mm_struct", &[("", 1, 0)]), ("task_struct", &[])]);
-        assert_eq!(task_layout(&endless), None);
+        let endless = describe(&[("mm_struct", &[("", 1, 0)]), ("task_struct", &[])], &[]);
+        assert_eq!(layouts(&endless), None);
+        let circle = describe(&[("mm_struct", &[("exe_file", 2, 0)])], &[(POINTER, 3), (CONST, 2)]);
+        assert_eq!(path_layout(&Types::parse(&circle).unwrap()), None);
     }
 
     #[test]
     fn the_kernel_of_this_host_has_them() {
         let Ok(btf) = std::fs::read(super::super::KERNEL_TYPES) else { return };
-        let TaskLayout { mm, arg_start, arg_end, .. } = task_layout(&btf).unwrap();
-        assert!(mm > 0 && arg_start > 0 && arg_end == arg_start + 8);
+        let Layouts { tasks, paths } = layouts(&btf).unwrap();
+        assert!(tasks.mm > 0 && tasks.arg_start > 0 && tasks.arg_end == tasks.arg_start + 8);
+        assert!(paths.exe_file > 0 && paths.file_dentry > paths.file_mnt && paths.given > 0);
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
-use flowlog_common::{ARGS_LEN, ProcessExec};
+use flowlog_common::{ARGS_LEN, NAME_LEN, PATH_LEN, ProcessExec};
 
 /// What the ring buffer takes for an event of this many bytes: eight in front of each, and whole words.
 const fn room_bytes(event_bytes: usize) -> usize {
@@ -15,7 +15,7 @@ const fn room_bytes(event_bytes: usize) -> usize {
 }
 
 /// The largest event.
-const MAX_ROOM_BYTES: usize = room_bytes(size_of::<ProcessExec>() + ARGS_LEN);
+const MAX_ROOM_BYTES: usize = room_bytes(size_of::<ProcessExec>() + PATH_LEN + NAME_LEN + ARGS_LEN);
 
 /// How long the count may change after the ring buffer was full: a program that was interrupted counts later.
 const LATE: Duration = Duration::from_secs(1);
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_kernel_is_asked_where_the_ring_buffer_may_have_been_full_and_for_a_while_after() {
-        let mut fullness = Fullness::new(8192);
+        let mut fullness = Fullness::new(MAX_ROOM_BYTES + 4000);
         let start = Instant::now();
         assert!(!fullness.must_ask(start));
         // Four kilobytes that are read leave no room for the largest event while they are not.

@@ -1,6 +1,7 @@
 //! The processes that /proc shows now.
 
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use flowlog_common::ARGS_LEN;
 use procfs::process::{Process as Directory, StatFlags, all_processes};
 use procfs::{ProcResult, ticks_per_second};
 
+use super::exe::resolved;
 use super::{CommandLine, Process};
 use crate::cmdline::{self, Mode};
 
@@ -56,7 +58,7 @@ fn read(directory: &Directory, boot_ns: u64, mode: Mode) -> ProcResult<Option<Pr
 }
 
 fn text(path: Option<&Path>) -> Option<Arc<str>> {
-    path.and_then(Path::to_str).map(Arc::from)
+    path.and_then(|path| resolved(path.as_os_str().as_bytes()))
 }
 
 fn cmdline(directory: &Directory, mode: Mode) -> ProcResult<Option<String>> {

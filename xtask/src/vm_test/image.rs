@@ -15,7 +15,7 @@ use crate::sh;
 const INIT: &str = include_str!("init.sh");
 
 /// What the first process, the kernel and the tests call, from this machine, with the libraries of each.
-const PROGRAMS: [&str; 22] = [
+const PROGRAMS: [&str; 28] = [
     // The first process and the kernel.
     "sh",
     "mount",
@@ -26,16 +26,22 @@ const PROGRAMS: [&str; 22] = [
     // The tests.
     "bash",
     "bpftool",
+    "chroot",
     "conntrack",
+    "cp",
     "curl",
     "env",
     "fsfreeze",
     "ls",
+    "mkdir",
     "mkfs.ext4",
     "nft",
     "ping",
     "rm",
+    "rmdir",
+    "seq",
     "strace",
+    "touch",
     "true",
     "umount",
     "unshare",

@@ -29,7 +29,7 @@ const VERSIONS: [(&str, &[&str]); 4] = [
 ];
 
 /// Modules that the tests and what they need may ask for; with all modules that these use.
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 10] = [
     "kernel/net/netfilter/",
     "kernel/net/ipv4/",
     "kernel/net/ipv6/",
@@ -37,6 +37,7 @@ const MODULES: [&str; 9] = [
     "kernel/drivers/net/veth.ko",
     "kernel/drivers/block/loop.ko",
     "kernel/fs/ext4/",
+    "kernel/fs/overlayfs/",
     // Asked for by name where they are modules: no list of symbols shows it.
     "kernel/crypto/crc32c",
     "kernel/arch/x86/crypto/crc32c",

@@ -27,6 +27,9 @@ pub const NAME_LEN: usize = 256;
 /// [`ProcessExec::args_len`], which keeps the full length.
 pub const ARGS_LEN: usize = 4096;
 
+/// How much of the path of a cgroup travels with [`CgroupMade`], with its terminating zero byte: what the kernel tells.
+pub const CGROUP_PATH_LEN: usize = 1024;
+
 /// What an event is: the first field of each, see [`EventHeader::kind`].
 pub mod kind {
     /// A [`TcpOpen`](crate::TcpOpen).
@@ -45,6 +48,10 @@ pub mod kind {
     pub const SOCKET_RELEASE: u32 = 7;
     /// A [`TcpConnect`](crate::TcpConnect).
     pub const TCP_CONNECT: u32 = 8;
+    /// A [`CgroupMade`](crate::CgroupMade).
+    pub const CGROUP_MADE: u32 = 10;
+    /// A [`CgroupRemoved`](crate::CgroupRemoved).
+    pub const CGROUP_REMOVED: u32 = 11;
 }
 
 /// What the path of a [`ProcessExec`] is: the values of its field `path`.
@@ -320,6 +327,33 @@ pub struct ProcessExit {
     pub pad: u32,
 }
 
+/// A cgroup of version 2 was made. Its path in the hierarchy follows in the same event, ended by a zero byte; what does
+/// not fit into [`CGROUP_PATH_LEN`] is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
+#[repr(C)]
+pub struct CgroupMade {
+    /// The kind is [`kind::CGROUP_MADE`].
+    pub header: EventHeader,
+    /// Its id (the inode of its directory).
+    pub id: u64,
+    /// How many names its path has.
+    pub level: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// A cgroup of version 2 was removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
+#[repr(C)]
+pub struct CgroupRemoved {
+    /// The kind is [`kind::CGROUP_REMOVED`].
+    pub header: EventHeader,
+    /// Its id.
+    pub id: u64,
+}
+
 /// Where the fields of a task are in the running kernel, in bytes: user space finds them in the kernel's
 /// own type information. All zero: not known, and then what they hold is not known either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -376,6 +410,23 @@ pub struct PathLayout {
     pub given: u32,
 }
 
+/// Where the fields are in the context of the tracepoints of cgroups, in bytes: user space reads that from the format
+/// that the kernel tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CgroupLayout {
+    /// `root`: the number of the hierarchy.
+    pub root: u32,
+    /// `level`
+    pub level: u32,
+    /// `id`
+    pub id: u32,
+    /// The size of `id`, 4 or 8.
+    pub id_bytes: u32,
+    /// `path`: the place of the text and its length.
+    pub path: u32,
+}
+
 // SAFETY: integers and byte arrays without padding, all bit patterns are valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for SocketState {}
@@ -387,6 +438,10 @@ unsafe impl aya::Pod for TaskLayout {}
 // SAFETY: as above.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for PathLayout {}
+
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for CgroupLayout {}
 
 const _: () = {
     assert!(size_of::<EventHeader>() == 16);
@@ -400,6 +455,9 @@ const _: () = {
     assert!(size_of::<ProcessFork>() == 16 + 16);
     assert!(size_of::<ProcessExec>() == 16 + 24);
     assert!(size_of::<ProcessExit>() == 16 + 8);
+    assert!(size_of::<CgroupMade>() == 16 + 16);
+    assert!(size_of::<CgroupRemoved>() == 16 + 8);
+    assert!(size_of::<CgroupLayout>() == 5 * 4);
     assert!(size_of::<TaskLayout>() == 8 * 4);
     assert!(size_of::<PathLayout>() == 13 * 4);
 };

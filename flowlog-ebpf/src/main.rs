@@ -11,6 +11,7 @@
 //! - [`tcp`]: tuples of TCP sockets, when they open and close
 //! - [`datagram`]: local ports and echo ids of all other sockets
 //! - [`process`]: fork, exec and exit
+//! - [`cgroup`]: cgroups that are made and removed
 //! - [`path`]: the path of the program that a process runs
 //! - [`task`]: what of a process no context tells: arguments, parent, login user
 //! - [`events`]: the ring buffer and the count of what did not fit
@@ -30,6 +31,7 @@
 mod log;
 
 mod address;
+mod cgroup;
 mod datagram;
 mod events;
 mod owner;

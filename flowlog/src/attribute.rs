@@ -175,6 +175,8 @@ impl Tables {
                 self.processes.exec(exec, header.time_ns);
             }
             Event::ProcessExit(exit) => self.processes.exit(exit.tgid, exit.header.time_ns),
+            // They are of names, not of sockets.
+            Event::CgroupMade(..) | Event::CgroupRemoved(_) => {}
         }
     }
 

@@ -3,6 +3,7 @@
 //! It owns the programs, which are detached when it is dropped. It does not know what events mean:
 //! [`Ebpf::read`] hands them on in the order of the ring buffer.
 
+mod formats;
 mod kernel_types;
 mod links;
 mod losses;
@@ -20,13 +21,13 @@ use aya::programs::{
     RawTracePoint, SockOps, TracePoint,
 };
 use flowlog_common::{
-    EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, SocketState, TaskLayout,
-    TcpClose, TcpConnect, TcpOpen, kind,
+    CgroupLayout, CgroupMade, CgroupRemoved, EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork,
+    SocketRelease, SocketState, TaskLayout, TcpClose, TcpConnect, TcpOpen, kind,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 pub use kernel_types::Layouts;
-pub use mounts::cgroup2_root;
+pub use mounts::{CgroupRoot, cgroup2_root};
 
 use self::links::Links;
 use self::losses::{Fullness, Skipped};
@@ -61,7 +62,9 @@ pub const HOST_CGROUPS: &str = "run it in the one of the host, as `docker run --
 const RAW_EXEC: (&str, &str) = ("process_exec_raw", "sched_process_exec");
 
 /// Tracepoints by the name of their program.
-const TRACEPOINTS: [(&str, &str, &str); 3] = [
+const TRACEPOINTS: [(&str, &str, &str); 5] = [
+    ("cgroup_made", "cgroup", "cgroup_mkdir"),
+    ("cgroup_removed", "cgroup", "cgroup_rmdir"),
     ("process_fork", "task", "task_newtask"),
     ("process_exec", "sched", "sched_process_exec"),
     ("process_exit", "sched", "sched_process_exit"),
@@ -126,6 +129,10 @@ pub enum Event {
     ProcessExec(ProcessExec, Box<[u8]>),
     /// A process is gone.
     ProcessExit(ProcessExit),
+    /// A cgroup was made, with its path.
+    CgroupMade(CgroupMade, Box<[u8]>),
+    /// A cgroup was removed.
+    CgroupRemoved(CgroupRemoved),
 }
 
 /// What the programs could not tell.
@@ -184,11 +191,12 @@ impl Ebpf {
     }
 
     fn load_with(ring_buffer_bytes: u32, layouts: &Layouts) -> Result<Self, EbpfError> {
-        let cgroup = mounts::open_cgroup2().map_err(|source| EbpfError::Io {
+        let cgroup = CgroupRoot::open().and_then(|root| root.directory()).map_err(|source| EbpfError::Io {
             what: "cannot open the root of cgroup v2; mount it on an empty directory with `mount -t cgroup2 none DIR`"
                 .to_owned(),
             source,
         })?;
+        let cgroups = formats::cgroup_layout();
 
         // Without the kernel's types, which aya would read for relocations: there are none in the object.
         let mut object = aya::EbpfLoader::new()
@@ -196,7 +204,16 @@ impl Ebpf {
             .map_max_entries("EVENTS", ring_buffer_bytes)
             .override_global("TASK_LAYOUT", &layouts.tasks, true)
             .override_global("PATH_LAYOUT", &layouts.paths, true)
+            .override_global("CGROUP_LAYOUT", cgroups.as_ref().unwrap_or(&CgroupLayout::default()), true)
             .load(OBJECT)?;
+        // Where programs are refused, that is said first.
+        cgroups.map_err(|source| EbpfError::Io {
+            what: format!(
+                "cannot read the format of the tracepoint cgroup_mkdir; mount tracefs with `mount -t tracefs none {}`",
+                mounts::TRACEFS
+            ),
+            source,
+        })?;
         // Processes first: a socket event then finds the program of its owner.
         attach_tracepoints(&mut object, layouts.paths.given == 0 || has_room_for_paths())?;
         for (name, program) in object.programs_mut() {
@@ -415,6 +432,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Event> {
             read(bytes).map(|exec| Event::ProcessExec(exec, texts.into()))
         }
         kind::PROCESS_EXIT => read(bytes).map(Event::ProcessExit),
+        kind::CGROUP_MADE => {
+            let path = bytes.get(size_of::<CgroupMade>()..)?;
+            read(bytes).map(|made| Event::CgroupMade(made, path.into()))
+        }
+        kind::CGROUP_REMOVED => read(bytes).map(Event::CgroupRemoved),
         _ => None,
     }
 }

@@ -3,11 +3,9 @@
 //! The kernel side takes numbers only. The names are looked for here when the event is read, which is
 //! at most some 50 ms later, and what cannot be proven by then is `None`:
 //!
-//! * The id of a cgroup is the inode of its directory (on 64-bit kernels). The path that /proc names for
-//!   the owner counts where that directory has this inode; so does one that is found below the root. An id
-//!   can be remembered for ever: kernfs counts them up and uses none again, and directories of v2 cannot
-//!   be renamed. All that exist at the start are known, as are later ones whose process still runs or
-//!   that still exist at the next walk.
+//! * The id of a cgroup is the inode of its directory (on 64-bit kernels). The programs tell of each that is made, before
+//!   a process can be in it, and those that are older are walked at the start. Where events were lost, there is another
+//!   walk; and the path that /proc names for the owner counts where that directory has this id.
 //! * On hosts that also have hierarchies of v1, an engine may put its containers there only. The kernel
 //!   has no id for that, so it is what /proc says of the process that owned the socket, provided that
 //!   it still runs and began before.
@@ -15,12 +13,12 @@
 //!
 //! All caches are bounded, and so is the time that looking takes.
 
+mod cgroups;
+
 use std::collections::VecDeque;
 use std::fs;
 use std::hash::Hash;
-use std::io;
-use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,19 +29,16 @@ use procfs::process::Process;
 use procfs::{ProcessCGroup, ProcessCGroups};
 use tracing::warn;
 
+use self::cgroups::{Cgroups, Hierarchy, told};
 use crate::clocks::read::now_ns;
 use crate::containers::{container_id, pod_uid, unit};
-use crate::ebpf::cgroup2_root;
 use crate::sockets::{Cgroup, Origin};
-
-/// How many cgroups are remembered, also of those that are gone. One takes about 500 bytes.
-const MAX_CGROUPS: usize = 16_384;
 
 /// How many processes are remembered for what /proc said of them. One takes about 500 bytes.
 const MAX_PROCESSES: usize = 4096;
 
 /// How many cgroups a walk visits. Each takes some 20 us, most of it for the files beside the directories.
-const MAX_WALKED: usize = 4096;
+const MAX_WALKED: usize = 16_384;
 
 /// After a walk there is none for so many times the time that it took: at most 5 % of a core, and on a
 /// host with few cgroups a new one is found while its process may be gone already.
@@ -70,8 +65,7 @@ pub struct Origins {
     hierarchy: Option<Hierarchy>,
     /// Whether there are hierarchies of v1.
     has_v1: bool,
-    /// By id; `None` is gone.
-    cgroups: Recent<u64, Option<Arc<Cgroup>>>,
+    cgroups: Cgroups,
     /// What v1 told, by thread group id.
     processes: Recent<u32, Seen>,
     users: Users,
@@ -94,20 +88,22 @@ struct Seen {
 }
 
 impl Origins {
-    /// Learns the cgroups and users that exist now.
-    pub fn open() -> Self {
+    /// Knows nothing yet. Without eBPF nobody asks for a cgroup (`wanted`).
+    pub fn open(wanted: bool) -> Self {
         let own = Process::myself().and_then(|own| own.cgroups()).ok();
         let has_v1 = own.is_some_and(|own| own.0.iter().any(is_v1));
-        let mut origins = Self::new(cgroup2_root().and_then(Hierarchy::open), has_v1);
-        origins.walk();
-        origins
+        let hierarchy = wanted.then(Hierarchy::open).and_then(|opened| {
+            let unknown = "cgroups and containers that are older than flowlog are not known";
+            opened.inspect_err(|error| warn!("{unknown}: cannot open the root of cgroup v2: {error}")).ok()
+        });
+        Self::new(hierarchy, has_v1)
     }
 
     fn new(hierarchy: Option<Hierarchy>, has_v1: bool) -> Self {
         Self {
             hierarchy,
             has_v1,
-            cgroups: Recent::new(MAX_CGROUPS),
+            cgroups: Cgroups::default(),
             processes: Recent::new(MAX_PROCESSES),
             users: Users::default(),
             next_walk: Instant::now(),
@@ -116,10 +112,22 @@ impl Origins {
         }
     }
 
+    /// The kernel told of a cgroup that it made, with as much of its path as it tells.
+    pub fn made(&mut self, id: u64, level: u32, path: &[u8]) {
+        if let Some(path) = told(path, level) {
+            self.cgroups.add(id, path);
+        }
+    }
+
+    /// A cgroup was removed.
+    pub fn removed(&mut self, id: u64) {
+        self.cgroups.remove(id);
+    }
+
     /// The names of an owner who was seen just now.
     pub fn resolve(&mut self, owner: &Owner) -> Origin {
-        let known = match self.cgroups.get(&owner.cgroup_id) {
-            Some(known) => known.clone(),
+        let known = match self.cgroups.get(owner.cgroup_id) {
+            Some(known) => known,
             None => self.look_for(owner),
         };
         let in_container = known.as_ref().is_some_and(|cgroup| cgroup.container_id.is_some());
@@ -134,29 +142,26 @@ impl Origins {
             && let Some(path) = path_of(owner.tgid)
             && hierarchy.is_at(&path, owner.cgroup_id)
         {
-            let cgroup = Some(Arc::new(parse(&path)));
-            self.cgroups.insert(owner.cgroup_id, cgroup.clone());
-            return cgroup;
+            self.cgroups.add(owner.cgroup_id, &path);
+            return self.cgroups.get(owner.cgroup_id).flatten();
         }
         if Instant::now() < self.next_walk {
             return None;
         }
         let found_all = self.walk();
-        let found = self.cgroups.get(&owner.cgroup_id).cloned().flatten();
+        let found = self.cgroups.get(owner.cgroup_id).flatten();
         if found.is_none() && found_all {
-            self.cgroups.insert(owner.cgroup_id, None);
+            self.cgroups.give_up(owner.cgroup_id);
         }
         found
     }
 
     /// Learns all cgroups that exist now, as far as the bound allows. Says whether it did.
-    fn walk(&mut self) -> bool {
+    pub fn walk(&mut self) -> bool {
         let Self { hierarchy: Some(hierarchy), cgroups, next_walk, .. } = self else { return false };
         let begun = Instant::now();
         let found_all = hierarchy.walk(MAX_WALKED, |id, path| {
-            if cgroups.get(&id).is_none() {
-                cgroups.insert(id, Some(Arc::new(parse(path))));
-            }
+            cgroups.add(id, path);
         });
         let took = begun.elapsed();
         *next_walk = begun + took + took * WALK_PAUSE;
@@ -192,15 +197,6 @@ impl Origins {
         let seen = Seen { from_ns, until_ns, cgroup_id: owner.cgroup_id, cgroup: Arc::clone(&cgroup) };
         self.processes.insert(owner.tgid, seen);
         Some(cgroup)
-    }
-}
-
-fn parse(path: &str) -> Cgroup {
-    Cgroup {
-        path: Some(path.into()),
-        unit: unit(path).map(Arc::from),
-        container_id: container_id(path).map(Arc::from),
-        pod_uid: pod_uid(path).map(Arc::from),
     }
 }
 
@@ -255,62 +251,6 @@ fn running(tgid: u32, suspended_ns: u64) -> Option<(u64, u64, Vec<ProcessCGroup>
 fn suspended_ns() -> u64 {
     let boottime_ns = now_ns(ClockId::CLOCK_BOOTTIME);
     boottime_ns.saturating_sub(now_ns(ClockId::CLOCK_MONOTONIC))
-}
-
-/// The directories of cgroup v2.
-#[derive(Debug)]
-struct Hierarchy {
-    root: PathBuf,
-    id: u64,
-    device: u64,
-}
-
-impl Hierarchy {
-    fn open(root: PathBuf) -> Option<Self> {
-        let metadata = fs::metadata(&root).ok()?;
-        Some(Self { root, id: metadata.ino(), device: metadata.dev() })
-    }
-
-    /// Whether the cgroup at this path has this id. In a cgroup namespace /proc may name other paths.
-    fn is_at(&self, path: &str, id: u64) -> bool {
-        path.split('/').all(|name| name != "..")
-            && fs::metadata(self.dir(path))
-                .is_ok_and(|metadata| metadata.ino() == id && metadata.dev() == self.device)
-    }
-
-    fn dir(&self, path: &str) -> PathBuf {
-        self.root.join(path.trim_start_matches('/'))
-    }
-
-    /// Calls `each` with id and path of at most `max` cgroups. Says whether these are all.
-    fn walk(&self, max: usize, mut each: impl FnMut(u64, &str)) -> bool {
-        each(self.id, "/");
-        let mut visited = 1;
-        let mut pending = vec![String::new()];
-        while let Some(path) = pending.pop() {
-            let entries = match fs::read_dir(self.dir(&path)) {
-                Ok(entries) => entries,
-                // Removed meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(_) => return false,
-            };
-            for entry in entries.flatten() {
-                // A name that is no text has no place in a text column.
-                let Ok(name) = entry.file_name().into_string() else { continue };
-                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    continue;
-                }
-                visited += 1;
-                if visited > max {
-                    return false;
-                }
-                let path = format!("{path}/{name}");
-                each(entry.ino(), &path);
-                pending.push(path);
-            }
-        }
-        true
-    }
 }
 
 /// A map that forgets the first that came where there are too many.
@@ -417,6 +357,8 @@ fn users(text: &str) -> HashMap<u32, Arc<str>> {
 
 #[cfg(test)]
 mod tests {
+    use super::cgroups::parse;
+    use super::cgroups::tests::hierarchy;
     use super::*;
 
     const ID: &str = "3f4b1c0d9e8a7b6c5d4e3f2a1b0c9d8e7f6a5b4c3d2e1f0a9b8c7d6e5f4a3b2c";
@@ -429,29 +371,9 @@ mod tests {
         }
     }
 
-    /// Stands in for a hierarchy: ids are inodes of directories there too.
-    fn hierarchy() -> (tempfile::TempDir, Hierarchy, u64) {
-        let root = tempfile::tempdir().unwrap();
-        let directory = root.path().join("docker").join(ID);
-        fs::create_dir_all(&directory).unwrap();
-        let id = fs::metadata(directory).unwrap().ino();
-        let hierarchy = Hierarchy::open(root.path().to_owned()).unwrap();
-        (root, hierarchy, id)
-    }
-
     /// An owner whose process is not there any more.
     fn gone(cgroup_id: u64) -> Owner {
         Owner { tgid: u32::MAX, time_ns: 1, cgroup_id, ..Owner::UNKNOWN }
-    }
-
-    #[test]
-    fn a_path_counts_where_it_has_the_id() {
-        let (_root, hierarchy, id) = hierarchy();
-        let path = format!("/docker/{ID}");
-        assert!(hierarchy.is_at(&path, id));
-        assert!(!hierarchy.is_at(&path, id + 1));
-        assert!(!hierarchy.is_at("/", id));
-        assert!(!hierarchy.is_at(&format!("/docker/../docker/{ID}"), id));
     }
 
     #[test]
@@ -467,13 +389,8 @@ mod tests {
     }
 
     #[test]
-    fn walks_are_rare_and_bounded() {
-        let (root, hierarchy, id) = hierarchy();
-        let mut found = Vec::new();
-        assert!(!hierarchy.walk(2, |id, _| found.push(id)));
-        assert_eq!(found.len(), 2);
-        assert!(!found.contains(&id));
-
+    fn walks_are_rare() {
+        let (root, hierarchy, _) = hierarchy();
         let mut origins = Origins::new(Some(hierarchy), false);
         origins.next_walk = Instant::now() + Duration::from_secs(600);
         fs::create_dir(root.path().join("new")).unwrap();

@@ -99,6 +99,12 @@ impl Daemon {
         self.memory("VmRSS:")
     }
 
+    /// Its memory but for what it shares with the kernel, such as the part of the ring buffer that it has read.
+    #[track_caller]
+    pub(crate) fn own_memory_bytes(&self) -> u64 {
+        self.memory("RssAnon:")
+    }
+
     /// The most memory that it had, in bytes.
     #[track_caller]
     pub(crate) fn peak_memory_bytes(&self) -> u64 {

@@ -98,7 +98,8 @@ impl Local {
             tables: Tables::new(sockets, cmdline),
             clock,
             cmdline,
-            origins: Origins::open(),
+            // After the programs: what is made meanwhile is told by them.
+            origins: Origins::open(wanted),
             events: Vec::new(),
             own_comm: own_comm(),
             complete_ns: now_ns(ClockId::CLOCK_MONOTONIC),
@@ -137,6 +138,11 @@ impl Local {
                     && release.closer.comm == *own_comm
                 {
                     release.closer.tgid = NOBODY;
+                }
+                match event {
+                    Event::CgroupMade(made, path) => origins.made(made.id, made.level, path),
+                    Event::CgroupRemoved(removed) => origins.removed(removed.id),
+                    _ => {}
                 }
                 tables.apply(event, &clock.clocks, |owner| origins.resolve(owner));
             }
@@ -235,7 +241,8 @@ impl Local {
 
     /// Takes in the processes that /proc shows, where no event told of them.
     pub(super) fn seed(&mut self) {
-        let Self { ebpf: Some(_), tables, cmdline, .. } = self else { return };
+        let Self { ebpf: Some(_), tables, origins, cmdline, .. } = self else { return };
+        origins.walk();
         if !is_initial_pid_namespace() {
             warn!(
                 "flowlog runs in a pid namespace of its own: what processes run that are older than it is not known"

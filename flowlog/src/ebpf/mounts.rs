@@ -5,11 +5,13 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AtFlags;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, faccessat};
 
 /// Where tracefs belongs; the first place where aya looks for it.
@@ -28,12 +30,41 @@ pub fn cgroup2_root() -> Option<PathBuf> {
         .map(|mount| mount.mount_point)
 }
 
-/// The root of cgroup v2. The kernel has it also where nobody has mounted it, and then all processes are there.
-pub(super) fn open_cgroup2() -> io::Result<File> {
-    match cgroup2_root() {
-        Some(root) => File::open(root),
-        None => with_mount("cgroup2", CGROUPS, || File::open(CGROUPS))?,
+/// The root of cgroup v2. The kernel has it also where nobody has mounted it, and where `ip netns exec` or a container
+/// hides it: then this mounts it, where nobody else sees it, for as long as it lives.
+#[derive(Debug)]
+pub struct CgroupRoot {
+    path: PathBuf,
+    /// The mount that has no other name.
+    _own: Option<File>,
+}
+
+impl CgroupRoot {
+    /// # Errors
+    ///
+    /// Where it is mounted nowhere, and may not be mounted.
+    pub fn open() -> io::Result<Self> {
+        // Something else may be mounted over it.
+        if let Some(path) = cgroup2_root().filter(|path| is_cgroup2(path)) {
+            return Ok(Self { path, _own: None });
+        }
+        let own = with_mount("cgroup2", CGROUPS, || File::open(CGROUPS))??;
+        Ok(Self { path: format!("/proc/self/fd/{}", own.as_raw_fd()).into(), _own: Some(own) })
     }
+
+    /// Where it is for this process.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its directory.
+    pub(super) fn directory(&self) -> io::Result<File> {
+        File::open(&self.path)
+    }
+}
+
+fn is_cgroup2(path: &Path) -> bool {
+    statfs(path).is_ok_and(|file_system| file_system.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
 /// Whether this is a branch of cgroup v2, as its root looks from a cgroup namespace. Only the root of all has no

@@ -104,7 +104,7 @@ fn older_sockets() -> Finding {
 fn cgroup2() -> Finding {
     match cgroup2_root() {
         Some(root) => Finding::ok("cgroup v2", format!("mounted at {}", root.display())),
-        None => Finding::ok("cgroup v2", "not mounted: flowlog opens it for itself, and names cgroups of v1"),
+        None => Finding::ok("cgroup v2", "not mounted: flowlog mounts it where nobody else sees it"),
     }
 }
 

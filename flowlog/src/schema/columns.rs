@@ -204,7 +204,7 @@ const BLOCK: [(&str, ColumnType, &str); 22] = [
     ("login_uid", Int64, "audit login uid: who logged in before sudo; NULL: nobody did"),
     ("user", Text, "name of uid, where the host knows it"),
     ("comm", Text, "name of the thread that opened the socket"),
-    ("exe", Text, "path that was executed"),
+    ("exe", Text, "path of the program that runs, as `/proc/PID/exe` tells it"),
     ("cmdline", Text, "arguments, separated by spaces, secrets masked"),
     ("parent_exe", Text, "path of the parent's program when the process began"),
     ("cgroup", Text, "cgroup path"),

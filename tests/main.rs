@@ -74,6 +74,8 @@ mod port_reuse;
 mod processes;
 /// The paths of programs.
 mod programs;
+/// Packets that a process makes by hand.
+mod raw;
 /// Connections without a socket at their far end.
 mod refused;
 

@@ -54,7 +54,7 @@ fn the_numbers_are_those_of_the_flows() {
         let column = format!("{end}_attribution");
         let count = |method| rows.iter().filter(|row| row.text(&column) == method).count() as f64;
         assert_eq!(count(Some(known)), 1.0, "the case is not what it should be");
-        for method in ["socket", "endpoint", "inherited", "closer", "seed", "ambiguous"] {
+        for method in ["socket", "endpoint", "inherited", "closer", "seed", "raw", "ambiguous"] {
             let name = format!("flowlog_attributions_total{{end=\"{end}\",method=\"{method}\"}}");
             check(&name, count(Some(method)));
         }

@@ -2,8 +2,8 @@
 //!
 //! Every type is `repr(C)` and made of integers and byte arrays only. Padding is written out as
 //! named zero fields and sizes are asserted, so that no byte of an event or of a map value is ever
-//! uninitialised. There is no logic here. Beside the ABI there is only `heap`: this crate has the unsafe code
-//! of user space.
+//! uninitialised. There is no logic here but what both sides must compute alike ([`raw_sent`]). Beside that
+//! there is only `heap`: this crate has the unsafe code of user space.
 //!
 //! Both sides are built from the same commit and the object is embedded in the binary, so the
 //! layout may change between versions of flowlog.
@@ -11,7 +11,11 @@
 #![no_std]
 
 #[cfg(feature = "user")]
+extern crate std;
+
+#[cfg(feature = "user")]
 pub mod heap;
+pub mod raw_sent;
 
 /// Length of a task's name with its terminating zero byte: `TASK_COMM_LEN`.
 pub const COMM_LEN: usize = 16;
@@ -48,6 +52,8 @@ pub mod kind {
     pub const SOCKET_RELEASE: u32 = 7;
     /// A [`TcpConnect`](crate::TcpConnect).
     pub const TCP_CONNECT: u32 = 8;
+    /// A [`RawSend`](crate::RawSend).
+    pub const RAW_SEND: u32 = 9;
     /// A [`CgroupMade`](crate::CgroupMade).
     pub const CGROUP_MADE: u32 = 10;
     /// A [`CgroupRemoved`](crate::CgroupRemoved).
@@ -82,6 +88,8 @@ pub mod flags {
     pub const USED: u32 = 1 << 2;
     /// User space found this connection of TCP: `sock_ops` was not asked to tell of its end.
     pub const SEEDED: u32 = 1 << 3;
+    /// User space was told that this raw socket sends packets of its own making.
+    pub const RAW_SENDS: u32 = 1 << 5;
     /// From here on up: how many source addresses user space was told.
     pub const ADDRESSES: u32 = 1 << 16;
 }
@@ -134,8 +142,9 @@ pub struct SocketState {
     /// The source address that user space was told of a socket that is bound to none, as words in network
     /// order.
     pub announced_addr: [u32; 4],
-    /// Zero.
-    pub pad: u32,
+    /// When user space was last told that this raw socket sends packets of its own making: `CLOCK_MONOTONIC` in
+    /// units of 2^30 nanoseconds, about seconds, and one more. Zero: never.
+    pub raw_told: u32,
 }
 
 /// Who owns a socket, taken in the process's own context.
@@ -174,6 +183,20 @@ pub struct TcpConnect {
     /// Cookie of the socket (`SO_COOKIE`), unique until the next boot.
     pub socket_cookie: u64,
     /// The process that connects it: the owner.
+    pub owner: Owner,
+}
+
+/// A raw socket sends packets of its own making: whose tuples it made, and which [`raw_sent`] has. Told with
+/// the first one, and again now and then while there are more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
+#[repr(C)]
+pub struct RawSend {
+    /// The kind is [`kind::RAW_SEND`].
+    pub header: EventHeader,
+    /// Cookie of the socket.
+    pub socket_cookie: u64,
+    /// The process that made the socket.
     pub owner: Owner,
 }
 
@@ -253,7 +276,7 @@ pub struct EndpointOpen {
     pub pad: u16,
 }
 
-/// The last descriptor of a socket was closed: an accepted one, one of [`EndpointOpen`], or one with
+/// The last descriptor of a socket was closed: an accepted one, one of [`EndpointOpen`] or [`RawSend`], or one with
 /// [`flags::SEEDED`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
@@ -447,6 +470,7 @@ const _: () = {
     assert!(size_of::<EventHeader>() == 16);
     assert!(size_of::<Owner>() == 48);
     assert!(size_of::<TcpConnect>() == 16 + 8 + 48);
+    assert!(size_of::<RawSend>() == 16 + 8 + 48);
     assert!(size_of::<TcpOpen>() == 16 + 8 + 48 + 32 + 8);
     assert!(size_of::<SocketState>() == 48 + 16 + 12 + 16 + 4);
     assert!(size_of::<TcpClose>() == 16 + 8 + 16 + 16);

@@ -13,16 +13,17 @@ use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext};
 use flowlog_common::{EndpointOpen, Owner, SocketState, flags, kind, usage};
 
 use crate::address::{self, NO_ADDRESS, local_ip6, of_socket, v4_mapped};
-use crate::owner::IPPROTO_TCP;
-use crate::{events, owner, process, words};
+use crate::owner::{IPPROTO_TCP, SOCK_RAW};
+use crate::{events, owner, process, raw, words};
 
 /// What a program of these hooks returns to let the packet or message go on.
 const ALLOW: i32 = 1;
 
-const IPPROTO_ICMP: u32 = 1;
-const IPPROTO_ICMPV6: u32 = 58;
-/// `SOCK_RAW` of `linux/net.h`.
-const SOCK_RAW: u32 = 3;
+pub(crate) const IPPROTO_ICMP: u32 = 1;
+pub(crate) const IPPROTO_ICMPV6: u32 = 58;
+
+/// The local port of a raw socket is its protocol, of which there are so many.
+const PROTOCOLS: u32 = 256;
 
 /// An echo request: its type of ICMP and of ICMPv6.
 const ECHO_REQUEST: [u8; 2] = [8, 128];
@@ -123,7 +124,7 @@ fn message(ctx: &SockAddrContext) -> i32 {
     let (user, since_ns) = unsafe {
         ((&raw const (*state).user).read_volatile(), (&raw const (*state).user_since_ns).read_volatile())
     };
-    if user == SHARED || (user == current && !process::has_executed_since(since_ns)) {
+    if user == SHARED || (user == current && !process::has_executed_since(owner::current_tgid(), since_ns)) {
         return ALLOW;
     }
     // SAFETY: as above, and the kernel gives a full socket here. The time is written first: who finds
@@ -146,33 +147,38 @@ fn message(ctx: &SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// `BPF_CGROUP_INET_EGRESS`: every packet of every socket. TCP is told by `sock_ops`.
+/// `BPF_CGROUP_INET_EGRESS`: every packet of every socket. TCP is told by `sock_ops`, unless it is made by hand.
 #[cgroup_skb(egress)]
 pub(crate) fn datagram_egress(ctx: SkBuffContext) -> i32 {
-    if carries_tcp(&ctx) {
-        return ALLOW;
-    }
+    let carries_tcp = carries_tcp(&ctx);
     // SAFETY: the field of `struct __sk_buff`, which the context points to.
     let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
     if sk.is_null() {
         return ALLOW;
     }
-    // SAFETY: it was compared with null.
+    // SAFETY: it was compared with null, and sockets of all states have this field.
+    if carries_tcp && unsafe { (*sk).src_port } >= PROTOCOLS {
+        return ALLOW;
+    }
+    // SAFETY: as above.
     let sk = unsafe { bpf_sk_fullsock(sk) };
     if sk.is_null() {
         return ALLOW;
     }
     // SAFETY: a full socket that was compared with null.
-    let protocol = unsafe { (*sk).protocol };
-    if protocol == IPPROTO_TCP {
+    let (protocol, socket_type) = unsafe { ((*sk).protocol, (*sk).type_) };
+    if socket_type != SOCK_RAW && (carries_tcp || protocol == IPPROTO_TCP) {
         return ALLOW;
     }
-    // SAFETY: as above.
+    // SAFETY: as above. The raw sockets with which the kernel itself answers have none.
     let Some(state) = (unsafe { owner::state_of(sk.cast()) }) else { return ALLOW };
+    // SAFETY: as above.
+    if socket_type == SOCK_RAW && unsafe { raw::send(&ctx, protocol, state) } {
+        return ALLOW;
+    }
     let is_echo = protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
     // A raw socket may use a new id for each packet; any other socket has one port for its life.
-    // SAFETY: as above.
-    let echo_id = if is_echo && unsafe { (*sk).type_ } == SOCK_RAW {
+    let echo_id = if is_echo && socket_type == SOCK_RAW {
         match echo_id(&ctx, protocol) {
             Some(id) => id,
             None => return ALLOW,
@@ -321,7 +327,7 @@ unsafe fn announce(
 }
 
 #[inline(always)]
-fn cookie(ctx: &impl EbpfContext) -> u64 {
+pub(crate) fn cookie(ctx: &impl EbpfContext) -> u64 {
     // SAFETY: the context is the one of the running program.
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }

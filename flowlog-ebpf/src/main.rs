@@ -10,6 +10,7 @@
 //! - [`owner`]: who owns a socket, taken in the process's own context
 //! - [`tcp`]: tuples of TCP sockets, when they open and close
 //! - [`datagram`]: local ports and echo ids of all other sockets
+//! - [`raw`]: packets that a process makes by hand
 //! - [`process`]: fork, exec and exit
 //! - [`cgroup`]: cgroups that are made and removed
 //! - [`path`]: the path of the program that a process runs
@@ -37,6 +38,7 @@ mod events;
 mod owner;
 mod path;
 mod process;
+mod raw;
 mod task;
 mod tcp;
 mod words;

@@ -30,8 +30,11 @@ const ALLOW: i32 = 1;
 
 pub(crate) const IPPROTO_TCP: u32 = 6;
 
+/// `SOCK_RAW` of `linux/net.h`.
+pub(crate) const SOCK_RAW: u32 = 3;
+
 /// Flags of sockets whose release is told.
-const TOLD_AT_RELEASE: u32 = flags::ACCEPTED | flags::ANNOUNCED | flags::SEEDED;
+const TOLD_AT_RELEASE: u32 = flags::ACCEPTED | flags::ANNOUNCED | flags::SEEDED | flags::RAW_SENDS;
 
 /// A socket storage map. The one of aya-ebpf has no `BPF_F_CLONE`.
 ///
@@ -159,8 +162,10 @@ pub(crate) fn current_user() -> u64 {
 /// `BPF_CGROUP_INET_SOCK_CREATE`: `socket(2)`, not for the kernel's own sockets.
 #[cgroup_sock(sock_create)]
 pub(crate) fn owner_create(ctx: SockContext) -> i32 {
-    // SAFETY: a field that may be read in this hook, of which the context is the socket.
-    if unsafe { (*ctx.sock).protocol } != IPPROTO_TCP {
+    // SAFETY: fields that may be read in this hook, of which the context is the socket.
+    let (protocol, socket_type) = unsafe { ((*ctx.sock).protocol, (*ctx.sock).type_) };
+    // A raw socket is what it is from the start: no other hook tells of it.
+    if protocol != IPPROTO_TCP || socket_type == SOCK_RAW {
         // SAFETY: as above.
         unsafe { own(&ctx, ctx.as_ptr()) };
     }

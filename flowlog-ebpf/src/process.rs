@@ -64,11 +64,11 @@ const MAX_EXECUTED: usize = 16_384;
 #[btf_map]
 static EXECUTED: LruHashMap<u32, u64, MAX_EXECUTED> = LruHashMap::new();
 
-/// Whether the current process runs another program than at the time `since_ns`.
+/// Whether the process runs another program than at the time `since_ns`.
 #[inline(always)]
-pub(crate) fn has_executed_since(since_ns: u64) -> bool {
+pub(crate) fn has_executed_since(tgid: u32, since_ns: u64) -> bool {
     // SAFETY: the value is one word.
-    EXECUTED.get_ptr(current_tgid()).is_some_and(|at_ns| unsafe { *at_ns } >= since_ns)
+    EXECUTED.get_ptr(tgid).is_some_and(|at_ns| unsafe { *at_ns } >= since_ns)
 }
 
 /// `events/sched/sched_process_exec/format`: `__data_loc char[] filename` at 8: the offset in the

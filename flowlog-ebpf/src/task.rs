@@ -55,6 +55,16 @@ pub(crate) fn login_uid() -> u32 {
     }
 }
 
+/// Thread group id of the current process where no helper gives it: programs of packets have that one since
+/// Linux 6.10 only. Zero where it is not known.
+#[inline(always)]
+pub(crate) fn tgid() -> u32 {
+    match layout().tgid {
+        0 => 0,
+        offset => field(current(), offset).unwrap_or(0),
+    }
+}
+
 /// Thread group id of the parent of the current process; zero where it is not known.
 #[inline(always)]
 pub(crate) fn parent_tgid() -> u32 {

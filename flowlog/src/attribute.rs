@@ -1,5 +1,6 @@
 //! Joins a flow with the local sockets at its ends. Pure: tables, times and offsets are arguments.
 
+mod by_hand;
 mod observer;
 mod record;
 mod release;
@@ -9,8 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flowlog_common::{
-    COMM_LEN, EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, SocketRelease, TcpConnect, TcpOpen,
-    usage,
+    COMM_LEN, EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork, RawSend, SocketRelease, TcpConnect,
+    TcpOpen, usage,
 };
 
 use crate::clocks::Clocks;
@@ -21,6 +22,7 @@ use crate::flow::{Flow, L4, Protocol, Status, Tuple};
 use crate::listeners::{Listener, Listeners};
 use crate::lives::{Life, Limits};
 use crate::processes::{CommandLine, Exec, Fork, Process, ProcessTable, executed};
+use crate::raw_sockets::{FoundRaw, RawSockets};
 use crate::seed::{Older, Role, Waiting};
 use crate::sockets::{Connecting, Ends, Found, Holder, Origin, Socket, SocketTable, Span, mapped};
 
@@ -35,6 +37,8 @@ pub struct Tables {
     pub sockets: SocketTable,
     /// Sockets without a connection; in `CLOCK_MONOTONIC`.
     pub endpoints: EndpointTable,
+    /// Raw sockets that send packets of their own making; in `CLOCK_MONOTONIC`.
+    pub raw: RawSockets,
     /// Which program a process ran; in `CLOCK_MONOTONIC`.
     pub processes: ProcessTable,
     /// What is recorded of arguments.
@@ -54,6 +58,7 @@ impl Tables {
         Self {
             sockets: SocketTable::new(limits),
             endpoints: EndpointTable::new(limits),
+            raw: RawSockets::new(limits),
             processes: ProcessTable::default(),
             cmdline,
             connecting: Connecting::default(),
@@ -126,6 +131,10 @@ impl Tables {
                     if is_renumbered || owner.time_ns == 0 { header.time_ns } else { owner.time_ns };
                 self.endpoints.open(opened_ns, endpoint);
             }
+            Event::RawSend(RawSend { header, socket_cookie, owner }) => {
+                let holder = self.holder(*owner, origin);
+                self.raw.open(*socket_cookie, header.time_ns, holder);
+            }
             Event::SocketRelease(release) => {
                 let SocketRelease { header, socket_cookie, closer, .. } = *release;
                 let process = self.processes.acting(closer.tgid, closer.time_ns).cloned();
@@ -145,6 +154,7 @@ impl Tables {
                 }
                 self.endpoints.0.close(socket_cookie, header.time_ns);
                 self.listeners.remove(socket_cookie);
+                self.raw.close(socket_cookie, header.time_ns);
             }
             Event::ProcessFork(ProcessFork { header, .. })
             | Event::ProcessExec(ProcessExec { header, .. }, _)
@@ -260,15 +270,16 @@ impl Tables {
 
     /// Forgets what ended long before `now_ns` (`CLOCK_MONOTONIC`).
     pub fn expire(&mut self, now_ns: u64) {
-        let Self { sockets, endpoints, .. } = self;
+        let Self { sockets, endpoints, raw, .. } = self;
         sockets.0.expire(now_ns);
         endpoints.0.expire(now_ns);
+        raw.expire(now_ns);
     }
 
     /// How many sockets were forgotten early, because there were too many.
     pub fn evicted(&self) -> u64 {
-        let Self { sockets, endpoints, .. } = self;
-        sockets.0.evicted() + endpoints.0.evicted()
+        let Self { sockets, endpoints, raw, .. } = self;
+        sockets.0.evicted() + endpoints.0.evicted() + raw.evicted()
     }
 
     /// Events were lost between `since_ns` and `until_ns` (`CLOCK_MONOTONIC`): the programs of that time are
@@ -283,6 +294,7 @@ impl Tables {
     pub fn sockets_are_unknown(&mut self, since_ns: u64) {
         self.sockets.0.lost_events(since_ns);
         self.endpoints.0.lost_events(since_ns);
+        self.raw.lost_events(since_ns);
         self.listeners.clear();
     }
 }
@@ -331,8 +343,10 @@ pub fn attribute<'a>(
         is_initiator: true,
     };
     // Each end sees its own tuple: the initiator the one before NAT, the responder the one after.
-    let src = end(&flow.orig, flow.start_ns, span, &observer, tables);
-    let dst = end(&flow.reply, flow.start_ns, Span { is_initiator: false, ..span }, &observer, tables);
+    let [orig, reply] = [(&flow.orig, &flow.reply), (&flow.reply, &flow.orig)];
+    let src = end(orig, flow.start_ns, span, &observer, tables);
+    let dst = end(reply, flow.start_ns, Span { is_initiator: false, ..span }, &observer, tables);
+    let (src, dst) = by_hand::without_inner([src, dst], &observer);
     let is_local = |addr: IpAddr| observer.was_local(addr, flow.start_ns, span);
     let is_src_local = src.is_some() || is_local(flow.orig.src);
     let is_dst_local = dst.is_some() || is_local(flow.reply.src);
@@ -359,9 +373,10 @@ pub fn attribute<'a>(
     }
 }
 
-/// The local process that sends packets with this tuple, of a flow that started at a time of `CLOCK_REALTIME`.
+/// The local process that sends packets with the first of these tuples, where the other end sends with the second, of a
+/// flow that started at a time of `CLOCK_REALTIME`.
 fn end<'a>(
-    tuple: &Tuple,
+    tuples: (&Tuple, &Tuple),
     start_ns: Option<u64>,
     span: Span,
     observer: &Observer<'_>,
@@ -369,50 +384,59 @@ fn end<'a>(
 ) -> Option<Attribution<'a>> {
     let starts = start_ns.into_iter().flat_map(|start_ns| observer.clocks.moments(start_ns));
     // If the clock was set back there are several times at which the flow may have started.
-    let found = starts.map(|start| end_at(tuple, Span { start: Some(start), ..span }, observer, tables));
+    let found = starts.map(|start| end_at(tuples, Span { start: Some(start), ..span }, observer, tables));
     let found = found.reduce(|one, other| match (one, other) {
         (Some(one), Some(other)) if one.is_same(&other) => Some(one),
         (Some(_), Some(_)) => Some(Attribution::AMBIGUOUS),
         (one, other) => one.or(other),
     });
-    found.unwrap_or_else(|| end_at(tuple, span, observer, tables)).filter(Attribution::is_known)
+    found.unwrap_or_else(|| end_at(tuples, span, observer, tables)).filter(Attribution::is_known)
 }
 
 /// The same, for one time at which the flow may have started. The owner may not be known.
 fn end_at<'a>(
-    tuple: &Tuple,
+    (own, other): (&Tuple, &Tuple),
     span: Span,
     observer: &Observer<'_>,
     tables: &'a Tables,
 ) -> Option<Attribution<'a>> {
-    let (number, peer_port) = match (tuple.proto, tuple.l4) {
+    let netns_cookie = observer.netns_cookie;
+    let raw = || by_hand::find((own, other), span, observer, tables);
+    let (number, peer_port) = match (own.proto, own.l4) {
         // Call ids, which sockets do not know.
         (Protocol::GRE, _) | (_, L4::None) => (0, 0),
         (_, L4::Ports { src, dst }) => (src, dst),
         // Who asks has a socket; the answer is the kernel's own.
         (_, L4::Icmp { icmp_type: 8 | 128, id, .. }) => (id, 0),
-        (_, L4::Icmp { .. }) => return None,
+        (_, L4::Icmp { .. }) => return by_hand::attribution(raw()),
     };
-    if tuple.proto == Protocol::TCP {
-        let ends = Ends::new(tuple.src, number, tuple.dst, peer_port);
-        return match tables.sockets.find(&ends, observer.netns_cookie, span) {
-            Found::None => None,
+    if own.proto == Protocol::TCP {
+        let ends = Ends::new(own.src, number, own.dst, peer_port);
+        return match tables.sockets.find(&ends, netns_cookie, span) {
+            Found::None => by_hand::attribution(raw()),
             Found::Ambiguous => Some(Attribution::AMBIGUOUS),
             Found::One(socket) => Some(Attribution::of_socket(socket)),
         };
     }
     let wanted = Wanted {
-        port: Port { protocol: tuple.proto, number },
-        addr: mapped(tuple.src),
-        peer: (mapped(tuple.dst), peer_port),
-        netns_cookie: observer.netns_cookie,
-        presence: observer.presence(tuple.src, span),
+        port: Port { protocol: own.proto, number },
+        addr: mapped(own.src),
+        peer: (mapped(own.dst), peer_port),
+        netns_cookie,
+        presence: observer.presence(own.src, span),
         span,
     };
     match tables.endpoints.find(wanted) {
-        FoundEndpoint::None => None,
+        FoundEndpoint::None => by_hand::attribution(raw()),
         FoundEndpoint::Ambiguous => Some(Attribution::AMBIGUOUS),
         FoundEndpoint::One(holder, cookie) => {
+            // The port alone does not tell its owner from who sends from this port by hand.
+            if span.is_initiator
+                && let FoundRaw::One { holder: sender, began: true, .. } = raw()
+                && !sender.is_same_process(holder)
+            {
+                return Some(Attribution::AMBIGUOUS);
+            }
             let end = End { holder, cookie, stats: None, closed_ns: None };
             let method = if holder.is_seeded { Method::Seed } else { Method::Endpoint };
             Some(Attribution { method, end: Some(end) })

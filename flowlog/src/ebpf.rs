@@ -11,18 +11,20 @@ mod mounts;
 mod refused;
 
 use std::fs::File;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, RawFd};
 use std::time::Instant;
 
-use aya::maps::{MapData, MapError, PerCpuArray, RingBuf, SkStorage};
+use aya::maps::{Map, MapData, MapError, PerCpuArray, RingBuf, SkStorage};
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError,
     RawTracePoint, SockOps, TracePoint,
 };
+use flowlog_common::raw_sent::Shared;
 use flowlog_common::{
     CgroupLayout, CgroupMade, CgroupRemoved, EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork,
-    SocketRelease, SocketState, TaskLayout, TcpClose, TcpConnect, TcpOpen, kind,
+    RawSend, SocketRelease, SocketState, TaskLayout, TcpClose, TcpConnect, TcpOpen, kind,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -121,6 +123,8 @@ pub enum Event {
     TcpClose(TcpClose),
     /// A socket without a connection has a port.
     EndpointOpen(EndpointOpen),
+    /// A raw socket sends packets of its own making.
+    RawSend(RawSend),
     /// The last descriptor of a socket was closed.
     SocketRelease(SocketRelease),
     /// A new process.
@@ -160,6 +164,7 @@ pub struct Ebpf {
     skipped: Skipped,
     capacity: usize,
     sockets: SkStorage<MapData, SocketState>,
+    raw_sent: Option<Shared>,
     is_on_branch: bool,
     tells_syscalls: bool,
     #[cfg(feature = "ebpf-log")]
@@ -198,6 +203,8 @@ impl Ebpf {
         })?;
         let cgroups = formats::cgroup_layout();
 
+        // Nobody else knows it, so that nobody makes tuples that the table takes for each other.
+        let raw_seed = RandomState::new().build_hasher().finish();
         // Without the kernel's types, which aya would read for relocations: there are none in the object.
         let mut object = aya::EbpfLoader::new()
             .btf(None)
@@ -205,6 +212,7 @@ impl Ebpf {
             .override_global("TASK_LAYOUT", &layouts.tasks, true)
             .override_global("PATH_LAYOUT", &layouts.paths, true)
             .override_global("CGROUP_LAYOUT", cgroups.as_ref().unwrap_or(&CgroupLayout::default()), true)
+            .override_global("RAW_SEED", &raw_seed, true)
             .load(OBJECT)?;
         // Where programs are refused, that is said first.
         cgroups.map_err(|source| EbpfError::Io {
@@ -233,6 +241,13 @@ impl Ebpf {
         let events = RingBuf::try_from(map("EVENTS")?).map_err(broken("EVENTS"))?;
         let lost = PerCpuArray::try_from(map("LOST")?).map_err(broken("LOST"))?;
         let sockets = SkStorage::try_from(map("SOCKETS")?).map_err(broken("SOCKETS"))?;
+        let Map::Array(raw_sent) = map("RAW_SENT")? else {
+            return Err(EbpfError::Map { map: "RAW_SENT", source: None });
+        };
+        let raw_sent = Shared::map(raw_sent.fd().as_fd(), raw_seed).map_err(|source| EbpfError::Io {
+            what: "cannot map the table of what raw sockets sent".to_owned(),
+            source,
+        })?;
         let ring_buffer_bytes = usize::try_from(ring_buffer_bytes).unwrap_or(usize::MAX);
         let skipped = Skipped::of(tracepoint_programs(&object)).map_err(|source| EbpfError::Io {
             what: "cannot read of eBPF programs in /proc".to_owned(),
@@ -254,6 +269,7 @@ impl Ebpf {
             skipped,
             capacity: ring_buffer_bytes / MIN_EVENT_BYTES,
             sockets,
+            raw_sent: Some(raw_sent),
             is_on_branch,
             tells_syscalls: layouts.tasks.syscall != 0,
             #[cfg(feature = "ebpf-log")]
@@ -304,6 +320,11 @@ impl Ebpf {
         }
         *links = Links::find().map_err(unknown)?;
         Ok(())
+    }
+
+    /// Gives, once, the table of what raw sockets sent, to be read.
+    pub fn take_raw_sent(&mut self) -> Option<Shared> {
+        self.raw_sent.take()
     }
 
     /// How many events the ring buffer holds at most.
@@ -403,7 +424,7 @@ impl Ebpf {
             flags,
             announced_id: 0,
             announced_addr: [0; 4],
-            pad: 0,
+            raw_told: 0,
         };
         match self.sockets.insert(socket, state, BPF_NOEXIST) {
             Ok(()) => Ok(true),
@@ -424,6 +445,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Event> {
         kind::TCP_CONNECT => read(bytes).map(Event::TcpConnect),
         kind::TCP_OPEN => read(bytes).map(Event::TcpOpen),
         kind::TCP_CLOSE => read(bytes).map(Event::TcpClose),
+        kind::RAW_SEND => read(bytes).map(Event::RawSend),
         kind::ENDPOINT_OPEN => read(bytes).map(Event::EndpointOpen),
         kind::SOCKET_RELEASE => read(bytes).map(Event::SocketRelease),
         kind::PROCESS_FORK => read(bytes).map(Event::ProcessFork),

@@ -22,6 +22,7 @@
 //! | [`rtnetlink`] | the kernel's addresses and local routes over netlink | netlink |
 //! | [`listeners`] | older listeners whose sockets do not inherit their owner | no |
 //! | [`endpoints`] | which other socket had a port at a time | no |
+//! | [`raw_sockets`] | which raw socket sent the packets of a flow | no |
 //! | [`seed`] | sockets that are older than the programs | /proc |
 //! | [`containers`] | cgroup path = unit, container, pod | no |
 //! | [`origins`] | names for the user and the cgroup of an owner | yes |
@@ -90,6 +91,8 @@ pub mod rtnetlink;
 pub mod listeners;
 
 pub mod endpoints;
+
+pub mod raw_sockets;
 
 pub mod seed;
 

@@ -131,6 +131,11 @@ impl<K: Copy + Eq + Hash, T> Lives<K, T> {
         self.entries.get_mut(&cookie).map(|entry| &mut entry.life)
     }
 
+    /// As [`Lives::get_mut`].
+    pub fn get(&self, cookie: u64) -> Option<&Life<T>> {
+        self.entries.get(&cookie).map(|entry| &entry.life)
+    }
+
     /// The life of the socket ends, where it has not yet.
     pub fn close(&mut self, cookie: u64, at_ns: u64) {
         if let Some(life) = self.get_mut(cookie)
@@ -169,14 +174,16 @@ impl<K: Copy + Eq + Hash, T> Lives<K, T> {
         }
     }
 
-    /// Forgets what ended long before `now_ns`.
-    pub fn expire(&mut self, now_ns: u64) {
+    /// Forgets what ended long before `now_ns`, and says how much.
+    pub fn expire(&mut self, now_ns: u64) -> usize {
+        let before = self.entries.len();
         while let Some(&(closed_ns, number)) = self.closed.front()
             && closed_ns.saturating_add(self.limits.linger_ns) < now_ns
         {
             self.closed.pop_front();
             self.remove_if_closed_at(number, closed_ns);
         }
+        before - self.entries.len()
     }
 
     /// How many lives were forgotten early, or not remembered, because there were too many.

@@ -194,6 +194,7 @@ struct Methods {
     inherited: u64,
     closer: u64,
     seed: u64,
+    raw: u64,
     ambiguous: u64,
     none: u64,
 }
@@ -206,20 +207,22 @@ impl Methods {
             Some(Method::Inherited) => &mut self.inherited,
             Some(Method::Closer) => &mut self.closer,
             Some(Method::Seed) => &mut self.seed,
+            Some(Method::Raw) => &mut self.raw,
             Some(Method::Ambiguous) => &mut self.ambiguous,
             None => &mut self.none,
         };
         *count += 1;
     }
 
-    fn by_name(&self) -> [(&'static str, u64); 7] {
-        let Self { socket, endpoint, inherited, closer, seed, ambiguous, none } = *self;
+    fn by_name(&self) -> [(&'static str, u64); 8] {
+        let Self { socket, endpoint, inherited, closer, seed, raw, ambiguous, none } = *self;
         [
             (Method::Socket.name(), socket),
             (Method::Endpoint.name(), endpoint),
             (Method::Inherited.name(), inherited),
             (Method::Closer.name(), closer),
             (Method::Seed.name(), seed),
+            (Method::Raw.name(), raw),
             (Method::Ambiguous.name(), ambiguous),
             ("none", none),
         ]

@@ -270,7 +270,8 @@ fn fetch(pidfd: &OwnedFd, wanted: &Wanted) -> nix::Result<Option<(OwnedFd, Told)
     }
     let protocol = sockopt::socket_protocol(&socket).map_err(errno)?;
     // One process may have bound a datagram socket for another to use, and the programs tell who does.
-    if wanted.is_shared && !matches!(protocol, Some(ipproto::TCP | ipproto::MPTCP)) {
+    let is_raw = sockopt::socket_type(&socket).map_err(errno)? == SocketType::RAW;
+    if wanted.is_shared && (is_raw || !matches!(protocol, Some(ipproto::TCP | ipproto::MPTCP))) {
         return Ok(None);
     }
     let told = Told {
@@ -290,6 +291,10 @@ fn role(socket: impl AsFd) -> rustix::io::Result<Role> {
         Ok(None) | Err(rustix::io::Errno::NOTCONN) => None,
         Err(error) => return Err(error),
     };
+    let socket_type = sockopt::socket_type(&socket)?;
+    if socket_type == SocketType::RAW {
+        return Ok(Role::Other);
+    }
     let (bound_addr, number) = addr(local);
     if matches!(protocol, ipproto::TCP | ipproto::MPTCP) {
         // Of a connection of MPTCP these are the ends of its first subflow.
@@ -302,7 +307,7 @@ fn role(socket: impl AsFd) -> rustix::io::Result<Role> {
         }
         return Ok(Role::Other);
     }
-    let is_datagram = sockopt::socket_type(&socket)? == SocketType::DGRAM;
+    let is_datagram = socket_type == SocketType::DGRAM;
     match u8::try_from(protocol.as_raw().get()) {
         Ok(protocol) if is_datagram && number != 0 => Ok(Role::Endpoint {
             port: Port { protocol: Protocol(protocol), number },

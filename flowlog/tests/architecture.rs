@@ -27,6 +27,8 @@ const WITHOUT_IO: &[&str] = &[
     "listeners.rs",
     "endpoints.rs",
     "addresses.rs",
+    "raw_sockets.rs",
+    "raw_sockets/",
     "containers.rs",
     "attribute.rs",
     "causes.rs",

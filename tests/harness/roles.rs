@@ -12,6 +12,8 @@ mod execute;
 mod handover;
 /// One end of each kind.
 mod kinds;
+/// Packets made by hand.
+mod raw;
 /// Connections.
 mod tcp;
 
@@ -88,6 +90,30 @@ pub(crate) fn play(words: &[&str]) {
         ["udp-serve-as", uid, at] => datagram::serve_as(uid.parse().unwrap(), at.parse().unwrap()),
         ["raw-echo", to, id] => datagram::raw_echo(to.parse().unwrap(), id.parse().unwrap()),
         ["raw", to, protocol] => datagram::raw(to.parse().unwrap(), protocol.parse().unwrap()),
+        ["raw-send", kind, from, to, count] => {
+            let [from, to] = [from, to].map(|at| at.parse().unwrap());
+            raw::send_to_ports(kind, from, to, count.parse().unwrap());
+        }
+        ["raw-send-when-told", kind, from, to] => {
+            raw::send_when_told(kind, from.parse().unwrap(), to.parse().unwrap());
+        }
+        ["raw-flood", kind, from, to, ports, times] => {
+            let [from, to] = [from, to].map(|at| at.parse().unwrap());
+            raw::flood(kind, from, to, ports.parse().unwrap(), times.parse().unwrap());
+        }
+        ["raw-send-lent", kind, from, to] => {
+            raw::send_lent(kind, from.parse().unwrap(), to.parse().unwrap());
+        }
+        ["raw-send-and-connect", kind, from, to, connect_to] => {
+            let [from, to, connect_to] = [from, to, connect_to].map(|at| at.parse().unwrap());
+            raw::send_and_connect(kind, from, to, connect_to);
+        }
+        ["raw-answer", kind, at] => raw::answer(kind, at.parse().unwrap()),
+        ["connect-fast-open", to] => tcp::connect_fast_open(to.parse().unwrap()),
+        ["connect-mptcp", to] => tcp::connect_mptcp(to.parse().unwrap()),
+        ["connect-bound-to-device", device, to] => {
+            tcp::connect_bound_to_device(device, to.parse().unwrap());
+        }
         _ => panic!("no such role: {words:?}"),
     }
 }

@@ -15,7 +15,7 @@ use crate::{debian, python, sh};
 const DEBIAN_COMPILER: [&str; 2] = ["rustc-web", "rust-web-src"];
 
 /// Programs that the tests, the demo and the measurements call, and the Debian packages they come from.
-const TRAFFIC_TOOLS: [(&str, &str); 9] = [
+const TRAFFIC_TOOLS: [(&str, &str); 10] = [
     ("nft", "nftables"),
     ("conntrack", "conntrack"),
     ("ip", "iproute2"),
@@ -25,6 +25,7 @@ const TRAFFIC_TOOLS: [(&str, &str); 9] = [
     ("strace", "strace"),
     ("bpftool", "bpftool"),
     ("faketime", "faketime"),
+    ("nmap", "nmap"),
 ];
 
 /// What else the tests look at: programs as people run them.

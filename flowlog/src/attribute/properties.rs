@@ -5,7 +5,9 @@
 //! process that is named must be the one that had the socket, or none.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
+use flowlog_common::raw_sent::{Noted, RawSent, RawTuple, SHARED, Sent};
 use flowlog_common::{EventHeader, TcpClose, path, usage};
 use nix::libc;
 use proptest::prelude::*;
@@ -44,6 +46,16 @@ enum Step {
         socket: usize,
         by: u32,
     },
+    /// A process opens a raw socket.
+    OpenRaw(u32),
+    /// A process sends a packet by hand, with one of the raw sockets: its own, or one that it was given.
+    SendRaw {
+        socket: usize,
+        by: u32,
+        kind: Kind,
+        port: u16,
+    },
+    CloseRaw(usize),
     /// A flow with the tuple of a socket that is closed: from another host, or without a socket.
     Foreign {
         kind: Kind,
@@ -102,6 +114,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => number().prop_map(Step::Listen),
         8 => (number(), kind(), port()).prop_map(|(tgid, kind, port)| Step::Open { tgid, kind, port }),
         6 => (any::<usize>(), number()).prop_map(|(socket, by)| Step::Close { socket, by }),
+        1 => number().prop_map(Step::OpenRaw),
+        4 => (any::<usize>(), number(), kind(), port())
+            .prop_map(|(socket, by, kind, port)| Step::SendRaw { socket, by, kind, port }),
+        1 => any::<usize>().prop_map(Step::CloseRaw),
         2 => (kind(), port()).prop_map(|(kind, port)| Step::Foreign { kind, port }),
         4 => any::<usize>().prop_map(Step::Destroy),
         4 => Just(Step::Read),
@@ -114,6 +130,26 @@ struct OpenSocket {
     cookie: u64,
     kind: Kind,
     port: u16,
+}
+
+/// What raw sockets sent, as the kernel has it.
+#[derive(Clone, Debug, Default)]
+struct InKernel(Arc<Mutex<Noted>>);
+
+impl Sent for InKernel {
+    fn find(&self, tuple: &RawTuple) -> Option<RawSent> {
+        self.0.lock().unwrap().find(tuple)
+    }
+
+    fn forgotten(&self) -> u64 {
+        0
+    }
+}
+
+struct RawSocket {
+    cookie: u64,
+    owner: Owner,
+    is_told: bool,
 }
 
 /// A flow, and the processes that had its socket: none where it has none.
@@ -131,6 +167,10 @@ struct Host {
     /// Who bound the listener, with the program that it runs, or ran last.
     listener: Option<(Owner, Process)>,
     open: Vec<OpenSocket>,
+    raw: Vec<RawSocket>,
+    sent: InKernel,
+    /// When a process ran another program last.
+    executed: BTreeMap<u32, u64>,
     tracked: BTreeMap<(Kind, u16), Tracked>,
     /// Events and flows that are not read yet.
     events: Vec<Event>,
@@ -150,6 +190,8 @@ impl Host {
             Process { tgid: 1, start_ns: Some(0), exe: Some("/sbin/init".into()), ..Process::default() };
         let mut tables = Tables::new(limits, cmdline::Mode::Off);
         tables.processes.seed(init.clone(), 1);
+        let sent = InKernel::default();
+        tables.raw.watch(Box::new(sent.clone()), 1);
         Self {
             now_ns: 1000 * US,
             programs: 0,
@@ -157,6 +199,9 @@ impl Host {
             running: BTreeMap::from([(1, init)]),
             listener: None,
             open: Vec::new(),
+            raw: Vec::new(),
+            sent,
+            executed: BTreeMap::new(),
             tracked: BTreeMap::new(),
             events: Vec::new(),
             flows: Vec::new(),
@@ -184,6 +229,20 @@ impl Host {
             }
             Step::Open { tgid, kind, port } => self.open(tgid, kind, port),
             Step::Close { socket, by } => self.close(socket, by),
+            Step::OpenRaw(tgid) => {
+                if self.running.contains_key(&tgid) {
+                    self.cookies += 1;
+                    let raw = RawSocket { cookie: self.cookies, owner: self.owner(tgid), is_told: false };
+                    self.raw.push(raw);
+                }
+            }
+            Step::SendRaw { socket, by, kind, port } => self.send_raw(socket, by, kind, port),
+            Step::CloseRaw(socket) => {
+                if !self.raw.is_empty() {
+                    let RawSocket { cookie, owner, .. } = self.raw.swap_remove(socket % self.raw.len());
+                    self.release(cookie, owner);
+                }
+            }
             Step::Foreign { kind, port } => {
                 if !self.is_open(kind, port) {
                     self.now_ns += US;
@@ -248,6 +307,7 @@ impl Host {
         self.programs += 1;
         let name = self.programs.to_string();
         process.exe = Some(format!("/{name}").into());
+        self.executed.insert(tgid, header.time_ns);
         if let Some((_, listener)) = &mut self.listener
             && (listener.tgid, listener.start_ns) == (tgid, process.start_ns)
         {
@@ -315,16 +375,7 @@ impl Host {
         let (Some(closer), false) = (self.running.get(&by).cloned(), self.open.is_empty()) else { return };
         let OpenSocket { cookie, kind, .. } = self.open.swap_remove(socket % self.open.len());
         if kind != Kind::Client {
-            let closer = self.owner(by);
-            let header = self.header();
-            let (syscall, exiting) = (u32::try_from(libc::SYS_close).unwrap(), 0);
-            self.events.push(Event::SocketRelease(SocketRelease {
-                header,
-                socket_cookie: cookie,
-                closer,
-                syscall,
-                exiting,
-            }));
+            self.release(cookie, self.owner(by));
         }
         if kind != Kind::Datagram {
             self.events.push(Event::TcpClose(TcpClose {
@@ -341,6 +392,53 @@ impl Host {
         if kind == Kind::Accepted {
             self.closers.insert(cookie, closer);
         }
+    }
+
+    fn release(&mut self, socket_cookie: u64, closer: Owner) {
+        let header = self.header();
+        let (syscall, exiting) = (u32::try_from(libc::SYS_close).unwrap(), 0);
+        let release = SocketRelease { header, socket_cookie, closer, syscall, exiting };
+        self.events.push(Event::SocketRelease(release));
+    }
+
+    /// The end that is here sends: it begins a flow, or another one goes on. Connection tracking takes the packet
+    /// in, and then the program notes it.
+    fn send_raw(&mut self, socket: usize, by: u32, kind: Kind, port: u16) {
+        let (Some(sender), false) = (self.running.get(&by).cloned(), self.raw.is_empty()) else { return };
+        let at = socket % self.raw.len();
+        // As for flows from elsewhere.
+        self.now_ns += US;
+        let start_ns = OFFSET_NS + self.now_ns;
+        // What answers goes on with the flow that is there.
+        let had_it = vec![sender];
+        let is_open = self.is_open(kind, port);
+        match self.tracked.get_mut(&(kind, port)) {
+            Some(tracked) if kind == Kind::Accepted => tracked.had_it.extend(had_it),
+            None if kind == Kind::Accepted => {}
+            _ if is_open => {}
+            _ => self.track(kind, port, start_ns, None, had_it),
+        }
+        self.now_ns += US;
+        let raw = &mut self.raw[at];
+        let has_executed = self.executed.get(&by).is_some_and(|at_ns| *at_ns >= raw.owner.time_ns);
+        let cookie = if by == raw.owner.tgid && !has_executed { raw.cookie } else { SHARED };
+        let Ends { local_addr, remote_addr, local_port, remote_port } = kind.ends(port);
+        let words = |addr: [u8; 16]| {
+            std::array::from_fn(|word| u32::from_ne_bytes(addr[word * 4..][..4].try_into().unwrap()))
+        };
+        let tuple = RawTuple {
+            netns_cookie: NETNS_COOKIE,
+            src: words(local_addr),
+            dst: words(remote_addr),
+            protocol: kind.flow(port).orig.proto.0,
+            ports: u32::from(local_port) << 16 | u32::from(remote_port),
+        };
+        self.sent.0.lock().unwrap().note(&tuple, cookie, self.now_ns);
+        if !std::mem::replace(&mut raw.is_told, true) {
+            let (socket_cookie, owner) = (raw.cookie, raw.owner);
+            self.events.push(Event::RawSend(RawSend { header: self.header(), socket_cookie, owner }));
+        }
+        self.now_ns += CLOCK_SLACK_NS + US;
     }
 
     /// The kernel has one entry for a tuple: a new connection ends the one before, a datagram goes on with it.
@@ -462,4 +560,16 @@ fn processes_are_named() {
     }
     // The datagrams are one flow.
     assert_eq!(run(Limits::default(), &steps).named, 5);
+
+    let send = |kind, port| Step::SendRaw { socket: 0, by: 3, kind, port };
+    let by_hand = [
+        Step::Tick { us: 1 },
+        Step::OpenRaw(3),
+        send(Kind::Client, 2),
+        send(Kind::Datagram, 2),
+        Step::Foreign { kind: Kind::Accepted, port: 2 },
+        send(Kind::Accepted, 2),
+        Step::CloseRaw(0),
+    ];
+    assert_eq!(run(Limits::default(), &[&steps[..2], &by_hand].concat()).named, 3);
 }

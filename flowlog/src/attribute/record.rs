@@ -118,6 +118,8 @@ pub enum Method {
     Closer,
     /// A socket that is older than the programs, with the process that had it when the daemon started.
     Seed,
+    /// No socket has the flow, and this process sent its packets with a raw socket.
+    Raw,
     /// Several processes could be it.
     Ambiguous,
 }
@@ -131,6 +133,7 @@ impl Method {
             Self::Inherited => "inherited",
             Self::Closer => "closer",
             Self::Seed => "seed",
+            Self::Raw => "raw",
             Self::Ambiguous => "ambiguous",
         }
     }

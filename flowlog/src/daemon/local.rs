@@ -49,6 +49,10 @@ pub(super) struct Local {
     evicted: u64,
     /// Sockets that were said to be forgotten.
     said_evicted: u64,
+    /// Tuples of packets made by hand that were forgotten and are declared.
+    forgotten: u64,
+    /// Those that were said to be forgotten.
+    said_forgotten: u64,
     /// Command lines that were said to be left out.
     said_refused_cmdlines: u64,
 }
@@ -73,7 +77,8 @@ impl Local {
         cmdline: Mode,
     ) -> Result<Self> {
         let clock = clock::Watch::start()?;
-        let ebpf = if wanted {
+        let mut tables = Tables::new(sockets, cmdline);
+        let mut ebpf = if wanted {
             Ebpf::load(ring_buffer_bytes, &known_layouts(cmdline))
                 .inspect_err(|error| {
                     debug!("{error:?}");
@@ -93,9 +98,12 @@ impl Local {
             warn!("flows are logged without processes: eBPF is turned off");
             None
         };
+        if let Some(raw_sent) = ebpf.as_mut().and_then(Ebpf::take_raw_sent) {
+            tables.raw.watch(Box::new(raw_sent), now_ns(ClockId::CLOCK_MONOTONIC));
+        }
         Ok(Self {
             ebpf,
-            tables: Tables::new(sockets, cmdline),
+            tables,
             clock,
             cmdline,
             // After the programs: what is made meanwhile is told by them.
@@ -107,6 +115,8 @@ impl Local {
             blind: None,
             evicted: 0,
             said_evicted: 0,
+            forgotten: 0,
+            said_forgotten: 0,
             said_refused_cmdlines: 0,
         })
     }
@@ -205,11 +215,31 @@ impl Local {
             gaps.add(Gap { detail: Some(format!("{sockets} sockets were forgotten")), ..gap });
             self.evicted = evicted;
         }
+        self.declare_forgotten(gaps);
         // Not for each of them: they come in thousands.
         if evicted > self.said_evicted * 2 {
             self.said_evicted = evicted;
             warn!(
                 "{evicted} sockets were forgotten, because there are too many: their flows have no process"
+            );
+        }
+    }
+
+    /// Declares that raw sockets sent more than is remembered.
+    fn declare_forgotten(&mut self, gaps: &mut Pending) {
+        let forgotten = self.tables.raw.forgotten();
+        if forgotten > self.forgotten {
+            let now_us = now_us();
+            let gap = Gap::new(Cause::TableFull, Stage::Attribute, now_us, now_us);
+            let packets = forgotten - self.forgotten;
+            let detail = format!("{packets} addresses and ports of packets made by hand were forgotten");
+            gaps.add(Gap { detail: Some(detail), ..gap });
+            self.forgotten = forgotten;
+        }
+        if forgotten > self.said_forgotten * 2 {
+            self.said_forgotten = forgotten;
+            warn!(
+                "{forgotten} addresses and ports of packets made by hand were forgotten, because there are too many: their flows have no process"
             );
         }
     }

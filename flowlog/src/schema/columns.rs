@@ -195,7 +195,7 @@ const BLOCK: [(&str, ColumnType, &str); 22] = [
     (
         "attribution",
         Text,
-        "how the process is known: socket, endpoint, inherited, closer, seed, ambiguous; NULL: no local process is known",
+        "how the process is known: socket, endpoint, inherited, closer, seed, raw, ambiguous; NULL: no local process is known",
     ),
     ("pid", Int32, "thread group id in the initial pid namespace"),
     ("process_start_time", TimestampUs, "start of the process; with pid an identity that survives reuse"),

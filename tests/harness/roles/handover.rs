@@ -12,7 +12,7 @@ use std::process::{self, Child, Stdio};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, connect, recvmsg, sendmsg,
 };
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{datagram, end_with_the_test, tell};
 use crate::harness::program::Program;
@@ -178,8 +178,11 @@ pub(super) fn lent() -> OwnedFd {
     io::stdin().as_fd().try_clone_to_owned().unwrap()
 }
 
-/// A socket that is not connected: `tcp4`, `udp6`, or bound, such as `udp4=127.0.0.1:5000`.
+/// A socket that is not connected: `tcp4`, `udp6`, or bound, such as `udp4=127.0.0.1:5000`; `raw4` sends TCP.
 fn new_socket(kind: &str) -> Socket {
+    if kind == "raw4" {
+        return Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP)).unwrap();
+    }
     let (kind, at) = kind.split_once('=').map_or((kind, None), |(kind, at)| (kind, Some(at)));
     let domain = if kind.ends_with('4') { Domain::IPV4 } else { Domain::IPV6 };
     let socket_type = if kind.starts_with("tcp") { Type::STREAM } else { Type::DGRAM };

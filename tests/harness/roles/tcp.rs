@@ -7,7 +7,7 @@ use std::process::{self, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{end_with_the_test, tell};
 use crate::harness::program::{Program, wait_to_go_on};
@@ -146,4 +146,27 @@ pub(super) fn start_shells(times: usize, shell: &str, to: SocketAddr) {
             scope.spawn(move || (first..times).step_by(AT_A_TIME).for_each(run));
         }
     });
+}
+
+/// Sends with the first packet (TCP Fast Open).
+pub(super) fn connect_fast_open(to: SocketAddr) {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+    socket.send_to_with_flags(b"request", &to.into(), nix::libc::MSG_FASTOPEN).unwrap();
+    tell(&format!("port {}", socket.local_addr().unwrap().as_socket().unwrap().port()));
+}
+
+pub(super) fn connect_mptcp(to: SocketAddr) {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::MPTCP)).unwrap();
+    socket.connect(&to.into()).unwrap();
+    (&socket).write_all(b"request").unwrap();
+    tell(&format!("port {}", socket.local_addr().unwrap().as_socket().unwrap().port()));
+}
+
+/// `SO_BINDTODEVICE`
+pub(super) fn connect_bound_to_device(device: &str, to: SocketAddr) {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+    socket.bind_device(Some(device.as_bytes())).unwrap();
+    socket.connect(&to.into()).unwrap();
+    (&socket).write_all(b"request").unwrap();
+    tell(&format!("port {}", socket.local_addr().unwrap().as_socket().unwrap().port()));
 }

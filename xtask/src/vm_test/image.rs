@@ -15,7 +15,7 @@ use crate::sh;
 const INIT: &str = include_str!("init.sh");
 
 /// What the first process, the kernel and the tests call, from this machine, with the libraries of each.
-const PROGRAMS: [&str; 28] = [
+const PROGRAMS: [&str; 29] = [
     // The first process and the kernel.
     "sh",
     "mount",
@@ -36,6 +36,7 @@ const PROGRAMS: [&str; 28] = [
     "mkdir",
     "mkfs.ext4",
     "nft",
+    "nmap",
     "ping",
     "rm",
     "rmdir",
@@ -49,7 +50,15 @@ const PROGRAMS: [&str; 28] = [
 ];
 
 /// Files of this machine that programs read, where it has them.
-const FILES: [&str; 4] = ["/etc/protocols", "/etc/services", "/etc/mke2fs.conf", "/etc/ld.so.cache"];
+const FILES: [&str; 7] = [
+    "/etc/protocols",
+    "/etc/services",
+    "/etc/mke2fs.conf",
+    "/etc/ld.so.cache",
+    "/usr/share/nmap/nmap-payloads",
+    "/usr/share/nmap/nmap-protocols",
+    "/usr/share/nmap/nmap-services",
+];
 
 /// Directories that something is mounted at or written to.
 const DIRECTORIES: [&str; 12] = [

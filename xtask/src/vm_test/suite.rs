@@ -47,6 +47,7 @@ const SHORT: [&str; 15] = [
     "workers::",
     "crash::the_time_without_a_daemon_is_a_gap",
     "full_disk::recovery_waits_for_room",
+    "host_watch::a_full_table",
     "requests::",
     "socket_facts::",
 ];

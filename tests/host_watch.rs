@@ -431,6 +431,9 @@ fn programs_that_somebody_detaches_are_noticed() {
             Ends { client: &namespace, server: &namespace }.tcp_closed(at, at);
         };
         connect(5000);
+        // What is not joined yet is no more known after the loss.
+        conntrack::flush_closed(&namespace);
+        conntrack::wait_until_read(&namespace);
         let before_us = now_us();
         assert!(
             ebpf::detach_links(daemon.pid()) >= 5,

@@ -33,7 +33,7 @@ pub(super) const LEFT_OUT: [(&str, &str); 8] = [
 
 /// A few tests that show the essence in minutes: flows, NAT, processes at their ends, recovery, and what
 /// differs between kernels.
-const SHORT: [&str; 15] = [
+const SHORT: [&str; 16] = [
     "clocks::",
     "no_accounting::",
     "dumps::",

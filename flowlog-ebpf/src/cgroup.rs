@@ -68,7 +68,7 @@ pub(crate) fn cgroup_made(ctx: TracePointContext) -> u32 {
         let path = ctx.as_ptr().cast::<u8>().add((location & 0xffff) as usize);
         let copied =
             bpf_probe_read_kernel_str((&raw mut (*event).path).cast(), CGROUP_PATH_LEN as u32, path.cast());
-        let path_len = if copied > 0 { copied as usize } else { 0 };
+        let path_len = if copied > 0 { copied.cast_unsigned() as usize } else { 0 };
         (*event).made.header = events::header(kind::CGROUP_MADE);
         (*event).made.id = id;
         (*event).made.level = level;

@@ -165,7 +165,7 @@ pub(crate) unsafe fn copy_given(to: *mut u8, given: *const u8) -> Path {
     // SAFETY: as for this function; the helper checks the address.
     let copied = unsafe { bpf_probe_read_kernel_str(to.cast(), PATH_LEN as u32, given.cast()) };
     // A failed read leaves an empty path: not known.
-    let len = if copied > 0 { copied as u32 } else { 0 };
+    let len = if copied > 0 { copied.cast_unsigned() as u32 } else { 0 };
     Path { len, ..Path::NONE }
 }
 
@@ -320,7 +320,7 @@ unsafe fn pass_name(climb: *mut Climb, layout: &PathLayout, to: *mut u8, is_firs
         if copied != i64::from(name_len) + 1 {
             return None;
         }
-        let len = len + copied as u32;
+        let len = len + copied.cast_unsigned() as u32;
         (*climb).path.len = len;
         let is_long = len >= PATH_LEN as u32;
         if is_long && !is_top {

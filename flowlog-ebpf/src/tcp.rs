@@ -69,10 +69,10 @@ unsafe fn state_of_unknown(ctx: &SockOpsContext, sk: *mut c_void) -> Option<*mut
 fn accepted(ctx: &SockOpsContext) {
     let sk = socket(ctx);
     // A listener of MPTCP that is older than the programs has no state: user space cannot reach the socket of TCP in it.
-    // SAFETY: it is the socket of this context and was compared with null.
     let state = if sk.is_null() {
         None
     } else {
+        // SAFETY: it is the socket of this context and was compared with null.
         unsafe { owner::state_of(sk).or_else(|| state_of_unknown(ctx, sk)) }
     };
     if let Some(state) = state {

@@ -68,6 +68,8 @@ mod nat;
 mod no_ebpf;
 /// Sockets that are older than the daemon.
 mod older;
+/// Containers of Podman that live shortly.
+mod podman;
 /// Two programs that take turns on one source port.
 mod port_reuse;
 /// The programs at both ends of a connection.

@@ -15,9 +15,10 @@ use crate::sh;
 const INIT: &str = include_str!("init.sh");
 
 /// What the first process, the kernel and the tests call, from this machine, with the libraries of each.
-const PROGRAMS: [&str; 29] = [
+const PROGRAMS: [&str; 30] = [
     // The first process and the kernel.
     "sh",
+    "mkdir",
     "mount",
     "modprobe",
     "cat",
@@ -61,7 +62,7 @@ const FILES: [&str; 7] = [
 ];
 
 /// Directories that something is mounted at or written to.
-const DIRECTORIES: [&str; 12] = [
+const DIRECTORIES: [&str; 13] = [
     "dev",
     "etc",
     "proc",
@@ -74,14 +75,15 @@ const DIRECTORIES: [&str; 12] = [
     "usr/lib64",
     "usr/sbin",
     "var/log",
+    "var/tmp",
 ];
 
 /// Where the programs are in the tree, beside links as Debian has them.
 const MERGED: [(&str, &str); 4] =
     [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")];
 
-/// Makes an archive with `binaries`, as pairs of a name and a file, and with what they call. The tests get
-/// `arguments`.
+/// Makes an archive with `binaries`, as pairs of a name and a file, and with what they call; `more` are pairs of a
+/// place below the root and a file. The tests get `arguments`.
 ///
 /// # Errors
 ///
@@ -89,6 +91,7 @@ const MERGED: [(&str, &str); 4] =
 pub(super) fn make(
     tree: &Path,
     binaries: &[(&str, &Path)],
+    more: &[(PathBuf, PathBuf)],
     arguments: &[String],
     archive: &Path,
 ) -> Result<()> {
@@ -106,6 +109,13 @@ pub(super) fn make(
         files.insert(program);
     }
     files.extend(binaries.iter().flat_map(|(_, binary)| libraries(binary)));
+    for (place, file) in more {
+        // Of libraries that it brings itself, the machine has none.
+        files.extend(libraries(file).into_iter().filter(|library| library.exists()));
+        let to = tree.join(place);
+        fs::create_dir_all(to.parent().unwrap_or(tree)).context("cannot make a directory")?;
+        fs::copy(file, &to).with_context(|| format!("cannot copy `{}`", file.display()))?;
+    }
     for file in files {
         let to = tree.join(file.strip_prefix("/").unwrap_or(&file));
         fs::create_dir_all(to.parent().unwrap_or(tree)).context("cannot make a directory")?;

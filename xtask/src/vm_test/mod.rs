@@ -7,6 +7,7 @@ mod archive;
 mod image;
 mod kernels;
 mod machine;
+mod podman;
 mod report;
 mod suite;
 
@@ -18,6 +19,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use self::kernels::{Bootable, Kernel};
 use self::machine::Conditions;
+use self::podman::Podman;
 use self::report::Tested;
 use self::suite::{Extent, LEFT_OUT, Suite};
 use crate::interrupt::Interrupt;
@@ -29,7 +31,8 @@ usage: cargo xtask vm-test [OPTIONS] [TEST]...
 Runs the end-to-end tests, or those whose names contain one of TEST, on kernels of Debian in virtual machines.
 
   --kernel VERSION  only on this one, as 5.10, 6.1-amd64 or newest-cloud-amd64 (may be repeated)
-  --short           only the tests that `cargo xtask test` runs in virtual machines
+  --short           only the tests that `cargo xtask test` runs in virtual machines, or those of TEST, with the
+                    programs that it has built
   --clock SOURCE    with this clock source, as acpi_pm or hpet; `default` is what the machine chooses (may be repeated,
                     and then all run with each)
   --load            beside two programs that keep both processors busy
@@ -202,7 +205,10 @@ impl Laboratory {
     /// Runs the tests on each kernel, and prints the tables.
     fn test(&self, runs: &[Run<'_>], suite: &Suite) -> Result<Counts> {
         let base = self.directory.join("base.cpio");
-        image::make(&self.directory.join("base"), &suite.binaries(), &suite.arguments, &base)?;
+        let podman = Podman::fetch(&self.directory).and_then(|podman| podman.files());
+        let podman =
+            podman.inspect_err(|error| println!("vm-test: left out Podman: {error:#}")).unwrap_or_default();
+        image::make(&self.directory.join("base"), &suite.binaries(), &podman, &suite.arguments, &base)?;
         let mut counts = Counts::default();
         let mut tested = Vec::new();
         for Run { kernel, conditions } in runs {

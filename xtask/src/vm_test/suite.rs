@@ -33,9 +33,10 @@ pub(super) const LEFT_OUT: [(&str, &str); 8] = [
 
 /// A few tests that show the essence in minutes: flows, NAT, processes at their ends, recovery, and what
 /// differs between kernels.
-const SHORT: [&str; 16] = [
+const SHORT: [&str; 17] = [
     "clocks::",
     "no_accounting::",
+    "addresses::",
     "dumps::",
     "nat::",
     "commands::",
@@ -55,7 +56,7 @@ const SHORT: [&str; 16] = [
 /// How much is tested.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
-    /// What [`SHORT`] names, with the programs that `cargo xtask test` has built already.
+    /// What [`SHORT`] names, or the filter, with the programs that `cargo xtask test` has built already.
     Short,
     /// All but what [`LEFT_OUT`] names, with programs that are linked statically.
     Whole,
@@ -127,9 +128,10 @@ fn is_wanted(name: &str, extent: Extent, filter: &[&str]) -> bool {
     if name.starts_with("harness::") || LEFT_OUT.iter().any(|(left_out, _)| name.starts_with(left_out)) {
         return false;
     }
-    let is_short = SHORT.iter().any(|short| name.starts_with(short));
-    (extent == Extent::Whole || is_short)
-        && (filter.is_empty() || filter.iter().any(|part| name.contains(part)))
+    if !filter.is_empty() {
+        return filter.iter().any(|part| name.contains(part));
+    }
+    extent == Extent::Whole || SHORT.iter().any(|short| name.starts_with(short))
 }
 
 impl Suite {

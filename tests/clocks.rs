@@ -149,6 +149,11 @@ impl Expected {
             })
         };
         let servers: Vec<_> = self.clients.iter().map(|(port, _)| (*port, self.server)).collect();
+        for row in rows.iter().filter(|row| row.int("src_pid").is_none() || row.int("dst_pid").is_none()) {
+            let [start, end] = ["start_time", "end_time"].map(|name| row.time(name));
+            let [src, dst] = ["src_attribution", "dst_attribution"].map(|name| row.text(name));
+            println!("not named: from {start:?} to {end:?}, {src:?} and {dst:?}");
+        }
         assert_eq!(named("src", &self.clients), (CONNECTIONS, 0), "right and wrong clients; {log}");
         assert_eq!(named("dst", &servers), (CONNECTIONS, 0), "right and wrong servers; {log}");
         if !lacks(WHO_CLOSED) {

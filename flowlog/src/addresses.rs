@@ -170,12 +170,12 @@ impl Addresses {
 
     /// Whether the address was local at this time; loopback always is.
     pub fn presence(&self, addr: IpAddr, at: Moment) -> Presence {
-        let Moment { ns, error_ns } = at;
-        let earliest = self.presence_at(addr, ns.saturating_sub(error_ns));
-        if error_ns == 0 || earliest == Presence::Maybe {
+        let Moment { ns, early_ns, late_ns } = at;
+        let earliest = self.presence_at(addr, ns.saturating_sub(early_ns));
+        if early_ns + late_ns == 0 || earliest == Presence::Maybe {
             return earliest;
         }
-        let latest = self.presence_at(addr, ns.saturating_add(error_ns));
+        let latest = self.presence_at(addr, ns.saturating_add(late_ns));
         if earliest == latest { earliest } else { Presence::Maybe }
     }
 
@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(at(&addresses, "10.0.0.7", &[150, 250, 310]), [Yes, No, Yes]);
         assert_eq!(at(&addresses, "10.0.0.8", &[150]), [No]);
         assert_eq!(at(&addresses, "127.3.2.1", &[150]), [Yes]);
-        let about = |ns| addresses.presence(ip("10.0.0.7"), Moment { ns, error_ns: 20 });
+        let about = |ns| addresses.presence(ip("10.0.0.7"), Moment::about(ns, 20));
         assert_eq!([70, 95, 115, 140, 195, 240].map(about), [No, Maybe, Maybe, Yes, Maybe, No]);
     }
 

@@ -13,13 +13,17 @@ pub mod read;
 use std::collections::VecDeque;
 
 /// How many eras are remembered: a flow that is older than all of them has no start that could be converted.
-const MAX_ERAS: usize = 256;
+const MAX_ERAS: usize = 4096;
 
 /// No better are the clocks compared, in nanoseconds: they are read on one processor after the other, and round.
 const PRECISION_NS: i64 = 500;
 
 /// How long after the clock was set the kernel may tell of it: it wakes up all processors first.
 const TOLD_LATE_NS: u64 = 1_000_000;
+
+/// How long it is considered, in nanoseconds, that a flow may have started at a moment at which the clock was set. Each
+/// such moment makes a join longer; what starts then and lasts longer is ambiguous.
+const UNSURE_FOR_NS: u64 = 600 * 1_000_000_000;
 
 /// One reading of `CLOCK_REALTIME` between two readings of `CLOCK_MONOTONIC`, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,19 +43,26 @@ impl Sample {
     }
 }
 
-/// A time by `CLOCK_MONOTONIC`, in nanoseconds, and by how much it may be off, either way.
+/// A time by `CLOCK_MONOTONIC`, in nanoseconds, and by how much it may be off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// The time.
     pub ns: u64,
-    /// Its error.
-    pub error_ns: u64,
+    /// By how much it may have been earlier.
+    pub early_ns: u64,
+    /// By how much it may have been later.
+    pub late_ns: u64,
 }
 
 impl Moment {
     /// A time that is known exactly.
     pub fn exact(ns: u64) -> Self {
-        Self { ns, error_ns: 0 }
+        Self::about(ns, 0)
+    }
+
+    /// A time that may be off either way.
+    pub fn about(ns: u64, error_ns: u64) -> Self {
+        Self { ns, early_ns: error_ns, late_ns: error_ns }
     }
 }
 
@@ -116,6 +127,9 @@ struct Era {
 pub struct Clocks {
     /// Oldest first; the last one goes on.
     eras: VecDeque<Era>,
+    /// Times between two samples in which the clock was set, by `CLOCK_MONOTONIC`: it may have been set twice, and what it
+    /// showed between is not known.
+    unsure: VecDeque<(u64, u64)>,
     /// Until then the clock was not set since the last era began.
     verified_ns: u64,
     sets: u64,
@@ -125,7 +139,7 @@ impl Clocks {
     /// What one sample tells. What was before it is taken to be of the same era: nobody knows better.
     pub fn new(sample: Sample) -> Self {
         let era = Era { offset: Offset::of(sample), from_ns: 0, until_ns: u64::MAX };
-        Self { eras: VecDeque::from([era]), verified_ns: sample.before_ns, sets: 0 }
+        Self { eras: VecDeque::from([era]), unsure: VecDeque::new(), verified_ns: sample.before_ns, sets: 0 }
     }
 
     /// Clocks whose difference is known exactly, for what has no clocks to read.
@@ -133,13 +147,16 @@ impl Clocks {
         let offset_ns = i64::try_from(offset_ns).unwrap_or(i64::MAX);
         let offset = Offset { low_ns: offset_ns, high_ns: offset_ns };
         let era = Era { offset, from_ns: 0, until_ns: u64::MAX };
-        Self { eras: VecDeque::from([era]), verified_ns: 0, sets: 0 }
+        Self { eras: VecDeque::from([era]), unsure: VecDeque::new(), verified_ns: 0, sets: 0 }
     }
 
     /// Takes in a sample. `was_set`: the kernel says that the clock was set since the sample before. Says whether it
     /// was: the samples may tell so, too.
     pub fn add(&mut self, sample: Sample, was_set: bool) -> Option<Set> {
         let offset = Offset::of(sample);
+        while self.unsure.front().is_some_and(|(_, until_ns)| until_ns + UNSURE_FOR_NS < sample.before_ns) {
+            self.unsure.pop_front();
+        }
         let verified_ns =
             std::mem::replace(&mut self.verified_ns, sample.before_ns).saturating_sub(TOLD_LATE_NS);
         let current = self.eras.back_mut()?;
@@ -150,6 +167,7 @@ impl Clocks {
         let by_ns = offset.middle_ns() - current.offset.middle_ns();
         current.until_ns = sample.after_ns;
         self.eras.push_back(Era { offset, from_ns: verified_ns, until_ns: u64::MAX });
+        self.unsure.push_back((verified_ns, sample.after_ns));
         if self.eras.len() > MAX_ERAS {
             self.eras.pop_front();
         }
@@ -175,24 +193,35 @@ impl Clocks {
         monotonic_ns.saturating_add_signed(offset_ns)
     }
 
-    /// The times of `CLOCK_MONOTONIC` at which `CLOCK_REALTIME` was this: none if it never was, several if the clock was
-    /// set back. An era that began and ended between two samples is not known: its times are of no other era, or off by
-    /// less than the time between the samples.
+    /// The times of `CLOCK_MONOTONIC` at which `CLOCK_REALTIME` was this; several if the clock was set back. For some time
+    /// after the clock was set that includes the moment at which it was, since it may have shown anything then.
     pub fn moments(&self, realtime_ns: u64) -> impl Iterator<Item = Moment> {
+        let unsure = self.unsure.iter();
+        self.known_moments(realtime_ns).chain(unsure.map(|&(from_ns, until_ns)| Moment {
+            ns: from_ns,
+            early_ns: 0,
+            late_ns: until_ns - from_ns,
+        }))
+    }
+
+    /// The same, of the eras that are known.
+    fn known_moments(&self, realtime_ns: u64) -> impl Iterator<Item = Moment> {
         self.eras.iter().filter_map(move |era| {
             let error_ns = era.offset.error_ns();
             // Before the boot: older than everything.
             let ns = realtime_ns.saturating_add_signed(-era.offset.middle_ns());
             let is_in_era =
                 ns.saturating_add(error_ns) >= era.from_ns && ns.saturating_sub(error_ns) <= era.until_ns;
-            is_in_era.then_some(Moment { ns, error_ns })
+            is_in_era.then_some(Moment::about(ns, error_ns))
         })
     }
 
-    /// The last time of `CLOCK_MONOTONIC`, in nanoseconds, at which `CLOCK_REALTIME` was this; `None` where it never
-    /// was.
+    /// The last time of `CLOCK_MONOTONIC`, in nanoseconds, at which `CLOCK_REALTIME` was this, or may have been if no era
+    /// that is known has it; `None` if it never was.
     pub fn latest_ns(&self, realtime_ns: u64) -> Option<u64> {
-        self.moments(realtime_ns).map(|moment| moment.ns).max()
+        let last = |moment: Moment| moment.ns.saturating_add(moment.late_ns);
+        let known = self.known_moments(realtime_ns).map(last).max();
+        known.or_else(|| self.moments(realtime_ns).map(last).max())
     }
 }
 
@@ -218,7 +247,9 @@ mod tests {
     }
 
     fn moments(clocks: &Clocks, realtime_ns: u64) -> Vec<u64> {
-        clocks.moments(realtime_ns).map(|moment| moment.ns).collect()
+        // Without the moments at which the clock was set.
+        let known = clocks.moments(realtime_ns).filter(|moment| moment.early_ns > 0);
+        known.map(|moment| moment.ns).collect()
     }
 
     #[test]
@@ -231,10 +262,7 @@ mod tests {
         assert_eq!(clocks.error_ns(), 50_000);
         assert_eq!(clocks.add(us(300, 1310, 400), false), None);
         assert_eq!(clocks.error_ns(), 30_000, "from 950 to 1010 us");
-        assert_eq!(
-            clocks.moments(5_000_000).collect::<Vec<_>>(),
-            [Moment { ns: 4_020_000, error_ns: 30_000 }]
-        );
+        assert_eq!(clocks.moments(5_000_000).collect::<Vec<_>>(), [Moment::about(4_020_000, 30_000)]);
         assert_eq!(clocks.realtime_ns(4_020_000), 5_000_000);
         // As far as that goes: a processor whose clock is 100 ns behind has not set it.
         for (number, processor) in (500..600).zip([0, 0, 1].into_iter().cycle()) {
@@ -253,7 +281,13 @@ mod tests {
         assert_eq!(set, Some(Set { by_ns: HOUR, after_ns: 9 * MS, before_ns: 20 * MS }));
         assert_eq!(moments(&clocks, at(8, 7 * HOUR)), [8 * MS]);
         assert_eq!(moments(&clocks, at(25, 8 * HOUR)), [25 * MS]);
-        assert_eq!(moments(&clocks, at(25, 7 * HOUR)), [] as [u64; 0], "no clock ever showed that");
+        let between = clocks.moments(at(25, 7 * HOUR)).collect::<Vec<_>>();
+        let unsure = Moment { ns: 9 * MS, early_ns: 0, late_ns: 11 * MS };
+        assert_eq!(between, [unsure], "perhaps for a moment");
+        clocks.add(sample(20 * MS + UNSURE_FOR_NS, 8 * HOUR, 0), false);
+        assert!(clocks.moments(at(25, 7 * HOUR)).any(|moment| moment == unsure));
+        clocks.add(sample(21 * MS + UNSURE_FOR_NS, 8 * HOUR, 0), false);
+        assert_eq!(clocks.moments(at(25, 7 * HOUR)).next(), None);
         assert_eq!(clocks.realtime_ns(8 * MS), at(8, 7 * HOUR));
         assert_eq!(clocks.realtime_ns(25 * MS), at(25, 8 * HOUR));
         assert_eq!(clocks.sets(), 1);
@@ -266,7 +300,7 @@ mod tests {
         clocks.add(sample(60 * MS, HOUR - 10_000_000, 0), true);
         let shown_ns = (45 * MS).saturating_add_signed(HOUR);
         assert_eq!(moments(&clocks, shown_ns), [45 * MS, 55 * MS]);
-        assert_eq!(clocks.latest_ns(shown_ns), Some(55 * MS));
+        assert_eq!(clocks.latest_ns(shown_ns), Some(55 * MS + 250));
     }
 
     #[test]
@@ -279,7 +313,7 @@ mod tests {
     #[test]
     fn many_eras_are_forgotten() {
         let mut clocks = Clocks::new(sample(0, 0, 0));
-        for number in 1..1000 {
+        for number in 1..5000 {
             clocks.add(sample(number * 10, HOUR, 0), true);
         }
         assert_eq!(clocks.eras.len(), MAX_ERAS);
@@ -315,7 +349,7 @@ mod tests {
             }
             let (true_ns, realtime_ns) = *at.get(&shown);
             let is_among = clocks.unwrap().moments(realtime_ns).any(|moment| {
-                (moment.ns - moment.error_ns.min(moment.ns)..=moment.ns + moment.error_ns).contains(&true_ns)
+                (moment.ns - moment.early_ns.min(moment.ns)..=moment.ns + moment.late_ns).contains(&true_ns)
             });
             prop_assert!(is_among);
         }

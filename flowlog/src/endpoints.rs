@@ -218,8 +218,8 @@ impl EndpointTable {
         include: impl Fn(&Endpoint) -> bool + 'a,
     ) -> impl Iterator<Item = (Fit, &'a Life<Endpoint>)> {
         let Wanted { port, span, .. } = wanted;
-        let Moment { ns: start_ns, error_ns } = span.start.unwrap_or(Moment::exact(0));
-        let slack_ns = CLOCK_SLACK_NS.saturating_add(error_ns);
+        let Moment { ns: start_ns, early_ns, .. } = span.start.unwrap_or(Moment::exact(0));
+        let slack_ns = CLOCK_SLACK_NS.saturating_add(early_ns);
         let slack = move |time_ns: u64| time_ns.saturating_add(slack_ns);
         let transit = move |closed_ns: u64| closed_ns.saturating_add(transit_ns.max(slack_ns));
         self.0
@@ -237,13 +237,13 @@ impl EndpointTable {
 /// Whether the socket had its port while the flow existed for sure, and not only within the error of the
 /// clocks, or because the start of the flow is not known.
 fn had_port(life: &Life<Endpoint>, span: Span, transit_ns: u64) -> bool {
-    span.start.is_some_and(|Moment { ns: start_ns, error_ns }| {
+    span.start.is_some_and(|Moment { ns: start_ns, early_ns, late_ns }| {
         // Somebody sent the first packet; nobody needs to have answered it.
         let is_open_at_start = |closed_ns: u64| match span.is_initiator {
-            true => closed_ns.saturating_add(error_ns.max(transit_ns)) >= start_ns,
-            false => closed_ns.saturating_add(transit_ns) >= start_ns.saturating_add(error_ns),
+            true => closed_ns.saturating_add(early_ns.max(transit_ns)) >= start_ns,
+            false => closed_ns.saturating_add(transit_ns) >= start_ns.saturating_add(late_ns),
         };
-        life.opened_ns <= span.end_ns.saturating_add(error_ns) && life.closed_ns.is_none_or(is_open_at_start)
+        life.opened_ns <= span.end_ns.saturating_add(early_ns) && life.closed_ns.is_none_or(is_open_at_start)
     })
 }
 

@@ -189,12 +189,12 @@ impl RawSockets {
     fn judge(&self, sent: RawSent, wanted: &Wanted<'_>, transit_ns: u64) -> FoundRaw<'_> {
         let RawSent { seal: _, socket_cookie, first_ns, last_ns, others_ns } = sent;
         let Span { start, destroyed_ns, .. } = wanted.span;
-        let Some(Moment { ns: start_ns, error_ns }) = start else {
+        let Some(Moment { ns: start_ns, early_ns, late_ns }) = start else {
             // Nothing tells the flow from a later one with the same tuple.
             return if first_ns <= destroyed_ns { FoundRaw::Ambiguous } else { FoundRaw::None };
         };
         // Somebody sent its packets: if only one socket can have done so within the error of the clocks, it has.
-        let from_ns = start_ns.saturating_sub(error_ns).saturating_sub(transit_ns);
+        let from_ns = start_ns.saturating_sub(early_ns).saturating_sub(transit_ns);
         let slack = |time_ns: u64| time_ns.saturating_add(CLOCK_SLACK_NS);
         // What was sent before the programs ran is not known.
         if start_ns < self.since_ns || slack(last_ns) < from_ns || first_ns > slack(destroyed_ns) {
@@ -205,7 +205,7 @@ impl RawSockets {
         if !is_certain || is_of_others || socket_cookie == SHARED {
             return FoundRaw::Ambiguous;
         }
-        let sent_before = first_ns <= start_ns.saturating_add(error_ns + NOTED_WITHIN_NS);
+        let sent_before = first_ns <= start_ns.saturating_add(late_ns + NOTED_WITHIN_NS);
         match self.sockets.get(socket_cookie) {
             Some(Life { value: holder, .. }) if holder.owner.time_ns != 0 => FoundRaw::One {
                 holder,

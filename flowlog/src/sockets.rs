@@ -236,11 +236,11 @@ impl SocketTable {
     /// Looks among the sockets of one namespace, whose lives do not overlap.
     fn find_in(&self, ends: &Ends, span: Span, wanted: impl Fn(&Life<Socket>) -> bool) -> Found<'_> {
         let lives = || self.0.with_key(ends).map(|(_, life)| life).filter(|life| wanted(life));
-        let Some(Moment { ns: start_ns, error_ns }) = span.start else {
+        let Some(Moment { ns: start_ns, early_ns, late_ns }) = span.start else {
             // Nothing tells the flow from a later one with the same tuple, which may have no socket.
             return if lives().next().is_some() { Found::Ambiguous } else { Found::None };
         };
-        let slack = |time_ns: u64| time_ns.saturating_add(error_ns).saturating_add(CLOCK_SLACK_NS);
+        let slack = |time_ns: u64| time_ns.saturating_add(early_ns).saturating_add(CLOCK_SLACK_NS);
         let ended_ns = |life: &Life<Socket>| life.closed_ns.unwrap_or(u64::MAX);
 
         // Who sends the first packet opens before the flow starts. Lives follow one another, so of those
@@ -250,7 +250,7 @@ impl SocketTable {
         // Unless the clocks are so slow that the flow may have started before it opened, when another had the tuple.
         let is_alone = opened_before().all(|life| {
             before.is_some_and(|last| last.opened_ns == life.opened_ns)
-                || ended_ns(life) < start_ns.saturating_sub(error_ns)
+                || ended_ns(life) < start_ns.saturating_sub(early_ns)
         });
         // An accepted socket opens after its flow started, unless connection tracking found that in the middle: then
         // there were answers. Without any, it is the one of the flow before, whose reset is not processed yet.
@@ -274,18 +274,20 @@ impl SocketTable {
             late().filter(|(life, latest)| life.opened_ns <= *latest).map(|(life, _)| life).take(2).collect();
         let after_may_fit = late().any(|(life, latest)| life.opened_ns <= slack(latest));
         let mut connecting = lives().filter(|life| {
-            latest_ns(life).is_none() && life.opened_ns > start_ns && life.opened_ns <= slack(start_ns)
+            latest_ns(life).is_none()
+                && life.opened_ns > start_ns
+                && life.opened_ns <= start_ns.saturating_add(late_ns).saturating_add(CLOCK_SLACK_NS)
         });
         let (connecting, is_alone) = (connecting.next(), is_alone && connecting.next().is_none());
 
         match (before_fits, after.as_slice()) {
             // Somebody sent the first packet. If only one socket can have done so, it has.
             (None, []) if span.is_initiator && !after_may_fit && is_alone => match (before, connecting) {
-                (_, Some(life)) if !before_may_fit && life.opened_ns <= start_ns.saturating_add(error_ns) => {
+                (_, Some(life)) if !before_may_fit && life.opened_ns <= start_ns.saturating_add(late_ns) => {
                     Found::One(life)
                 }
                 (Some(life), None)
-                    if !life.value.passive && start_ns <= ended_ns(life).saturating_add(error_ns) =>
+                    if !life.value.passive && start_ns <= ended_ns(life).saturating_add(early_ns) =>
                 {
                     Found::One(life)
                 }
@@ -457,7 +459,7 @@ mod tests {
     /// What is found for a flow of 5 us, and the cookie of the socket.
     fn find_us(table: &SocketTable, start_us: u64, error_us: u64, is_initiator: bool) -> (&'static str, u64) {
         let span = Span {
-            start: Some(Moment { ns: us(start_us), error_ns: us(error_us) }),
+            start: Some(Moment::about(us(start_us), us(error_us))),
             end_ns: us(start_us + 5),
             destroyed_ns: us(start_us + 5),
             is_answered: true,

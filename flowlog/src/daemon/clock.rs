@@ -9,12 +9,15 @@ use nix::time::ClockId;
 use tracing::warn;
 
 pub(super) use crate::clocks::read::now_ns;
-use crate::clocks::read::{SLOW_NS, compare, sample};
+use crate::clocks::read::{self, SLOW_NS, compare, sample};
 use crate::clocks::{Clocks, Sample, Set};
 
 /// The clocks are fast where they are compared in less: then they are compared before each join, which tells of a
 /// change before the kernel does.
 const FAST_NS: u64 = 2_000;
+
+/// Samples that are taken when the clock was set: the first ones of the new era.
+const SAMPLES_AFTER: usize = 16;
 
 /// Knows how the clocks of this host stand to each other.
 pub(super) struct Watch {
@@ -83,6 +86,9 @@ impl Watch {
 
     fn add(&mut self, sample: Sample, was_set: bool) {
         let Some(set) = self.clocks.add(sample, was_set) else { return };
+        for _ in 0..SAMPLES_AFTER {
+            let _ = self.clocks.add(read::sample(), false);
+        }
         self.set = Some(match self.set {
             Some(before) => {
                 Set { by_ns: before.by_ns.saturating_add(set.by_ns), after_ns: before.after_ns, ..set }

@@ -67,7 +67,7 @@ fn programs_that_share_a_port(from: SocketAddr, to: SocketAddr) {
     namespace.inside(|| TcpStream::connect((from.ip(), LAST_PORT))).unwrap_err();
     conntrack::flush(&namespace);
     let mut expected = ids_and_counters(witness.stop(LAST_PORT), to.port());
-    daemon.stop();
+    let log = daemon.stop();
 
     let dataset = Dataset::read(output.path());
     let rows = dataset.rows_to(to.port());
@@ -111,7 +111,9 @@ fn programs_that_share_a_port(from: SocketAddr, to: SocketAddr) {
         .iter()
         .filter(|row| row.text("src_attribution") == Some("ambiguous"))
         .count();
-    println!("{unknown_src} initiators ({ambiguous} ambiguous) and {unknown_dst} responders are not known");
+    println!(
+        "{unknown_src} initiators ({ambiguous} ambiguous) and {unknown_dst} responders are not known; {log}"
+    );
     for unknown in [unknown_src, unknown_dst] {
         assert!(
             unknown <= UNKNOWN_AT_MOST,

@@ -143,6 +143,17 @@ impl Known {
     }
 }
 
+impl Known {
+    /// The same, for a time between these.
+    fn presence_between(&self, from_ns: u64, until_ns: u64) -> Presence {
+        let earliest = self.presence(from_ns);
+        if earliest == Presence::Maybe || from_ns == until_ns {
+            return earliest;
+        }
+        if earliest == self.presence(until_ns) { earliest } else { Presence::Maybe }
+    }
+}
+
 type Map = HashMap<Prefix, Known, foldhash::fast::RandomState>;
 
 /// The addresses of a network namespace, also those that it had.
@@ -170,23 +181,16 @@ impl Addresses {
 
     /// Whether the address was local at this time; loopback always is.
     pub fn presence(&self, addr: IpAddr, at: Moment) -> Presence {
-        let Moment { ns, early_ns, late_ns } = at;
-        let earliest = self.presence_at(addr, ns.saturating_sub(early_ns));
-        if early_ns + late_ns == 0 || earliest == Presence::Maybe {
-            return earliest;
-        }
-        let latest = self.presence_at(addr, ns.saturating_add(late_ns));
-        if earliest == latest { earliest } else { Presence::Maybe }
-    }
-
-    fn presence_at(&self, addr: IpAddr, at_ns: u64) -> Presence {
         if addr.is_loopback() {
             return Presence::Yes;
         }
+        let Moment { ns, early_ns, late_ns } = at;
+        let (from_ns, until_ns) = (ns.saturating_sub(early_ns), ns.saturating_add(late_ns));
         let single = Prefix::of(addr);
-        let own = self.single.get(&single).map_or(Presence::No, |known| known.presence(at_ns));
+        let own = self.single.get(&single).into_iter();
         let covering = self.ranges.iter().filter(|(range, _)| range.contains(single.addr));
-        covering.map(|(_, known)| known.presence(at_ns)).fold(own, Presence::max)
+        let known = own.chain(covering.map(|(_, known)| known));
+        known.map(|known| known.presence_between(from_ns, until_ns)).max().unwrap_or(Presence::No)
     }
 
     /// The prefix is local because of this holder. What is known already stays as it is.

@@ -47,6 +47,8 @@ pub struct Tables {
     connecting: Connecting,
     /// Older listeners whose sockets do not inherit their owner.
     listeners: Listeners,
+    /// From when to when sockets may have been opened of which nobody told; in `CLOCK_MONOTONIC`.
+    unseen_ns: Option<(u64, u64)>,
     /// Until when events of processes are of no use, since others are missing between them; in
     /// `CLOCK_MONOTONIC`.
     blind_until_ns: u64,
@@ -63,6 +65,7 @@ impl Tables {
             cmdline,
             connecting: Connecting::default(),
             listeners: Listeners::default(),
+            unseen_ns: None,
             blind_until_ns: 0,
         }
     }
@@ -276,6 +279,17 @@ impl Tables {
         raw.expire(now_ns);
     }
 
+    /// Whether an end of a flow may have a socket that is not known: one that was opened while events were lost, or that
+    /// was forgotten.
+    fn may_be_unseen(&self, is_tcp: bool, span: Span) -> bool {
+        let Some(start) = span.start else { return true };
+        let is_lost = |(from_ns, until_ns): (u64, u64)| {
+            // A socket of TCP opens when its flow starts; others may have been there for long.
+            start.ns.saturating_add(start.late_ns) >= from_ns && (!is_tcp || start.ns <= until_ns)
+        };
+        self.evicted() > 0 || self.unseen_ns.is_some_and(is_lost)
+    }
+
     /// How many sockets were forgotten early, because there were too many.
     pub fn evicted(&self) -> u64 {
         let Self { sockets, endpoints, raw, .. } = self;
@@ -289,9 +303,11 @@ impl Tables {
         self.blind_until_ns = until_ns;
     }
 
-    /// Events were lost between `since_ns` (`CLOCK_MONOTONIC`) and now, and all others are taken in: which
-    /// sockets are still open is not known.
-    pub fn sockets_are_unknown(&mut self, since_ns: u64) {
+    /// Events were lost between `since_ns` and `until_ns` (`CLOCK_MONOTONIC`), and all others are taken in: which
+    /// sockets are still open is not known, nor which others there are.
+    pub fn sockets_are_unknown(&mut self, since_ns: u64, until_ns: u64) {
+        let from_ns = self.unseen_ns.map_or(since_ns, |(from_ns, _)| from_ns.min(since_ns));
+        self.unseen_ns = Some((from_ns, until_ns));
         self.sockets.0.lost_events(since_ns);
         self.endpoints.0.lost_events(since_ns);
         self.raw.lost_events(since_ns);

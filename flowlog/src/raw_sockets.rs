@@ -156,6 +156,10 @@ impl RawSockets {
             match found {
                 FoundRaw::None => {}
                 FoundRaw::One { began: true, .. } if wanted.span.is_initiator => return found,
+                // Somebody else began the flow, into which this one sends.
+                FoundRaw::One { sent_before: false, .. } if wanted.span.is_initiator => {
+                    return FoundRaw::None;
+                }
                 _ if is_of_other_host => return FoundRaw::None,
                 _ => return found,
             }
@@ -200,7 +204,9 @@ impl RawSockets {
         if start_ns < self.since_ns || slack(last_ns) < from_ns || first_ns > slack(destroyed_ns) {
             return FoundRaw::None;
         }
-        let is_certain = last_ns >= from_ns && first_ns <= destroyed_ns;
+        // What was sent before it and after it tells nothing of what was sent meanwhile.
+        let is_certain =
+            [first_ns, last_ns].into_iter().any(|sent_ns| (from_ns..=destroyed_ns).contains(&sent_ns));
         let is_of_others = others_ns != 0 && slack(others_ns) >= from_ns;
         if !is_certain || is_of_others || socket_cookie == SHARED {
             return FoundRaw::Ambiguous;

@@ -6,6 +6,7 @@ use flowlog::ctnetlink::Requests;
 use flowlog::flow::{Flow, L4, ProtoState, Protocol, Status, TcpState, Tuple};
 
 use super::namespace::Namespace;
+use super::wait::wait_for;
 
 /// Source address of the entry with the number 0.
 const FIRST_SRC: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
@@ -36,6 +37,8 @@ pub(crate) fn make(namespace: &Namespace, numbers: std::ops::Range<u32>) -> Vec<
 pub(crate) fn make_for(namespace: &Namespace, numbers: std::ops::Range<u32>, timeout_s: u32) -> Vec<Tuple> {
     let (count, max) = (numbers.end - numbers.start, table_max(namespace));
     assert!(count < max, "{count} entries are too many: raise nf_conntrack_max, which is {max}");
+    // What the kernel holds for a listener takes room, too, until that has read it.
+    wait_for("room in the table", || (self::count(namespace) + count < max).then_some(()));
     let flows: Vec<Flow> =
         numbers.map(|number| Flow { timeout_s: Some(timeout_s), ..established(number) }).collect();
     namespace.inside(Requests::open).unwrap().create(&flows).unwrap();

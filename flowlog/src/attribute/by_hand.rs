@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Attribution, End, Method, Observer, Tables};
-use crate::flow::Tuple;
+use crate::flow::{Protocol, Tuple};
 use crate::raw_sockets::{FoundRaw, Wanted};
 use crate::sockets::Span;
 
@@ -22,6 +22,10 @@ pub(super) fn find<'a>(
     let presence = observer.presence(own.src, span);
     let found = tables.raw.find(&Wanted { own, other, netns_cookie, presence, span });
     let FoundRaw::One { holder, sent_ns, .. } = found else { return found };
+    // Who sends packets into the connection of another is not the other.
+    if tables.may_be_unseen(own.proto == Protocol::TCP, span) {
+        return FoundRaw::Ambiguous;
+    }
     let Some(maker) = &holder.process else { return found };
     // The kernel tells who sends by the number of the process alone, which may be of another one by then.
     let sender = tables.processes.acting(maker.tgid, sent_ns);

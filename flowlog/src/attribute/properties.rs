@@ -471,7 +471,7 @@ impl Host {
             self.tables.apply(&event, &clocks, |_| Origin::default());
         }
         if has_lost {
-            self.tables.sockets_are_unknown(since_ns);
+            self.tables.sockets_are_unknown(since_ns, self.now_ns);
             self.now_ns += US;
             for process in self.running.values() {
                 self.tables.processes.seed(process.clone(), self.now_ns);

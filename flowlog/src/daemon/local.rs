@@ -178,7 +178,7 @@ impl Local {
         }
         // Only programs of processes are skipped.
         if lost_now > 0 {
-            tables.sockets_are_unknown(since_ns);
+            tables.sockets_are_unknown(since_ns, now_ns(ClockId::CLOCK_MONOTONIC));
         }
         let lost_now = lost_now + skipped_now;
         if lost_now == 0 {

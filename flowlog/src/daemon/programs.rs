@@ -78,7 +78,7 @@ impl Programs {
         }
         // What happened to sockets since then was not told, or not all of it: what is known may be of others by now.
         local.drain()?;
-        local.tables.sockets_are_unknown(self.attached_ns);
+        local.tables.sockets_are_unknown(self.attached_ns, now_ns(ClockId::CLOCK_MONOTONIC));
         if !self.keep {
             self.attached_ns = at_ns;
             return Ok(());
@@ -94,7 +94,7 @@ impl Programs {
                     self.needs.close(need, now_us).into_iter().for_each(|gap| gaps.add(gap));
                     info!("attached the eBPF programs again after {}", lasting(after_us));
                 }
-                local.tables.sockets_are_unknown(self.attached_ns);
+                local.tables.sockets_are_unknown(self.attached_ns, now_ns(ClockId::CLOCK_MONOTONIC));
                 self.attached_ns = now_ns(ClockId::CLOCK_MONOTONIC);
                 self.has_said = false;
                 local.seed_sockets(watched)?;

@@ -13,6 +13,7 @@ use flowlog::ebpf::cgroup2_root;
 use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, run_command};
 use crate::harness::dataset::{Dataset, Row};
+use crate::harness::kernel::is_virtual_machine;
 use crate::harness::namespace::Namespace;
 use crate::harness::program::{Program, Running, Told};
 use crate::harness::wait::wait_for;
@@ -150,9 +151,9 @@ fn named(rows: &[&Row], told: &[Told]) -> usize {
 }
 
 fn assert_short_containers_are_named(name: &str, start: impl FnOnce(&Namespace, &Path) -> Daemon) {
-    /// How many live for about a millisecond, and for twenty.
-    const SHORT: u32 = 2000;
-    const LONGER: u32 = 200;
+    // How many live for about a millisecond, and for twenty. Emulated processors take a second for a few.
+    let (short_lived, longer_lived) = if is_virtual_machine() { (100, 10) } else { (2000, 200) };
+    let all = short_lived + longer_lived + 1;
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
     let branch = Branch::new(&[&format!("flowlog-test-{}-{name}", std::process::id()), "docker"]);
@@ -164,9 +165,14 @@ fn assert_short_containers_are_named(name: &str, start: impl FnOnce(&Namespace, 
     let listener = namespace.inside(|| TcpListener::bind("127.0.0.1:5000").unwrap());
     let daemon = start(&namespace, output.path());
     let told = thread::scope(|scope| {
-        let accepting = scope.spawn(|| (0..=SHORT + LONGER).for_each(|_| drop(listener.accept().unwrap())));
-        let short = start_containers(&namespace, branch.path(), (1, SHORT), "0");
-        let longer = start_containers(&namespace, branch.path(), (SHORT + 1, SHORT + LONGER), "0.02");
+        let accepting = scope.spawn(|| (0..all).for_each(|_| drop(listener.accept().unwrap())));
+        let short = start_containers(&namespace, branch.path(), (1, short_lived), "0");
+        let longer = start_containers(
+            &namespace,
+            branch.path(),
+            (short_lived + 1, short_lived + longer_lived),
+            "0.02",
+        );
         let mut command = Command::new("bash");
         let script = "echo $$ > $0/cgroup.procs; echo pid-of-999999 $$ >&2; exec 3<>/dev/tcp/127.0.0.1/5000";
         command.args(["-c", script]).arg(older.path());
@@ -180,7 +186,7 @@ fn assert_short_containers_are_named(name: &str, start: impl FnOnce(&Namespace, 
     let log = daemon.stop();
     let dataset = Dataset::read(output.path());
     let rows = dataset.rows_to(5000);
-    let all = usize::try_from(SHORT + LONGER + 1).unwrap();
+    let all = usize::try_from(all).unwrap();
     assert_eq!(rows.len(), all, "{log}");
     let named = named(&rows, &told);
     println!("{named} of {all} are named");

@@ -33,14 +33,15 @@ pub(super) const LEFT_OUT: [(&str, &str); 8] = [
 
 /// A few tests that show the essence in minutes: flows, NAT, processes at their ends, recovery, and what
 /// differs between kernels.
-const SHORT: [&str; 17] = [
+const SHORT: [&str; 18] = [
     "clocks::",
     "no_accounting::",
     "addresses::",
     "dumps::",
     "nat::",
     "commands::",
-    "containers::",
+    "containers::the_container_of_a_process_is_named",
+    "containers::containers_that_live_for_a_millisecond",
     "handover::",
     "kinds::",
     "older::",

@@ -447,10 +447,12 @@ fn end_at<'a>(
         FoundEndpoint::Ambiguous => Some(Attribution::AMBIGUOUS),
         FoundEndpoint::One(holder, cookie) => {
             // The port alone does not tell its owner from who sends from this port by hand.
-            if span.is_initiator
-                && let FoundRaw::One { holder: sender, began: true, .. } = raw()
-                && !sender.is_same_process(holder)
-            {
+            let is_of_another = || match raw() {
+                FoundRaw::One { holder: sender, began: true, .. } => !sender.is_same_process(holder),
+                FoundRaw::Ambiguous => true,
+                FoundRaw::One { .. } | FoundRaw::None => false,
+            };
+            if span.is_initiator && is_of_another() {
                 return Some(Attribution::AMBIGUOUS);
             }
             let end = End { holder, cookie, stats: None, closed_ns: None };

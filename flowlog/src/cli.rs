@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 pub use self::import::{ImportArgs, import};
@@ -195,9 +195,14 @@ pub fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
     for namespace in &config.namespaces {
         let name = namespace.name().unwrap_or("own");
         if config.keep {
-            fix_namespace(namespace, |Fixed { done, undo }| {
+            let fixed = fix_namespace(namespace, |Fixed { done, undo }| {
                 info!("{done} in the network namespace `{name}`; undo: {undo}");
-            })?;
+            });
+            match fixed {
+                // While it runs, the same is a gap, and tried again.
+                Err(error) if !fix => error!("cannot set right the network namespace `{name}`: {error:#}"),
+                fixed => fixed?,
+            }
         }
         for finding in namespace.run(|| doctor::check_namespace(namespace.name()))? {
             // The daemon itself says what is missing that it watches, which is a problem, and ends without ctnetlink.

@@ -13,13 +13,20 @@ pub mod read;
 use std::collections::VecDeque;
 
 /// How many eras are remembered: a flow that is older than all of them has no start that could be converted.
-const MAX_ERAS: usize = 4096;
+const MAX_ERAS: usize = 2048;
+
+/// How many of them are remembered for ever. Each makes the conversion of a time longer.
+const OLD_ERAS: usize = 64;
 
 /// No better are the clocks compared, in nanoseconds: they are read on one processor after the other, and round.
 const PRECISION_NS: i64 = 500;
 
 /// How long after the clock was set the kernel may tell of it: it wakes up all processors first.
 const TOLD_LATE_NS: u64 = 1_000_000;
+
+/// By how much a time may seem to be off, in nanoseconds, because the clock was set twice between two looks. Who sets it
+/// by more shows a time that is of no era that is known.
+const NEAR_NS: u64 = 1_000_000_000;
 
 /// How long it is considered, in nanoseconds, that a flow may have started at a moment at which the clock was set. Each
 /// such moment makes a join longer; what starts then and lasts longer is ambiguous.
@@ -168,11 +175,22 @@ impl Clocks {
         current.until_ns = sample.after_ns;
         self.eras.push_back(Era { offset, from_ns: verified_ns, until_ns: u64::MAX });
         self.unsure.push_back((verified_ns, sample.after_ns));
-        if self.eras.len() > MAX_ERAS {
+        let is_old = |era: &Era| era.until_ns.saturating_add(UNSURE_FOR_NS) < sample.before_ns;
+        while self.eras.len() > MAX_ERAS
+            || self.eras.len() > OLD_ERAS && self.eras.front().is_some_and(is_old)
+        {
             self.eras.pop_front();
+        }
+        if self.unsure.len() > MAX_ERAS {
+            self.unsure.pop_front();
         }
         self.sets += 1;
         Some(Set { by_ns, after_ns: verified_ns, before_ns: sample.after_ns })
+    }
+
+    /// The kernel says that the clock was not set before this time, in `CLOCK_MONOTONIC` nanoseconds.
+    pub fn verified(&mut self, at_ns: u64) {
+        self.verified_ns = at_ns;
     }
 
     /// How often the clock was set.
@@ -193,10 +211,18 @@ impl Clocks {
         monotonic_ns.saturating_add_signed(offset_ns)
     }
 
-    /// The times of `CLOCK_MONOTONIC` at which `CLOCK_REALTIME` was this; several if the clock was set back. For some time
-    /// after the clock was set that includes the moment at which it was, since it may have shown anything then.
+    /// The times of `CLOCK_MONOTONIC` at which `CLOCK_REALTIME` was this; several if the clock was set back. Moments at which
+    /// the clock was set are among them if no era that is known showed this time, or one did shortly before or after such
+    /// a moment: the clock may have shown anything then.
     pub fn moments(&self, realtime_ns: u64) -> impl Iterator<Item = Moment> {
-        let unsure = self.unsure.iter();
+        let is_known = self.known_moments(realtime_ns).next().is_some();
+        let is_near = move |&&(from_ns, until_ns): &&(u64, u64)| {
+            let is_near = |known: Moment| {
+                known.ns.saturating_add(NEAR_NS) >= from_ns && known.ns <= until_ns.saturating_add(NEAR_NS)
+            };
+            !is_known || self.known_moments(realtime_ns).any(is_near)
+        };
+        let unsure = self.unsure.iter().filter(is_near);
         self.known_moments(realtime_ns).chain(unsure.map(|&(from_ns, until_ns)| Moment {
             ns: from_ns,
             early_ns: 0,
@@ -313,7 +339,7 @@ mod tests {
     #[test]
     fn many_eras_are_forgotten() {
         let mut clocks = Clocks::new(sample(0, 0, 0));
-        for number in 1..5000 {
+        for number in 1..10_000 {
             clocks.add(sample(number * 10, HOUR, 0), true);
         }
         assert_eq!(clocks.eras.len(), MAX_ERAS);

@@ -60,6 +60,9 @@ const NEVER: Duration = Duration::from_secs(86_400 * 365);
 /// How long the last events may take at the stop.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How often the sockets are read before a list of the table: each turn takes some thousand events.
+const MAX_TURNS_BEFORE_DUMP: u32 = 100;
+
 /// How long the last files may take at the stop. What is not published then is in the write-ahead log.
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(40);
 
@@ -329,17 +332,37 @@ impl Daemon {
     fn look(&mut self) -> Result<()> {
         let Self { watched, buffers, output, local, programs, .. } = self;
         programs.look(local, watched, &mut output.gaps)?;
-        for watched in watched {
-            watched.look(buffers, &mut output.gaps);
-            if watched.has_silent && watched.needed.is_met(Need::Events) && !output.is_blocked() {
-                watched.dump(local, Dump::Audit)?;
-            }
+        watched.iter_mut().for_each(|watched| watched.look(buffers, &mut output.gaps));
+        let is_due = |watched: &Watched| watched.has_silent && watched.needed.is_met(Need::Events);
+        if self.watched.iter().any(is_due) && self.read_before_dump()? {
+            let Self { watched, local, .. } = self;
+            watched
+                .iter_mut()
+                .filter(|watched| is_due(watched))
+                .try_for_each(|watched| watched.dump(local, Dump::Audit))?;
         }
         Ok(())
     }
 
-    /// Lists the tables.
+    /// Reads all events that wait: what ended since the last list must not be missing in the next one, too, before its
+    /// event is read. Says whether that could be done.
+    fn read_before_dump(&mut self) -> Result<bool> {
+        for _ in 0..MAX_TURNS_BEFORE_DUMP {
+            if self.output.is_blocked() {
+                return Ok(false);
+            }
+            if !self.receive()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Lists the tables, unless there are too many events that were not read: then the next time.
     fn dump(&mut self, why: Dump) -> Result<()> {
+        if !self.read_before_dump()? {
+            return Ok(());
+        }
         self.watched.iter_mut().try_for_each(|watched| watched.dump(&mut self.local, why))
     }
 

@@ -235,7 +235,10 @@ impl NamespaceWatch {
         rules.settle(is_ipv6);
         version.emptied = None;
         let is_blind = version.now.is_none();
-        Tracking { now: version.now, blinked: blinked && version.now == Some(true), is_blind }
+        let blinked = blinked && version.now == Some(true);
+        // What was found earlier promises nothing of now.
+        let now = version.now.filter(|is_tracked| !is_tracked || version.asked == Some(now));
+        Tracking { now, blinked, is_blind }
     }
 }
 

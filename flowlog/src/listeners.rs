@@ -12,7 +12,7 @@ use crate::sockets::Holder;
 pub struct Listener {
     /// `SO_COOKIE` of the socket that the process has.
     pub cookie: u64,
-    /// Who has it.
+    /// Who has it; the owner may not be known.
     pub holder: Holder,
     /// The address that it is bound to; one of the two zero addresses if it is bound to none.
     pub bound_addr: [u8; 16],
@@ -66,7 +66,8 @@ impl Listeners {
                 && listener.takes(local_addr)
         });
         let first = found.next()?;
-        found.next().is_none().then_some(&first.holder)
+        let is_known = first.holder.owner.time_ns != 0;
+        (found.next().is_none() && is_known).then_some(&first.holder)
     }
 }
 
@@ -84,7 +85,8 @@ mod tests {
     }
 
     fn listener(cookie: u64, bound: &str, takes_v4: bool) -> Listener {
-        let owner = Owner { tgid: u32::try_from(cookie).unwrap(), netns_cookie: HOST, ..Owner::UNKNOWN };
+        let tgid = u32::try_from(cookie).unwrap();
+        let owner = Owner { tgid, netns_cookie: HOST, time_ns: 1, ..Owner::UNKNOWN };
         let holder = Holder { owner, process: None, origin: Origin::default(), is_seeded: false };
         Listener { cookie, holder, bound_addr: addr(bound), port: 80, takes_v4 }
     }
@@ -111,6 +113,10 @@ mod tests {
         let both = [listener(1, "0.0.0.0", false), listener(2, "10.0.0.1", false)];
         assert_eq!(found(&both, "10.0.0.1"), None, "the kernel takes the second, if it still listens");
         assert_eq!(found(&both, "10.0.0.2"), Some(1));
+        let mut shared = listener(2, "0.0.0.0", false);
+        shared.holder.owner.time_ns = 0;
+        assert_eq!(found(&[listener(1, "10.0.0.1", false), shared.clone()], "10.0.0.1"), None);
+        assert_eq!(found(&[shared], "10.0.0.1"), None, "several processes have it");
     }
 
     #[test]

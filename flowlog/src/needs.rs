@@ -230,6 +230,9 @@ impl Needs {
         let place = &self.place;
         let pieces = self.states.iter_mut().filter_map(|State { need, unmet, .. }| {
             let unmet = unmet.as_mut()?;
+            // If the clock was set back, what goes on is of the new time.
+            unmet.declared_until_us = unmet.declared_until_us.min(now_us);
+            unmet.since_us = unmet.since_us.min(now_us);
             let is_first = unmet.declared_until_us == unmet.since_us;
             let due_us =
                 unmet.declared_until_us.saturating_add(if is_first { FIRST_PIECE_US } else { PIECE_US });

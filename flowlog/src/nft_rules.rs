@@ -178,7 +178,7 @@ fn rule(payload: &[u8]) -> Result<(Key, Versions), DecodeError> {
         Some((&[family, ..], attributes)) => (family, attributes),
         _ => return Err(missing("nfgenmsg")),
     };
-    let (mut table, mut handle, mut tracks) = (None, None, false);
+    let (mut table, mut handle, mut versions) = (None, None, [false; 2]);
     for attribute in Attributes::new(attributes, PARENT) {
         let attribute = attribute?;
         match attribute.kind {
@@ -186,7 +186,8 @@ fn rule(payload: &[u8]) -> Result<(Key, Versions), DecodeError> {
             NFTA_RULE_HANDLE => handle = Some(attribute.be64("NFTA_RULE_HANDLE")?),
             NFTA_RULE_EXPRESSIONS => {
                 for expression in attribute.nested("NFTA_RULE_EXPRESSIONS") {
-                    tracks |= is_tracking(expression?.nested("NFTA_LIST_ELEM"))?;
+                    let tracked = tracked(family, expression?.nested("NFTA_LIST_ELEM"))?;
+                    versions.iter_mut().zip(tracked).for_each(|(any, this)| *any |= this);
                 }
             }
             _ => {}
@@ -194,18 +195,21 @@ fn rule(payload: &[u8]) -> Result<(Key, Versions), DecodeError> {
     }
     let table = table.ok_or(missing("NFTA_RULE_TABLE"))?.to_vec();
     let handle = handle.ok_or(missing("NFTA_RULE_HANDLE"))?;
-    let versions = match family {
-        _ if !tracks => [false; 2],
+    Ok(((family, table, handle), versions))
+}
+
+/// The IP versions of a family.
+fn versions_of(family: u8) -> Versions {
+    match family {
         AF_INET => [true, false],
         AF_INET6 => [false, true],
         NFPROTO_INET | NFPROTO_BRIDGE => [true; 2],
         _ => [false; 2],
-    };
-    Ok(((family, table, handle), versions))
+    }
 }
 
-/// Whether an expression makes the kernel track.
-fn is_tracking(expression: Attributes<'_>) -> Result<bool, DecodeError> {
+/// Of which IP versions an expression in a table of this family makes the kernel track connections.
+fn tracked(family: u8, expression: Attributes<'_>) -> Result<Versions, DecodeError> {
     let (mut name, mut data) = (&[][..], None);
     for attribute in expression {
         let attribute = attribute?;
@@ -215,17 +219,29 @@ fn is_tracking(expression: Attributes<'_>) -> Result<bool, DecodeError> {
             _ => {}
         }
     }
+    let all = |is_tracking: bool| if is_tracking { versions_of(family) } else { [false; 2] };
     match (name, data) {
         (b"match" | b"target", Some(data)) => {
             for attribute in data {
                 let attribute = attribute?;
                 if attribute.kind == NFTA_COMPAT_NAME {
-                    return Ok(TRACKING_COMPAT.contains(&text(attribute.payload)));
+                    return Ok(all(TRACKING_COMPAT.contains(&text(attribute.payload))));
                 }
             }
-            Ok(false)
+            Ok([false; 2])
         }
-        _ => Ok(TRACKING.contains(&name)),
+        // In a table of both IP versions it is of one of them (`nft_nat_init`).
+        (b"nat", Some(data)) => {
+            for attribute in data {
+                let attribute = attribute?;
+                if attribute.kind == NFTA_NAT_FAMILY {
+                    let family = attribute.be32("NFTA_NAT_FAMILY")?;
+                    return Ok(u8::try_from(family).map_or([false; 2], versions_of));
+                }
+            }
+            Ok(all(true))
+        }
+        _ => Ok(all(TRACKING.contains(&name))),
     }
 }
 
@@ -301,6 +317,17 @@ mod tests {
             let expressions = [expression(b"meta\0", None), expression(name, compat)];
             apply(&mut rules, NFT_MSG_NEWRULE, &payload(AF_INET, 9, &expressions));
             assert!(rules.track(false) && !rules.track(true), "{name:?} {compat:?}");
+        }
+    }
+
+    #[test]
+    fn nat_in_a_table_of_both_ip_versions_tracks_one_of_them() {
+        for (family, expected) in [(AF_INET, [true, false]), (AF_INET6, [false, true])] {
+            let data = attribute(NFTA_NAT_FAMILY, &u32::from(family).to_be_bytes());
+            let nat = [attribute(NFTA_EXPR_NAME, b"nat\0"), attribute(NFTA_EXPR_DATA, &data)].concat();
+            let mut rules = Rules::default();
+            apply(&mut rules, NFT_MSG_NEWRULE, &payload(NFPROTO_INET, 9, &[attribute(1, &nat)]));
+            assert_eq!([rules.track(false), rules.track(true)], expected);
         }
     }
 

@@ -148,7 +148,8 @@ impl RawSockets {
         };
         // After NAT, as it was sent: what the other end answers to.
         let Some(on_the_way) = on_the_way(wanted, own_netns) else { return FoundRaw::None };
-        if self.namespaces.contains(&own_netns)
+        // Of too many namespaces not all are remembered.
+        if (self.namespaces.contains(&own_netns) || self.namespaces.len() > MAX_NAMESPACES)
             && let Some(sent) = sent.find(&on_the_way)
         {
             let found = self.judge(sent, wanted, 0);
@@ -220,7 +221,8 @@ impl RawSockets {
                 began: first_ns >= from_ns && sent_before,
                 sent_before,
             },
-            _ => FoundRaw::None,
+            // It was sent by hand, but nobody told by whom.
+            _ => FoundRaw::Ambiguous,
         }
     }
 }

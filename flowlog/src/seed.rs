@@ -103,7 +103,7 @@ pub struct Missed {
 }
 
 /// Calls `each` with a copy of the descriptor and the owner of every inet socket of other processes.
-/// Sockets whose owner is ambiguous are left out. `now_ns` reads `CLOCK_MONOTONIC`.
+/// Sockets whose owner is ambiguous are left out, but for listeners, whose owner is [`Owner::UNKNOWN`] then. `now_ns` reads `CLOCK_MONOTONIC`.
 ///
 /// Takes a few microseconds for each descriptor of the host.
 ///
@@ -119,8 +119,10 @@ pub fn walk(now_ns: impl Fn() -> u64, mut each: impl FnMut(&OwnedFd, Older)) -> 
         leave_out_copies(&mut holders, &flowlogs);
         let pids: Vec<i32> = holders.iter().map(|&(pid, _)| pid).collect();
         let maker = maker(&pids, |pid| parents.get(&pid).copied());
-        if let Some(&(pid, fd)) = holders.iter().find(|&&(pid, _)| Some(pid) == maker) {
-            by_owner.entry(pid).or_default().push(Wanted { fd, inode, is_shared: holders.len() > 1 });
+        let of_maker = holders.iter().find(|&&(pid, _)| Some(pid) == maker);
+        let (is_shared, is_known) = (holders.len() > 1, of_maker.is_some());
+        if let Some(&(pid, fd)) = of_maker.or(holders.first()) {
+            by_owner.entry(pid).or_default().push(Wanted { fd, inode, is_shared, is_known });
         }
     }
 
@@ -132,7 +134,13 @@ pub fn walk(now_ns: impl Fn() -> u64, mut each: impl FnMut(&OwnedFd, Older)) -> 
             match fetch(&pidfd, &wanted) {
                 Ok(Some((socket, told))) => {
                     let Told { cookie, netns_cookie, role } = told;
-                    let owner = Owner { netns_cookie, ..owner };
+                    let is_listener = matches!(role, Role::Listener { .. });
+                    let owner = match wanted.is_known {
+                        true => Owner { netns_cookie, ..owner },
+                        // What it accepts is not of another listener.
+                        false if is_listener => Owner { netns_cookie, ..Owner::UNKNOWN },
+                        false => continue,
+                    };
                     each(&socket, Older { cookie, owner, role });
                 }
                 Ok(None) => {}
@@ -248,6 +256,8 @@ struct Wanted {
     inode: u64,
     /// Other processes have the socket too.
     is_shared: bool,
+    /// It is of this process.
+    is_known: bool,
 }
 
 /// What an inet socket says of itself.

@@ -18,7 +18,7 @@ use crate::processes::Process;
 /// By how much the times of the two sources may disagree beside the error with which their clocks can be compared:
 /// an event and a flow are not stamped at the same instruction. What fits only within this is ambiguous. Too large, and
 /// quick reuse of a port is never told apart; too small, and a wrong process is named.
-pub(crate) const CLOCK_SLACK_NS: u64 = 20_000;
+pub(crate) const CLOCK_SLACK_NS: u64 = 2_000;
 
 /// Both ends of a connected socket, seen from the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -445,10 +445,10 @@ mod tests {
         table.0.close(1, us(500));
         assert_eq!(find(&table, 499), "one");
         assert_eq!(find(&table, 501), "ambiguous");
-        assert_eq!(find(&table, 519), "ambiguous");
-        assert_eq!(find(&table, 521), "none");
+        assert_eq!(find(&table, 502), "ambiguous");
+        assert_eq!(find(&table, 503), "none");
         table.open(ends(), us(530), socket(2, HOST, false));
-        assert_eq!(find(&table, 522), "ambiguous", "the socket that opens now may have sent it");
+        assert_eq!(find(&table, 528), "ambiguous", "the socket that opens now may have sent it");
         assert_eq!(find(&table, 531), "one");
     }
 
@@ -484,7 +484,7 @@ mod tests {
             "ambiguous",
             "the end that was asked may have no socket"
         );
-        assert_eq!(find_us(&table, 940, 50, true).0, "ambiguous", "not within the error of the clocks alone");
+        assert_eq!(find_us(&table, 949, 50, true).0, "ambiguous", "not within the error of the clocks alone");
         assert_eq!(find_us(&table, 900, 50, true).0, "none");
         table.0.close(1, us(1100));
         assert_eq!(find_us(&table, 1140, 50, true), ("one", 1));

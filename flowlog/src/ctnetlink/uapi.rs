@@ -95,6 +95,8 @@ pub const NFTA_GEN_ID: u16 = 1;
 pub const NFTA_EXPR_NAME: u16 = 1;
 /// `NFTA_EXPR_DATA` of `enum nft_expr_attributes`
 pub const NFTA_EXPR_DATA: u16 = 2;
+/// `NFTA_NAT_FAMILY` of `enum nft_nat_attributes`
+pub const NFTA_NAT_FAMILY: u16 = 2;
 /// `NFTA_MATCH_NAME` and `NFTA_TARGET_NAME`: what iptables calls a match or target.
 pub const NFTA_COMPAT_NAME: u16 = 1;
 /// `NFPROTO_INET`: both IP versions; the others are `AF_INET` and `AF_INET6`.

@@ -61,9 +61,12 @@ impl Watch {
     ///
     /// If the timer fails.
     pub(super) fn check(&mut self) -> Result<()> {
+        let before_ns = now_ns(ClockId::CLOCK_MONOTONIC);
         let was_set = self.was_set()?;
         if was_set || self.is_fast {
             self.add(sample(), was_set);
+        } else {
+            self.clocks.verified(before_ns);
         }
         Ok(())
     }

@@ -69,6 +69,9 @@ impl Local {
     /// owner.
     fn adopt(&mut self, socket: &OwnedFd, older: &Older) -> Result<bool> {
         let Some(ebpf) = &mut self.ebpf else { return Ok(false) };
+        if older.owner.time_ns == 0 {
+            return Ok(true);
+        }
         if !ebpf.adopt(socket, older.owner, older.role.flags())? {
             return Ok(false);
         }

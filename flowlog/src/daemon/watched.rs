@@ -254,6 +254,10 @@ impl Watched {
             Dump::Due | Dump::Last => Follow::Known,
         };
         let is_last = why == Dump::Last;
+        // What the kernel could not deliver yet is in no list any more.
+        if self.is_held && !is_last {
+            return Ok(());
+        }
         if !(is_last || follow != Follow::Known || self.dumps.is_needed()) || self.dumps.has_records() {
             return Ok(());
         }
@@ -295,6 +299,7 @@ impl Watched {
             }
             Err(error) => {
                 dumps.cancel();
+                self.has_silent |= follow == Follow::Silent;
                 warn!("cannot list the table of `{}`: {}", self.name(), one_line(&error));
             }
         }

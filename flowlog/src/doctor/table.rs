@@ -31,6 +31,10 @@ pub fn check_table(netns: &str, output: &Path) -> Finding {
         }
     };
     let full = Full::of_ledger(netns, output);
+    // A limit of 0 is none.
+    if max == 0 {
+        return Finding::ok(CHECK, format!("{entries} entries, without a limit"));
+    }
     let mut found = format!("{entries} of {max} entries");
     if let Some(last) = full.last_us.and_then(|us| Timestamp::from_microsecond(us).ok()) {
         let last = last.round(Unit::Second).unwrap_or(last);
@@ -57,7 +61,9 @@ pub fn check_table(netns: &str, output: &Path) -> Finding {
 fn counts() -> Result<(u32, u32, Counted), crate::ctnetlink::Error> {
     let mut requests = Requests::open()?;
     let entries = requests.count()?;
-    let max = super::tracking::read_number("nf_conntrack_max").unwrap_or_default();
+    let max = super::tracking::read_number("nf_conntrack_max").map_err(|source| {
+        crate::ctnetlink::Error::Io { request: "read the sysctl nf_conntrack_max", source }
+    })?;
     let mut processors = Vec::new();
     requests.cpu_statistics(|cpu, statistics| processors.push((cpu, statistics)))?;
     Ok((entries, max, KernelLosses::from_zero().read(processors)))

@@ -48,14 +48,15 @@ impl Probe {
     /// Whether the kernel tracks the IP version; `None` where that cannot be found out: where it does not list its
     /// hooks, and the loopback interface is down, IPv6 is off, or `CAP_NET_RAW` is missing.
     pub fn is_tracked(&mut self, is_ipv6: bool, requests: &mut Requests) -> Option<bool> {
+        // Nothing is lost of what is not there.
+        if is_ipv6 && !self.has_ipv6() {
+            return None;
+        }
         if !self.is_unlisted {
             match requests.is_hooked(is_ipv6) {
                 Ok(Some(is_hooked)) => return Some(is_hooked),
                 Ok(None) | Err(_) => self.is_unlisted = true,
             }
-        }
-        if is_ipv6 && !self.has_ipv6() {
-            return None;
         }
         let (socket, loopback) = self.frames.as_ref()?;
         let frame = if is_ipv6 { frame_of_ipv6() } else { frame_of_ipv4() };

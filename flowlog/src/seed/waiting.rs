@@ -59,11 +59,18 @@ fn list(family: u8, all: &mut Vec<Waiting>) -> io::Result<()> {
 
     let mut answer = vec![0; ANSWER_BYTES];
     loop {
-        let len = socket.recv(&mut answer.as_mut_slice(), 0)?;
+        let len = match socket.recv(&mut answer.as_mut_slice(), 0) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            received => received?,
+        };
         let mut rest = answer.get(..len).unwrap_or_default();
         while !rest.is_empty() {
             let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
             match message.payload {
+                // The kernel tells here that there is no `tcp_diag`.
+                NetlinkPayload::Done(done) if done.code < 0 => {
+                    return Err(io::Error::from_raw_os_error(done.code.saturating_neg()));
+                }
                 NetlinkPayload::Done(_) => return Ok(()),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {

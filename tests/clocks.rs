@@ -20,6 +20,9 @@ use crate::harness::program::Program;
 
 const CONNECTIONS: usize = 100;
 
+/// How long a clock stays as it was set: longer than the daemon needs on emulated processors to see that it was.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// Stands in for a clock that is read without the vDSO: of a clock source such as hpet or `acpi_pm`, of Xen, of a
 /// sandbox.
 const SLOW_CLOCK: &str = r"
@@ -101,9 +104,9 @@ fn set_back_and_forth(step: Duration, is_over: &AtomicBool) -> usize {
     let mut sets = 0;
     while !is_over.load(Ordering::Relaxed) {
         set(now() + step);
-        thread::sleep(Duration::from_millis(30));
+        thread::sleep(PAUSE);
         set(now().checked_sub(step).unwrap());
-        thread::sleep(Duration::from_millis(30));
+        thread::sleep(PAUSE);
         sets += 2;
     }
     sets

@@ -238,6 +238,38 @@ impl Tables {
         }
     }
 
+    /// Takes in a socket without a connection, or a listener, that was told of before events were lost, and was found to be
+    /// open at `found_ns` (`CLOCK_MONOTONIC`). Names as for [`Tables::apply`].
+    pub fn seed_again(&mut self, older: &Older, found_ns: u64, origin: impl FnOnce(&Owner) -> Origin) {
+        match older.role {
+            Role::Endpoint { port, bound_addr, peer } => {
+                let known = self.endpoints.0.get_mut(older.cookie);
+                if known.as_ref().is_some_and(|life| life.closed_ns.is_none()) {
+                    return;
+                }
+                let seen_addrs = known.map_or_else(Vec::new, |life| life.value.seen_addrs.clone());
+                let holder = Holder { is_seeded: true, ..self.holder(older.owner, origin) };
+                let value = Endpoint {
+                    cookie: older.cookie,
+                    port,
+                    holder,
+                    is_used: false,
+                    is_shared: false,
+                    bound_addr,
+                    seen_addrs,
+                    peer,
+                };
+                self.endpoints.0.open(
+                    older.cookie,
+                    port,
+                    Life { opened_ns: found_ns, closed_ns: None, value },
+                );
+            }
+            Role::Listener { .. } => self.seed(older, origin),
+            Role::Connection(_) | Role::Other => {}
+        }
+    }
+
     /// Takes in a connection that waits to be accepted and is older than the programs, after the listeners. It was found
     /// at `found_ns` (`CLOCK_MONOTONIC`) in a network namespace.
     pub fn seed_waiting(&mut self, waiting: Waiting, netns_cookie: u64, found_ns: u64) {

@@ -226,7 +226,7 @@ impl Daemon {
         )?;
         local.drain()?;
         local.seed();
-        local.seed_sockets(&watched)?;
+        local.seed_sockets(&watched, false)?;
         if let Some(filter) = recorded {
             info!("not all flows are recorded: the filter is {filter}");
         }

@@ -409,6 +409,11 @@ impl Ebpf {
         self.sockets.get(socket, 0).ok().map(|state| state.owner.netns_cookie)
     }
 
+    /// Who owns a socket, as the programs wrote it into the socket's storage; `None` if they do not know.
+    pub fn owner(&self, socket: &impl AsRawFd) -> Option<Owner> {
+        self.sockets.get(socket, 0).ok().map(|state| state.owner).filter(|owner| owner.time_ns != 0)
+    }
+
     /// Writes the owner into a socket that has none, with [`flags`](flowlog_common::flags). Says `false`
     /// where the programs know its owner.
     ///

@@ -14,8 +14,9 @@ use crate::seed::{Missed, Older, Role, Waiting, sockets_tell_namespaces, waiting
 
 impl Local {
     /// Finds the sockets that are older than the programs, writes their owners into them and takes them
-    /// into the tables. The processes are there already.
-    pub(super) fn seed_sockets(&mut self, watched: &[Watched]) -> Result<()> {
+    /// into the tables. The processes are there already. `is_again`: the programs were not attached for a while, and do
+    /// not tell again of what they told of before.
+    pub(super) fn seed_sockets(&mut self, watched: &[Watched], is_again: bool) -> Result<()> {
         if self.ebpf.is_none() {
             return Ok(());
         }
@@ -36,6 +37,7 @@ impl Local {
         let monotonic_ns = || now_ns(ClockId::CLOCK_MONOTONIC);
         let walked = walk(monotonic_ns, |socket, older| match self.adopt(socket, &older) {
             Ok(true) => found.push(older),
+            Ok(false) if is_again => self.take_again(socket, older),
             // The programs tell of it.
             Ok(false) => {}
             Err(error) => refused = Some(error),
@@ -63,6 +65,15 @@ impl Local {
             }
         }
         Ok(())
+    }
+
+    /// Takes a socket into the tables whose owner the programs know.
+    fn take_again(&mut self, socket: &OwnedFd, older: Older) {
+        let Self { ebpf: Some(ebpf), tables, origins, .. } = self else { return };
+        if let Some(owner) = ebpf.owner(socket) {
+            let found_ns = older.owner.time_ns;
+            tables.seed_again(&Older { owner, ..older }, found_ns, |owner| origins.resolve(owner));
+        }
     }
 
     /// Writes the owner into a socket and takes it into the tables. Says `false` where the programs know its

@@ -97,7 +97,7 @@ impl Programs {
                 local.tables.sockets_are_unknown(self.attached_ns, now_ns(ClockId::CLOCK_MONOTONIC));
                 self.attached_ns = now_ns(ClockId::CLOCK_MONOTONIC);
                 self.has_said = false;
-                local.seed_sockets(watched)?;
+                local.seed_sockets(watched, true)?;
             }
             Err(error) if !self.has_said => {
                 self.has_said = true;

@@ -119,8 +119,8 @@ pub(super) fn build(extent: Extent, filter: &[&str]) -> Result<Suite> {
         .map(str::to_owned)
         .chain(names.iter().cloned())
         .collect();
-    // The short ones take two minutes on an idle machine, and are not to keep others waiting for an hour.
-    let limit = Duration::from_mins(if extent == Extent::Short { 15 } else { 60 });
+    // The short ones take some minutes on an idle machine, and are not to keep others waiting for an hour.
+    let limit = Duration::from_mins(if extent == Extent::Short { 20 } else { 60 });
     Ok(Suite { flowlog, tests, names, arguments, limit })
 }
 

@@ -98,7 +98,7 @@ impl Offset {
             .widened()
     }
 
-    /// What both allow; `None` where the clock was set between them.
+    /// What both allow; `None` if the clock was set between them.
     fn and(self, other: Self) -> Option<Self> {
         let both = Self { low_ns: self.low_ns.max(other.low_ns), high_ns: self.high_ns.min(other.high_ns) };
         (both.low_ns <= both.high_ns).then_some(both)
@@ -215,12 +215,12 @@ impl Clocks {
     /// the clock was set are among them if no era that is known showed this time, or one did shortly before or after such
     /// a moment: the clock may have shown anything then.
     pub fn moments(&self, realtime_ns: u64) -> impl Iterator<Item = Moment> {
-        let is_known = self.known_moments(realtime_ns).next().is_some();
         let is_near = move |&&(from_ns, until_ns): &&(u64, u64)| {
-            let is_near = |known: Moment| {
-                known.ns.saturating_add(NEAR_NS) >= from_ns && known.ns <= until_ns.saturating_add(NEAR_NS)
-            };
-            !is_known || self.known_moments(realtime_ns).any(is_near)
+            let mut known = self.known_moments(realtime_ns).peekable();
+            known.peek().is_none()
+                || known.any(|Moment { ns, .. }| {
+                    ns.saturating_add(NEAR_NS) >= from_ns && ns <= until_ns.saturating_add(NEAR_NS)
+                })
         };
         let unsure = self.unsure.iter().filter(is_near);
         self.known_moments(realtime_ns).chain(unsure.map(|&(from_ns, until_ns)| Moment {

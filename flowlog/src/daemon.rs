@@ -288,7 +288,6 @@ impl Daemon {
                 _ = signals.hangup.recv() => self.output.rotate()?,
                 _ = refresh.tick() => self.refresh(),
                 _ = drain.tick() => {
-                    self.local.clock.refine()?;
                     self.local.drain()?;
                     more |= self.check_hold();
                     self.record_dumps()?;

@@ -16,6 +16,9 @@ use crate::clocks::{Clocks, Sample, Set};
 /// change before the kernel does.
 const FAST_NS: u64 = 2_000;
 
+/// How often slow clocks are compared: each time may bound their difference better.
+const SAMPLE_EVERY_NS: u64 = 50_000_000;
+
 /// Samples that are taken when the clock was set: the first ones of the new era.
 const SAMPLES_AFTER: usize = 16;
 
@@ -25,6 +28,8 @@ pub(super) struct Watch {
     /// Ends with `ECANCELED` when somebody sets `CLOCK_REALTIME`.
     timer: TimerFd,
     is_fast: bool,
+    /// `CLOCK_MONOTONIC` when they were compared last.
+    sampled_ns: u64,
     /// What was not declared yet: when the clock was set.
     set: Option<Set>,
 }
@@ -52,7 +57,7 @@ impl Watch {
                 SLOW_NS / 1000,
             );
         }
-        Ok(Self { clocks, timer, is_fast: took_ns < FAST_NS, set: None })
+        Ok(Self { clocks, timer, is_fast: took_ns < FAST_NS, sampled_ns: 0, set: None })
     }
 
     /// Sees whether the clock was set, which is due before each join.
@@ -63,22 +68,12 @@ impl Watch {
     pub(super) fn check(&mut self) -> Result<()> {
         let before_ns = now_ns(ClockId::CLOCK_MONOTONIC);
         let was_set = self.was_set()?;
-        if was_set || self.is_fast {
+        if was_set || self.is_fast || before_ns >= self.sampled_ns.saturating_add(SAMPLE_EVERY_NS) {
+            self.sampled_ns = before_ns;
             self.add(sample(), was_set);
         } else {
             self.clocks.verified(before_ns);
         }
-        Ok(())
-    }
-
-    /// Compares the clocks once more, which is due now and then.
-    ///
-    /// # Errors
-    ///
-    /// If the timer fails.
-    pub(super) fn refine(&mut self) -> Result<()> {
-        let was_set = self.was_set()?;
-        self.add(sample(), was_set);
         Ok(())
     }
 

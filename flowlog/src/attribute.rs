@@ -215,18 +215,7 @@ impl Tables {
                 Some(Life { value: known, .. }) if is_unclaimed(&known.holder.owner) => known.holder = holder,
                 Some(_) => {}
                 None => {
-                    let seen_addrs = Vec::new();
-                    let endpoint = Endpoint {
-                        cookie,
-                        port,
-                        holder,
-                        is_used: false,
-                        is_shared: false,
-                        bound_addr,
-                        seen_addrs,
-                        peer,
-                    };
-                    self.endpoints.open(opened_ns, endpoint);
+                    self.endpoints.open(opened_ns, Endpoint::unused(cookie, port, holder, bound_addr, peer));
                 }
             },
             Role::Listener { bound_addr, port, takes_v4 } => {
@@ -249,21 +238,10 @@ impl Tables {
                 }
                 let seen_addrs = known.map_or_else(Vec::new, |life| life.value.seen_addrs.clone());
                 let holder = Holder { is_seeded: true, ..self.holder(older.owner, origin) };
-                let value = Endpoint {
-                    cookie: older.cookie,
-                    port,
-                    holder,
-                    is_used: false,
-                    is_shared: false,
-                    bound_addr,
-                    seen_addrs,
-                    peer,
-                };
-                self.endpoints.0.open(
-                    older.cookie,
-                    port,
-                    Life { opened_ns: found_ns, closed_ns: None, value },
-                );
+                let endpoint = Endpoint::unused(older.cookie, port, holder, bound_addr, peer);
+                let value = Endpoint { seen_addrs, ..endpoint };
+                let life = Life { opened_ns: found_ns, closed_ns: None, value };
+                self.endpoints.0.open(older.cookie, port, life);
             }
             Role::Listener { .. } => self.seed(older, origin),
             Role::Connection(_) | Role::Other => {}

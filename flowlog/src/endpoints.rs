@@ -58,6 +58,18 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// A socket that its holder was not seen to use, nor to send from any address.
+    pub fn unused(
+        cookie: u64,
+        port: Port,
+        holder: Holder,
+        bound_addr: [u8; 16],
+        peer: Option<([u8; 16], u16)>,
+    ) -> Self {
+        let (is_used, is_shared, seen_addrs) = (false, false, Vec::new());
+        Self { cookie, port, holder, is_used, is_shared, bound_addr, seen_addrs, peer }
+    }
+
     fn see(&mut self, addr: [u8; 16]) {
         if self.seen_addrs.len() < MAX_SEEN && !self.seen_addrs.contains(&addr) {
             self.seen_addrs.push(addr);

@@ -45,14 +45,10 @@ pub(super) struct Local {
     pub(super) lost: u64,
     /// The time of the events that were lost and are not declared yet.
     blind: Option<Blind>,
-    /// Sockets that were forgotten and are declared.
-    evicted: u64,
-    /// Sockets that were said to be forgotten.
-    said_evicted: u64,
-    /// Tuples of packets made by hand that were forgotten and are declared.
-    forgotten: u64,
-    /// Those that were said to be forgotten.
-    said_forgotten: u64,
+    /// Sockets.
+    evicted: Forgotten,
+    /// Tuples of packets made by hand.
+    forgotten: Forgotten,
     /// Command lines that were said to be left out.
     said_refused_cmdlines: u64,
 }
@@ -62,6 +58,33 @@ struct Blind {
     from_us: i64,
     to_us: i64,
     events: u64,
+}
+
+/// What was forgotten of one kind, because there was too much of it.
+#[derive(Debug, Default)]
+struct Forgotten {
+    declared: u64,
+    said: u64,
+}
+
+impl Forgotten {
+    /// Declares how many more than before there are of `what`, and says it each time when they are twice as many: they
+    /// come in thousands.
+    fn declare(&mut self, forgotten: u64, what: &str, gaps: &mut Pending) {
+        if forgotten > self.declared {
+            let now_us = now_us();
+            let gap = Gap::new(Cause::TableFull, Stage::Attribute, now_us, now_us);
+            let detail = format!("{} {what} were forgotten", forgotten - self.declared);
+            gaps.add(Gap { detail: Some(detail), ..gap });
+            self.declared = forgotten;
+        }
+        if forgotten > self.said * 2 {
+            self.said = forgotten;
+            warn!(
+                "{forgotten} {what} were forgotten, because there are too many: their flows have no process"
+            );
+        }
+    }
 }
 
 impl Local {
@@ -113,10 +136,8 @@ impl Local {
             complete_ns: now_ns(ClockId::CLOCK_MONOTONIC),
             lost: 0,
             blind: None,
-            evicted: 0,
-            said_evicted: 0,
-            forgotten: 0,
-            said_forgotten: 0,
+            evicted: Forgotten::default(),
+            forgotten: Forgotten::default(),
             said_refused_cmdlines: 0,
         })
     }
@@ -207,41 +228,9 @@ impl Local {
         }
         self.declare_set_clock(gaps);
         self.say_refused_cmdlines();
-        let evicted = self.tables.evicted();
-        if evicted > self.evicted {
-            let now_us = now_us();
-            let gap = Gap::new(Cause::TableFull, Stage::Attribute, now_us, now_us);
-            let sockets = evicted - self.evicted;
-            gaps.add(Gap { detail: Some(format!("{sockets} sockets were forgotten")), ..gap });
-            self.evicted = evicted;
-        }
-        self.declare_forgotten(gaps);
-        // Not for each of them: they come in thousands.
-        if evicted > self.said_evicted * 2 {
-            self.said_evicted = evicted;
-            warn!(
-                "{evicted} sockets were forgotten, because there are too many: their flows have no process"
-            );
-        }
-    }
-
-    /// Declares that raw sockets sent more than is remembered.
-    fn declare_forgotten(&mut self, gaps: &mut Pending) {
-        let forgotten = self.tables.raw.forgotten();
-        if forgotten > self.forgotten {
-            let now_us = now_us();
-            let gap = Gap::new(Cause::TableFull, Stage::Attribute, now_us, now_us);
-            let packets = forgotten - self.forgotten;
-            let detail = format!("{packets} addresses and ports of packets made by hand were forgotten");
-            gaps.add(Gap { detail: Some(detail), ..gap });
-            self.forgotten = forgotten;
-        }
-        if forgotten > self.said_forgotten * 2 {
-            self.said_forgotten = forgotten;
-            warn!(
-                "{forgotten} addresses and ports of packets made by hand were forgotten, because there are too many: their flows have no process"
-            );
-        }
+        let (evicted, forgotten) = (self.tables.evicted(), self.tables.raw.forgotten());
+        self.evicted.declare(evicted, "sockets", gaps);
+        self.forgotten.declare(forgotten, "addresses and ports of packets made by hand", gaps);
     }
 
     /// Declares that somebody set the clock: times of flows jumped, and a flow of this moment may have been known by two

@@ -12,6 +12,7 @@ mod fuzz;
 mod interrupt;
 mod namespace;
 mod python;
+mod results;
 mod setup;
 mod sh;
 mod test;

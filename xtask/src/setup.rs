@@ -37,9 +37,9 @@ const PEERS: [&str; 2] = ["ulogd2", "ulogd2-json"];
 /// The version of cargo-fuzz that is installed where there is none.
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
 
-/// Programs that boot kernels, and the Debian packages they come from.
-const MACHINE_TOOLS: [(&str, &str); 6] = [
-    ("qemu-system-x86_64", "qemu-system-x86"),
+/// Programs that make what virtual machines boot, and the Debian packages they come from. The emulator itself is not
+/// installed (`vm_test::qemu`).
+const MACHINE_TOOLS: [(&str, &str); 5] = [
     ("depmod", "kmod"),
     ("cpio", "cpio"),
     ("strip", "binutils"),
@@ -100,7 +100,7 @@ pub(crate) fn for_network() -> Result<()> {
     programs(&TRAFFIC_TOOLS, "the tests, the demo and the measurements")
 }
 
-/// What boots kernels in virtual machines.
+/// What makes virtual machines.
 pub(crate) fn for_machines() -> Result<()> {
     for_network()?;
     programs(&MACHINE_TOOLS, "virtual machines")

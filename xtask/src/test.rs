@@ -4,15 +4,15 @@
 //! against the real kernel last; then one line gives the sums.
 
 use std::env;
-use std::io::{BufRead as _, BufReader};
+use std::io::BufReader;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::ebpf_toolchain::EbpfToolchain;
-use crate::vm_test::{self, Counts};
-use crate::{build, fuzz, python, setup, sh, workspace};
+use crate::results::Counts;
+use crate::{build, fuzz, python, setup, sh, vm_test, workspace};
 
 /// The user side. The eBPF programs are for another target and are linted on their own.
 const USER_SIDE: [&str; 2] = ["--workspace", "--exclude=flowlog-ebpf"];
@@ -60,23 +60,23 @@ pub(crate) fn run(length: Length) -> Result<ExitCode> {
     })?;
     step("build", || sh::run(sh::cargo("build").arg("--package=flowlog")))?;
 
-    let mut sums = Sums::default();
+    let mut counts = Counts::default();
     step("unit and property tests", || {
         let mut test = sh::cargo("test");
-        test.args(USER_SIDE).args(["--exclude=flowlog-tests", "--no-fail-fast"]);
-        sums.run(&mut test)
+        test.args(USER_SIDE).args(["--exclude=flowlog-tests", "--no-fail-fast", "--", "--show-output"]);
+        counts.add(run_tests(&mut test)?);
+        Ok(())
     })?;
     step("end-to-end tests", || {
         let mut test = sh::cargo("test");
-        test.arg("--package=flowlog-tests")
+        test.args(["--package=flowlog-tests", "--", "--show-output"])
             .env("FLOWLOG_BIN", workspace::flowlog(build::Profile::Dev))
             .env("FLOWLOG_READERS_PYTHON", python::interpreter());
-        sums.run(&mut test)
+        counts.add(run_tests(&mut test)?);
+        Ok(())
     })?;
     step("end-to-end tests on the oldest and the newest kernel", || {
-        let Counts { passed, failed } = vm_test::on_oldest_and_newest()?;
-        sums.passed += passed;
-        sums.failed += failed;
+        counts.add(vm_test::on_oldest_and_newest()?);
         Ok(())
     })?;
     if length == Length::Long {
@@ -87,12 +87,13 @@ pub(crate) fn run(length: Length) -> Result<ExitCode> {
             let mut test = sh::cargo("test");
             test.args(["--package=flowlog-tests", "--", "--ignored", "--nocapture"])
                 .env("FLOWLOG_BIN", workspace::flowlog(build::Profile::Release));
-            sums.run(&mut test)
+            counts.add(run_tests(&mut test)?);
+            Ok(())
         })?;
         step("fuzzing", fuzz::run_all)?;
     }
-    println!("\n{} passed, {} failed", sums.passed, sums.failed);
-    Ok(if sums.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    counts.print();
+    Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Clippy of the compiler that builds the programs, for the target they are built for.
@@ -115,62 +116,14 @@ fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-/// Results of all test binaries.
-#[derive(Default)]
-struct Sums {
-    passed: u64,
-    failed: u64,
-}
-
-impl Sums {
-    /// Runs `test`, a call of `cargo test`, shows its output and adds its results.
-    fn run(&mut self, test: &mut Command) -> Result<()> {
-        let mut child = test.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
-        let stdout = child.stdout.take().context("cargo has no output")?;
-        let before = (self.passed, self.failed);
-        for line in BufReader::new(stdout).lines() {
-            let line = line.context("cannot read the output of the tests")?;
-            println!("{line}");
-            self.add(&line);
-        }
-        let status = child.wait().context("cannot wait for cargo")?;
-        // A failure that no test reports: something does not build, or a test binary crashed.
-        ensure!(status.success() || self.failed > before.1, "cargo test ended with {status}");
-        if before == (self.passed, self.failed) {
-            bail!("no test ran");
-        }
-        Ok(())
-    }
-
-    /// Adds `line`, where it is the closing line of a test binary:
-    /// `test result: ok. 3 passed; 0 failed; 0 ignored; ...`.
-    fn add(&mut self, line: &str) {
-        let Some(result) = line.strip_prefix("test result: ") else { return };
-        let count = |name| {
-            let words: Vec<&str> = result.split([' ', ';', '.']).filter(|word| !word.is_empty()).collect();
-            let position = words.iter().position(|word| *word == name)?;
-            words.get(position.checked_sub(1)?)?.parse::<u64>().ok()
-        };
-        self.passed += count("passed").unwrap_or(0);
-        self.failed += count("failed").unwrap_or(0);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn closing_lines_are_summed_and_others_are_not() {
-        let mut sums = Sums::default();
-        for line in [
-            "running 3 tests",
-            "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
-            "test tests::test_result ... ok",
-            "test result: FAILED. 20 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 1.20s",
-        ] {
-            sums.add(line);
-        }
-        assert_eq!((sums.passed, sums.failed), (23, 2));
-    }
+/// Runs `test`, a call of `cargo test`, and shows its output.
+fn run_tests(test: &mut Command) -> Result<Counts> {
+    let mut child = test.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
+    let stdout = child.stdout.take().context("cargo has no output")?;
+    let counts = Counts::of_libtest(BufReader::new(stdout), |line| println!("{line}"))?;
+    let status = child.wait().context("cannot wait for cargo")?;
+    // A failure that no test reports: something does not build, or a test binary crashed.
+    ensure!(status.success() || counts.failed > 0, "cargo test ended with {status}");
+    ensure!(counts.passed + counts.failed > 0, "no test ran");
+    Ok(counts)
 }

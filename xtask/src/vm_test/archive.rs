@@ -65,13 +65,26 @@ impl Archive {
     pub(super) fn unpack(&self, packages: &[String], directory: &Path) -> Result<()> {
         let mut download = self.command("apt-get");
         sh::output(download.arg("download").args(packages).current_dir(directory))?;
-        for file in fs::read_dir(directory).context("cannot read what was fetched")? {
-            let file = file.context("cannot read what was fetched")?.path();
-            if file.extension().is_some_and(|extension| extension == "deb") {
-                sh::output(Command::new("dpkg-deb").arg("--extract").args([&file, directory]))?;
-            }
-        }
-        Ok(())
+        extract(directory, directory)
+    }
+
+    /// Fetches a package with all that it needs, as for a machine that has nothing, and unpacks them into a directory.
+    ///
+    /// # Errors
+    ///
+    /// When one is gone, or cannot be unpacked.
+    pub(super) fn unpack_whole(&self, package: &str, directory: &Path) -> Result<()> {
+        let fetched = directory.join("fetched");
+        fs::create_dir_all(fetched.join("partial")).context("cannot make a directory for packages")?;
+        let mut download = self.command("apt-get");
+        download
+            .args(["install", "--download-only", "--yes", "--no-install-recommends", package, "--option"])
+            .arg(format!("Dir::Cache::archives={}", fetched.display()))
+            // Nothing of this machine is changed.
+            .args(["--option", "Debug::NoLocking=true"]);
+        sh::output(&mut download)?;
+        extract(&fetched, directory)?;
+        fs::remove_dir_all(fetched).context("cannot remove packages")
     }
 
     fn command(&self, program: &str) -> Command {
@@ -79,6 +92,17 @@ impl Archive {
         command.arg("--quiet").arg("--config-file").arg(&self.configuration);
         command
     }
+}
+
+/// Unpacks the packages in a directory.
+fn extract(packages: &Path, directory: &Path) -> Result<()> {
+    for file in fs::read_dir(packages).context("cannot read what was fetched")? {
+        let file = file.context("cannot read what was fetched")?.path();
+        if file.extension().is_some_and(|extension| extension == "deb") {
+            sh::output(Command::new("dpkg-deb").arg("--extract").args([&file, directory]))?;
+        }
+    }
+    Ok(())
 }
 
 /// The configuration of apt-get: its own files, and nothing that a machine does after an update.

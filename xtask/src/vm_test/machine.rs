@@ -4,18 +4,16 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::kernels::Bootable;
+use super::qemu::Qemu;
 use crate::background::Background;
 use crate::interrupt::Interrupt;
-
-/// The emulator.
-pub(super) const QEMU: &str = "qemu-system-x86_64";
+use crate::results;
 
 /// What the kernel is told: where its console is, to end at a panic, and to do without what makes an
 /// emulated processor slower still.
@@ -30,16 +28,13 @@ const PANIC: &str = "Kernel panic";
 /// Where a kernel says what it does.
 const CONSOLE: &str = "console.log";
 
-/// How tests say what they cannot show on a kernel.
-const LACKS: &str = "this kernel lacks ";
-
 /// What came of a test.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Passed,
     Failed,
-    /// It is about something that the kernel does not have, and passed by saying so.
-    Lacks(String),
+    /// It is about something that is not there, and passed by saying so.
+    Skipped(String),
 }
 
 /// Under what conditions a kernel runs the tests.
@@ -81,79 +76,80 @@ pub(super) struct Outcome {
     pub(super) panic: Option<String>,
 }
 
-/// Boots a kernel with `base` as its initial file system, and waits until it has run the tests. What it says
-/// is kept in `directory`. Emulated kernels panic at their start at times, whatever they are to run: such a machine
-/// is started again, once.
-///
-/// # Errors
-///
-/// When the emulator cannot be started or fails, and when interrupted. A machine that takes longer than
-/// `limit` is ended, and what it told counts.
-pub(super) fn run(
-    kernel: &Bootable,
-    conditions: &Conditions,
-    base: &Path,
-    directory: &Path,
-    limit: Duration,
-    interrupt: &Interrupt,
-) -> Result<Outcome> {
-    let first = run_once(kernel, conditions, base, directory, limit, interrupt)?;
-    let outcome = match first.panic {
-        Some(panic) if first.verdicts.is_empty() => {
-            println!("vm-test: started again, since the kernel panicked at its start: {panic}");
-            fs::rename(directory.join(CONSOLE), directory.join("console-of-panic.log"))
-                .context("cannot keep what a kernel said")?;
-            let second = run_once(kernel, conditions, base, directory, limit, interrupt)?;
-            Outcome { panic: Some(panic), ..second }
-        }
-        _ => first,
-    };
-    if outcome.verdicts.is_empty() {
-        bail!("it ran no test; its console is in `{}`", directory.join(CONSOLE).display());
-    }
-    Ok(outcome)
+/// A virtual machine.
+pub(super) struct Machine<'m> {
+    pub(super) qemu: &'m Qemu,
+    pub(super) kernel: &'m Bootable,
+    pub(super) conditions: &'m Conditions,
+    /// Its initial file system, without the modules of the kernel.
+    pub(super) base: &'m Path,
+    /// Where what it says is kept.
+    pub(super) directory: &'m Path,
+    /// How long it may run.
+    pub(super) limit: Duration,
 }
 
-fn run_once(
-    kernel: &Bootable,
-    conditions: &Conditions,
-    base: &Path,
-    directory: &Path,
-    limit: Duration,
-    interrupt: &Interrupt,
-) -> Result<Outcome> {
-    fs::create_dir_all(directory).context("cannot make a directory")?;
-    let initrd = directory.join("initrd");
-    join(&[base, &kernel.modules], &initrd).context("cannot write an initial file system")?;
-    let [console, results, log] = [CONSOLE, "results.log", "qemu.log"].map(|name| directory.join(name));
-    let mut qemu = Command::new(QEMU);
-    // KVM would be faster, and is not to be had everywhere.
-    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3G"])
-        .args(["-nodefaults", "-display", "none", "-no-reboot", "-append", &conditions.command_line()])
-        .arg("-kernel")
-        .arg(&kernel.image)
-        .arg("-initrd")
-        .arg(&initrd);
-    for line in [&console, &results] {
-        qemu.arg("-serial").arg(format!("file:{}", line.display()));
+impl Machine<'_> {
+    /// Boots it, and waits until it has run the tests. Emulated kernels panic at their start at times, whatever they are
+    /// to run: such a machine is started again, once.
+    ///
+    /// # Errors
+    ///
+    /// When the emulator cannot be started or fails, and when interrupted. A machine that takes longer than the limit is
+    /// ended, and what it told counts.
+    pub(super) fn run(&self, interrupt: &Interrupt) -> Result<Outcome> {
+        let console = self.directory.join(CONSOLE);
+        let first = self.run_once(interrupt)?;
+        let outcome = match first.panic {
+            Some(panic) if first.verdicts.is_empty() => {
+                println!("vm-test: started again, since the kernel panicked at its start: {panic}");
+                fs::rename(&console, self.directory.join("console-of-panic.log"))
+                    .context("cannot keep what a kernel said")?;
+                Outcome { panic: Some(panic), ..self.run_once(interrupt)? }
+            }
+            _ => first,
+        };
+        if outcome.verdicts.is_empty() {
+            bail!("it ran no test; its console is in `{}`", console.display());
+        }
+        Ok(outcome)
     }
-    let start = Instant::now();
-    let mut machine = Background::start(qemu, &log)?;
-    let mut has_ended = false;
-    interrupt.wait_for("a virtual machine", limit * 2, || {
-        has_ended = machine.has_succeeded()?;
-        Ok(has_ended || start.elapsed() > limit)
-    })?;
-    drop(machine);
-    fs::remove_file(initrd).context("cannot remove an initial file system")?;
-    if !has_ended {
-        eprintln!("vm-test: ended the machine after {} s", limit.as_secs());
+
+    fn run_once(&self, interrupt: &Interrupt) -> Result<Outcome> {
+        let Self { qemu, kernel, conditions, base, directory, limit } = *self;
+        fs::create_dir_all(directory).context("cannot make a directory")?;
+        let initrd = directory.join("initrd");
+        join(&[base, &kernel.modules], &initrd).context("cannot write an initial file system")?;
+        let [console, results, log] = [CONSOLE, "results.log", "qemu.log"].map(|name| directory.join(name));
+        let mut qemu = qemu.command();
+        // KVM would be faster, and is not to be had everywhere.
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3G"])
+            .args(["-nodefaults", "-display", "none", "-no-reboot", "-append", &conditions.command_line()])
+            .arg("-kernel")
+            .arg(&kernel.image)
+            .arg("-initrd")
+            .arg(&initrd);
+        for line in [&console, &results] {
+            qemu.arg("-serial").arg(format!("file:{}", line.display()));
+        }
+        let start = Instant::now();
+        let mut machine = Background::start(qemu, &log)?;
+        let mut has_ended = false;
+        interrupt.wait_for("a virtual machine", limit * 2, || {
+            has_ended = machine.has_succeeded()?;
+            Ok(has_ended || start.elapsed() > limit)
+        })?;
+        drop(machine);
+        fs::remove_file(initrd).context("cannot remove an initial file system")?;
+        if !has_ended {
+            eprintln!("vm-test: ended the machine after {} s", limit.as_secs());
+        }
+        let told = fs::read(&results).unwrap_or_default();
+        let mut outcome = parse(&String::from_utf8_lossy(&told));
+        outcome.seconds = start.elapsed().as_secs();
+        outcome.panic = panic(&String::from_utf8_lossy(&fs::read(&console).unwrap_or_default()));
+        Ok(outcome)
     }
-    let told = fs::read(&results).unwrap_or_default();
-    let mut outcome = parse(&String::from_utf8_lossy(&told));
-    outcome.seconds = start.elapsed().as_secs();
-    outcome.panic = panic(&String::from_utf8_lossy(&fs::read(&console).unwrap_or_default()));
-    Ok(outcome)
 }
 
 /// The line in which a kernel says that it panics.
@@ -179,12 +175,12 @@ fn parse(told: &str) -> Outcome {
             part = title;
         } else if part == "doctor" {
             doctor += line;
-        } else if let Some(name) = line.strip_prefix("---- ") {
-            speaker = name.split(' ').next().unwrap_or_default();
-        } else if let Some(what) = line.strip_prefix(LACKS) {
+        } else if let Some(name) = results::speaker(line) {
+            speaker = name;
+        } else if let Some(why) = results::why_skipped(line) {
             // What it lacks is no excuse for a test that failed.
             if let Some(verdict @ Verdict::Passed) = outcome.verdicts.get_mut(speaker) {
-                *verdict = Verdict::Lacks(what.to_owned());
+                *verdict = Verdict::Skipped(why.to_owned());
             }
         } else if let Some((test, verdict)) =
             line.strip_prefix("test ").and_then(|line| line.rsplit_once(" ... "))
@@ -217,7 +213,7 @@ mod tests {
                     this kernel lacks SO_NETNS_COOKIE\r\n";
         let outcome = parse(told);
         let verdicts: Vec<_> = outcome.verdicts.iter().map(|(test, verdict)| (&**test, verdict)).collect();
-        let lacks = Verdict::Lacks("SO_NETNS_COOKIE".to_owned());
+        let lacks = Verdict::Skipped("this kernel lacks SO_NETNS_COOKIE".to_owned());
         assert_eq!(
             verdicts,
             [("nat::a", &Verdict::Passed), ("nat::b", &Verdict::Failed), ("older::e", &lacks)]

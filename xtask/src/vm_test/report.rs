@@ -15,9 +15,9 @@ pub(super) struct Tested {
 }
 
 impl Tested {
-    /// Whether a test passed, or is about what the kernel lacks.
-    pub(super) fn has_passed(&self, test: &str) -> bool {
-        matches!(self.outcome.verdicts.get(test), Some(Verdict::Passed | Verdict::Lacks(_)))
+    /// Whether a test passed, or is about what is not there.
+    fn has_passed(&self, test: &str) -> bool {
+        matches!(self.outcome.verdicts.get(test), Some(Verdict::Passed | Verdict::Skipped(_)))
     }
 
     /// What `flowlog doctor` found in one of its checks: the level, and its words.
@@ -33,7 +33,7 @@ pub(super) fn tests(kernels: &[Tested], names: &[String]) -> Table {
     for name in names {
         let verdicts = kernels.iter().map(|kernel| match kernel.outcome.verdicts.get(name) {
             Some(Verdict::Passed) => "passed",
-            Some(Verdict::Lacks(_)) => "lacks",
+            Some(Verdict::Skipped(_)) => "skipped",
             Some(Verdict::Failed) => "FAILED",
             None => "NO RESULT",
         });
@@ -54,11 +54,11 @@ pub(super) fn files(kernels: &[Tested], names: &[String]) -> Table {
         let passed = kernels.iter().map(|kernel| {
             let passed = names.iter().filter(|name| kernel.has_passed(name)).count();
             let verdicts = names.iter().filter_map(|name| kernel.outcome.verdicts.get(*name));
-            let lacks = match verdicts.filter(|verdict| matches!(verdict, Verdict::Lacks(_))).count() {
+            let skipped = match verdicts.filter(|verdict| matches!(verdict, Verdict::Skipped(_))).count() {
                 0 => String::new(),
-                lacks => format!(" ({lacks} lacks)"),
+                skipped => format!(" ({skipped} skipped)"),
             };
-            format!("{passed}/{}{lacks}", names.len())
+            format!("{passed}/{}{skipped}", names.len())
         });
         table.add_row([file.to_owned()].into_iter().chain(passed));
     }
@@ -84,20 +84,6 @@ pub(super) fn features(kernels: &[Tested]) -> Table {
         table.add_row([check].into_iter().chain(found));
     }
     table
-}
-
-/// A line for each kernel and thing that it lacks.
-pub(super) fn lacking(kernels: &[Tested]) -> Vec<String> {
-    let mut lines = Vec::new();
-    for Tested { name, outcome } in kernels {
-        for verdict in outcome.verdicts.values() {
-            if let Verdict::Lacks(what) = verdict {
-                lines.push(format!("Linux {name} lacks {what}"));
-            }
-        }
-    }
-    lines.dedup();
-    lines
 }
 
 /// A line for each machine that was started again.
@@ -126,11 +112,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_passed_what_lacks_and_what_is_missing_is_told() {
+    fn what_passed_what_was_skipped_and_what_is_missing_is_told() {
         let outcome = Outcome {
             verdicts: [
                 ("a".to_owned(), Verdict::Passed),
-                ("b".to_owned(), Verdict::Lacks("cookie".to_owned())),
+                ("b".to_owned(), Verdict::Skipped("this kernel lacks cookie".to_owned())),
                 ("c".to_owned(), Verdict::Failed),
             ]
             .into(),
@@ -144,19 +130,21 @@ mod tests {
         let names = ["a", "b", "c", "d"].map(str::to_owned);
         assert_eq!(names.each_ref().map(|name| tested[0].has_passed(name)), [true, true, false, false]);
         let text = tests(&tested, &names).to_string();
-        for (line, verdict) in text.lines().skip(2).zip(["passed", "lacks", "FAILED", "NO RESULT"]) {
+        for (line, verdict) in text.lines().skip(2).zip(["passed", "skipped", "FAILED", "NO RESULT"]) {
             assert!(line.contains(verdict), "{text}");
         }
         let names = ["a::1", "a::2", "b::1"].map(str::to_owned);
-        let verdicts =
-            [("a::1", Verdict::Passed), ("a::2", Verdict::Failed), ("b::1", Verdict::Lacks("x".to_owned()))];
+        let verdicts = [
+            ("a::1", Verdict::Passed),
+            ("a::2", Verdict::Failed),
+            ("b::1", Verdict::Skipped("x".to_owned())),
+        ];
         let verdicts = verdicts.map(|(name, verdict)| (name.to_owned(), verdict)).into();
         let of_files =
             [Tested { name: "6.1".to_owned(), outcome: Outcome { verdicts, ..Outcome::default() } }];
         let text = files(&of_files, &names).to_string();
-        assert!(text.contains("1/2 ") && text.contains("1/1 (1 lacks)"), "{text}");
+        assert!(text.contains("1/2 ") && text.contains("1/1 (1 skipped)"), "{text}");
         let text = features(&tested).to_string();
         assert!(text.contains("yes") && text.contains("unnamed"), "{text}");
-        assert_eq!(lacking(&tested), ["Linux 5.10 lacks cookie"]);
     }
 }

@@ -15,7 +15,7 @@ use tracing::debug;
 use crate::causes::one_line;
 use crate::ctnetlink::{Buffers, Delivery, Error, Group, Listener, Received, Requests, decode};
 use crate::needs::Need;
-use crate::nft_rules::{self, Rules};
+use crate::nft_rules::Rules;
 
 pub use probe::Probe;
 
@@ -74,11 +74,11 @@ pub struct NamespaceWatch {
 
 /// Which messages about rules were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Messages {
-    All,
-    /// Some wait.
-    More,
-    Lost,
+struct Messages {
+    /// None waits.
+    is_all: bool,
+    /// Some were lost, or cannot be read.
+    has_lost: bool,
 }
 
 /// What is known of one IP version.
@@ -143,20 +143,19 @@ impl NamespaceWatch {
         buffers: &mut Buffers,
         now: Instant,
     ) -> [Tracking; 2] {
-        match self.read_messages(buffers) {
-            Messages::All => {}
-            // What is known is older than now.
-            Messages::More => return [Tracking::default(); 2],
-            // What was lost told of nothing where the last transaction is the one that is known.
-            Messages::Lost => self.must_list |= !self.is_current(requests),
+        let Messages { is_all, has_lost } = self.read_messages(buffers);
+        self.must_list |= has_lost;
+        // What is known is older than now. After a loss the kernel drops all further messages, without another word,
+        // until none waits: a list that is made earlier would not be followed by what changes after it.
+        if !is_all {
+            return [Tracking::default(); 2];
         }
         let is_unsure = self.must_list;
         if is_unsure && self.listed.is_none_or(|listed| now >= listed + LIST_EVERY) {
             let is_first = self.listed.is_none();
             self.listed = Some(now);
-            self.list(requests);
-            // What went and came meanwhile is in messages that were not lost.
-            self.must_list = false;
+            // What goes and comes meanwhile is in messages that are not lost.
+            self.must_list = !self.list(requests);
             // What a first list tells nothing of, nobody was promised.
             return [false, true].map(|is_ipv6| self.version(is_ipv6, !is_first, requests, now));
         }
@@ -166,43 +165,38 @@ impl NamespaceWatch {
     /// Reads the messages that are there.
     fn read_messages(&mut self, buffers: &mut Buffers) -> Messages {
         let Self { messages, rules, .. } = self;
+        let mut has_lost = false;
         for _ in 0..READS_PER_LOOK {
             match messages.recv(buffers) {
                 Ok(Received::Datagrams(datagrams)) => {
-                    let has_lost = datagrams.truncated() > 0;
                     let mut messages = datagrams.iter().flat_map(decode::messages);
                     let result = messages.try_for_each(|message| rules.apply(&message?));
-                    if has_lost || result.is_err() {
-                        return Messages::Lost;
-                    }
-                    if !datagrams.is_full() {
-                        return Messages::All;
-                    }
+                    has_lost |= datagrams.truncated() > 0 || result.is_err();
                 }
-                Ok(Received::WouldBlock) => return Messages::All,
-                Ok(Received::Overrun) | Err(_) => return Messages::Lost,
+                Ok(Received::WouldBlock) => return Messages { is_all: true, has_lost },
+                Ok(Received::Overrun) => has_lost = true,
+                // What waits is not known.
+                Err(_) => return Messages { is_all: true, has_lost: true },
             }
         }
-        Messages::More
+        Messages { is_all: false, has_lost }
     }
 
-    /// Whether the last transaction is known.
-    fn is_current(&self, requests: &mut Requests) -> bool {
-        let known = self.rules.generation();
-        known.is_some() && known == generation(requests)
-    }
-
-    /// Lists all rules. Without nftables there are none.
-    fn list(&mut self, requests: &mut Requests) {
+    /// Lists all rules; without nftables there are none. Says whether that could be done.
+    fn list(&mut self, requests: &mut Requests) -> bool {
         let Self { rules, .. } = self;
-        // What changes after this tells so by a message with a later number.
-        let generation = generation(requests);
         rules.clear();
-        if let Err(error) = requests.rules(|message| rules.apply(message)) {
-            debug!("cannot list the rules of nftables: {}", one_line(&error));
+        let listed = requests.rules(|message| rules.apply(message));
+        if let Err(error) = &listed {
+            debug!("cannot list the rules of nftables: {}", one_line(error));
             rules.clear();
         }
-        rules.listed(generation);
+        rules.listed();
+        match listed {
+            Ok(()) => true,
+            // `nfnetlink_rcv_msg`: there is no such subsystem.
+            Err(error) => error.is_unknown_request(),
+        }
     }
 
     fn version(&mut self, is_ipv6: bool, is_unsure: bool, requests: &mut Requests, now: Instant) -> Tracking {
@@ -240,16 +234,6 @@ impl NamespaceWatch {
         let now = version.now.filter(|is_tracked| !is_tracked || version.asked == Some(now));
         Tracking { now, blinked, is_blind }
     }
-}
-
-/// The number of the last transaction of nftables; `None` where there is no nftables.
-fn generation(requests: &mut Requests) -> Option<u32> {
-    let mut generation = None;
-    let asked = requests.generation(|message| {
-        generation = nft_rules::generation(message.payload)?;
-        Ok(())
-    });
-    asked.ok().and(generation)
 }
 
 fn open_sysctl(name: &str) -> Option<File> {

@@ -136,6 +136,16 @@ impl Error {
             _ => Self::Io { request, source },
         }
     }
+
+    /// Whether the kernel has nothing that answers such a request.
+    pub fn is_unknown_request(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_unknown_request(source))
+    }
+}
+
+/// `nfnetlink_rcv_msg`: there is no such subsystem, and no module to load for it.
+fn is_unknown_request(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::errno::Errno::EINVAL as i32)
 }
 
 /// A bound netlink socket of the netfilter family, in the thread's network namespace.

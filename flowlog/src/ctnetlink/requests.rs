@@ -13,7 +13,7 @@ use nix::errno::Errno;
 
 use super::decode::{self, DecodeError, Decoded, Message, messages};
 use super::uapi::*;
-use super::{Error, encode, open_socket};
+use super::{Error, encode, is_unknown_request, open_socket};
 use crate::flow::{Flow, Tuple};
 
 pub use entries::{Filter, Listed};
@@ -52,10 +52,7 @@ impl Requests {
     pub fn count(&mut self) -> Result<u32, Error> {
         const REQUEST: &str = "count conntrack entries";
         match self.statistics() {
-            // nfnetlink_rcv_msg: no such subsystem, and no module to load for it.
-            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(Errno::EINVAL as i32) => {
-                Err(Error::NoCtnetlink(source))
-            }
+            Err(Error::Io { source, .. }) if is_unknown_request(&source) => Err(Error::NoCtnetlink(source)),
             result => {
                 let missing = DecodeError::Missing {
                     attribute: "CTA_STATS_GLOBAL_ENTRIES",
@@ -162,6 +159,11 @@ impl Requests {
                 let outcome = match message.message_type {
                     NLMSG_ERROR | NLMSG_DONE => error_number(&message).map_err(io_error),
                     _ => each(&message).map_err(|source| Error::Answer { request, source }),
+                };
+                // Of lists that know it: something changed meanwhile, and may be missing.
+                let outcome = match message.flags & NLM_F_DUMP_INTR {
+                    0 => outcome,
+                    _ => outcome.and(Err(io_error(Errno::EINTR.into()))),
                 };
                 result = result.and(outcome);
                 if message.sequence == last && matches!(message.message_type, NLMSG_ERROR | NLMSG_DONE) {

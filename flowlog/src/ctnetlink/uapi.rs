@@ -26,6 +26,8 @@ pub const NLMSG_DONE: u16 = 3;
 pub const NLM_F_REQUEST: u16 = 0x01;
 /// `NLM_F_ACK`: answer also when there is no error.
 pub const NLM_F_ACK: u16 = 0x04;
+/// `NLM_F_DUMP_INTR`: what is listed has changed meanwhile.
+pub const NLM_F_DUMP_INTR: u16 = 0x10;
 /// `NLM_F_DUMP`: all entries.
 pub const NLM_F_DUMP: u16 = 0x100 | 0x200;
 /// `NLM_F_EXCL`: fail where the entry exists.
@@ -79,8 +81,6 @@ pub const NFT_MSG_GETRULE: u8 = 7;
 pub const NFT_MSG_DELRULE: u8 = 8;
 /// `NFT_MSG_NEWGEN`: the end of a transaction.
 pub const NFT_MSG_NEWGEN: u8 = 15;
-/// `NFT_MSG_GETGEN`
-pub const NFT_MSG_GETGEN: u8 = 16;
 /// `NFT_MSG_DESTROYRULE`, since Linux 6.3
 pub const NFT_MSG_DESTROYRULE: u8 = 28;
 /// `NFTA_RULE_TABLE` of `enum nft_rule_attributes`
@@ -89,8 +89,6 @@ pub const NFTA_RULE_TABLE: u16 = 1;
 pub const NFTA_RULE_HANDLE: u16 = 3;
 /// `NFTA_RULE_EXPRESSIONS` of `enum nft_rule_attributes`
 pub const NFTA_RULE_EXPRESSIONS: u16 = 4;
-/// `NFTA_GEN_ID` of `enum nft_gen_attributes`
-pub const NFTA_GEN_ID: u16 = 1;
 /// `NFTA_EXPR_NAME` of `enum nft_expr_attributes`
 pub const NFTA_EXPR_NAME: u16 = 1;
 /// `NFTA_EXPR_DATA` of `enum nft_expr_attributes`

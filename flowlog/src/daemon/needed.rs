@@ -1,6 +1,7 @@
 //! What a watched namespace has of what flowlog needs: looked at on each tick, said, declared, and mended where that
 //! is asked for.
 
+use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,8 @@ use crate::needs::{Change, Need, Needs, Severity, lasting};
 /// flowlog busy.
 const MEND_EVERY: Duration = Duration::from_secs(1);
 
-/// How often it is said at most that connections may not have been tracked for a moment; each time is declared.
-const BLINKS_SAID_EVERY: Duration = Duration::from_secs(10);
+/// How often the same is said at most, whoever changes the host back and forth meanwhile; each time is declared.
+const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// Above this part of its limit the table is nearly full.
 const NEARLY_FULL_PERCENT: u64 = 90;
@@ -30,9 +31,20 @@ const NEARLY_FULL_PERCENT: u64 = 90;
 /// Below this part it has room again.
 const ROOM_AGAIN_PERCENT: u64 = 80;
 
+/// What rules are needed for.
+const TRACKING: [Need; 2] = [Need::TracksIpv4, Need::TracksIpv6];
+
 /// Why tracking may not have worked between two looks.
 const RELOADED: &str = "the rules that make the kernel track were removed and added again, so connections may not have \
                         been tracked in between";
+
+/// What is said of a need.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Said {
+    Lost(Need),
+    Met(Need),
+    Blink,
+}
 
 /// The needs of one network namespace.
 pub(super) struct Needed {
@@ -46,11 +58,12 @@ pub(super) struct Needed {
     /// What is missing is set right.
     keep: bool,
     mending: Option<Receiver<Result<Fixed>>>,
+    /// When rules were added.
     mended: Option<Instant>,
+    /// What was said last.
+    said: HashMap<Said, Instant>,
     /// Why something could not be mended, as it was said.
-    said: String,
-    /// When it was said that connections may not have been tracked for a moment.
-    said_blink: Option<Instant>,
+    said_why: HashMap<Need, String>,
     has_said_unknown: bool,
 }
 
@@ -67,8 +80,8 @@ impl Needed {
             keep,
             mending: None,
             mended: None,
-            said: String::new(),
-            said_blink: None,
+            said: HashMap::new(),
+            said_why: HashMap::new(),
             has_said_unknown: false,
         })
     }
@@ -142,18 +155,33 @@ impl Needed {
             Some(Change::Lost { need }) => self.say_lost(need, namespace),
             Some(Change::Met { need, after_us }) => {
                 self.needs.close(need, at_us).into_iter().for_each(|gap| gaps.add(gap));
-                info!(
-                    "mended after {} in the network namespace `{}`: {}",
-                    lasting(after_us),
-                    name(namespace),
-                    need.found()
-                );
+                self.said_why.remove(&need);
+                if self.is_time_for(Said::Met(need)) {
+                    info!(
+                        "mended after {} in the network namespace `{}`: {}",
+                        lasting(after_us),
+                        name(namespace),
+                        need.found()
+                    );
+                }
             }
             None => {}
         }
     }
 
-    fn say_lost(&self, need: Need, namespace: &Namespace) {
+    /// Whether this has not been said for a while.
+    fn is_time_for(&mut self, said: Said) -> bool {
+        let is_time = self.said.get(&said).is_none_or(|at| at.elapsed() >= SAID_EVERY);
+        if is_time {
+            self.said.insert(said, Instant::now());
+        }
+        is_time
+    }
+
+    fn say_lost(&mut self, need: Need, namespace: &Namespace) {
+        if !self.is_time_for(Said::Lost(need)) {
+            return;
+        }
         let name = name(namespace);
         let advice = match (need, self.keep) {
             (Need::Room, _) => "raise the sysctl net.netfilter.nf_conntrack_max".to_owned(),
@@ -172,10 +200,9 @@ impl Needed {
 
     /// Says that connections may be missing, not each time where rules are reloaded all the time.
     fn say_blink(&mut self, namespace: &Namespace) {
-        if self.said_blink.is_some_and(|said| said.elapsed() < BLINKS_SAID_EVERY) {
+        if !self.is_time_for(Said::Blink) {
             return;
         }
-        self.said_blink = Some(Instant::now());
         error!(
             "connections in the network namespace `{}` may be missing: {RELOADED}; reload rules in one transaction, as \
              `nft -f` does with a file that begins with `flush ruleset`",
@@ -202,7 +229,7 @@ impl Needed {
             });
         match started {
             Ok(mending) => self.mending = Some(mending),
-            Err(error) => drop(self.has_mended(&[], Err(error), namespace)),
+            Err(error) => drop(self.has_mended(&TRACKING, Err(error), namespace)),
         }
     }
 
@@ -219,23 +246,25 @@ impl Needed {
             let name = name(namespace);
             info!("{done} in the network namespace `{name}`; undo: {undo}");
         });
-        self.has_mended(&[Need::TracksIpv4, Need::TracksIpv6], result, namespace);
+        self.has_mended(&TRACKING, result, namespace);
     }
 
-    /// Notes that needs were mended, or says why not, once for each reason.
+    /// Notes that needs that were not met were mended, or says why not, once for each reason.
     fn has_mended(&mut self, needs: &[Need], result: Result<()>, namespace: &Namespace) -> bool {
+        let unmet = needs.iter().copied().filter(|need| !self.needs.is_met(*need));
+        let unmet: Vec<Need> = unmet.collect();
         match result {
             Ok(()) => {
-                needs.iter().for_each(|need| self.needs.mended(*need));
-                self.said.clear();
+                unmet.into_iter().for_each(|need| self.needs.mended(need));
                 true
             }
             Err(error) => {
                 let text = format!("{error:#}");
-                if text != self.said {
+                let is_new = unmet.iter().any(|need| self.said_why.get(need) != Some(&text));
+                if is_new {
                     error!("flows of the network namespace `{}` stay incomplete: {text}", name(namespace));
-                    self.said = text;
                 }
+                unmet.into_iter().for_each(|need| drop(self.said_why.insert(need, text.clone())));
                 false
             }
         }

@@ -16,12 +16,14 @@ use crate::rtnetlink::{Change, Read, Watcher};
 #[derive(Default)]
 pub(super) struct LocalAddresses {
     addresses: Addresses,
-    /// None where the kernel refuses it: then the addresses are not known, and it is tried again.
+    /// None where the kernel refuses a socket at the start: then the addresses are not known, and it is tried again.
     watcher: Option<Watcher>,
     /// `CLOCK_MONOTONIC` until which all changes are known.
     complete_ns: u64,
     /// Changes were lost: the list of all is needed, after what is still to be read.
     has_lost: bool,
+    /// It was said that they are not known.
+    has_said: bool,
     /// Addresses that were said to be forgotten.
     said_forgotten: u64,
 }
@@ -60,9 +62,12 @@ impl LocalAddresses {
             Ok(Read::All) if *has_lost => self.list(namespace),
             Ok(Read::All) => *complete_ns = before_ns,
             Ok(Read::More) => {}
-            // What was queued before comes first.
-            Ok(Read::Overrun) => *has_lost = true,
-            Err(error) => self.give_up(namespace, &error),
+            Ok(Read::Overrun) => {
+                *has_lost = true;
+                // What was queued before comes first.
+                self.read(namespace);
+            }
+            Err(error) => self.failed(namespace, &error),
         }
     }
 
@@ -95,8 +100,9 @@ impl LocalAddresses {
                 addresses.replace(&all, Window { after_ns: *complete_ns, by_ns });
                 *complete_ns = before_ns;
                 *has_lost = false;
+                self.has_said = false;
             }
-            Err(error) => self.give_up(namespace, &error),
+            Err(error) => self.failed(namespace, &error),
         }
     }
 
@@ -107,13 +113,20 @@ impl LocalAddresses {
                 // Before changes are taken in, of which some are in the list already.
                 self.list(namespace.name());
             }
-            Ok(Err(error)) => self.give_up(namespace.name(), &error),
+            Ok(Err(error)) => self.failed(namespace.name(), &error),
             Err(error) => warn!("{}", one_line(&error)),
         }
     }
 
-    fn give_up(&mut self, namespace: Option<&str>, error: &io::Error) {
-        self.watcher = None;
-        warn!("cannot read the addresses of `{}`, and tries again: {error}", namespace.unwrap_or("own"));
+    /// A list is needed.
+    fn failed(&mut self, namespace: Option<&str>, error: &io::Error) {
+        self.has_lost = true;
+        if !std::mem::replace(&mut self.has_said, true) {
+            warn!(
+                "cannot read the addresses of `{}`, and tries again: {error}; flows of addresses that come or go meanwhile \
+                 may have the wrong direction, and no process at datagram servers",
+                namespace.unwrap_or("own")
+            );
+        }
     }
 }

@@ -8,9 +8,9 @@ use nix::sys::signal::Signal;
 use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, run_command};
 use crate::harness::dataset::{Dataset, Row, files_below};
-use crate::harness::kernel::{ENDS, lacks};
+use crate::harness::kernel::{ENDS, OLDER_SOCKETS, lacks};
 use crate::harness::namespace::Namespace;
-use crate::harness::program::{Program, Told};
+use crate::harness::program::{Program, Running, Told};
 use crate::harness::wait::wait_for;
 use crate::processes::assert_process;
 
@@ -46,6 +46,68 @@ fn a_stall_beyond_the_ring_buffer_loses_names_and_says_so() {
     assert!(named < rows, "the case is too small: {log}");
     assert!(log.contains(LOST), "{log}");
     assert!(!log.contains("lost_events=0 "), "{log}");
+}
+
+/// Sockets without a connection, and listeners of MPTCP that are older than the daemon, are told of once only: after a
+/// loss they are looked for again.
+#[test]
+fn who_listened_before_a_stall_is_named_after_it() {
+    if lacks(ENDS) || lacks(OLDER_SOCKETS) {
+        return;
+    }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let namespace = Namespace::tracked();
+    let [output, programs] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [answers, accepts, client] =
+        ["fl-answers", "fl-accepts", "fl-client"].map(|name| Program::new(programs.path(), name));
+    let mut accepting = accepts.start(&namespace, "serve-kind mptcp 127.0.0.1:5003");
+    accepting.wait_for("made");
+    let has_mptcp = !accepting.told().has("impossible");
+    let mut command = run_command(output.path(), &[&namespace]);
+    command.env("FLOWLOG__ATTRIBUTION__RING_BUFFER", "256KiB");
+    let mut daemon = Daemon::spawn(command);
+    let answering = answers.start(&namespace, "udp-serve 127.0.0.1:5004");
+    answering.wait_for("listening");
+    if has_mptcp {
+        accepting.go_on();
+        accepting.wait_for("serving");
+    }
+
+    let pids = |port| -> Vec<i64> {
+        let dataset = Dataset::read(output.path());
+        dataset.rows_to(port).into_iter().filter_map(|row| row.int("dst_pid")).collect()
+    };
+    let ask = |daemon: &mut Daemon| {
+        client.run(&namespace, "udp-send 127.0.0.1:5004");
+        conntrack::flush(&namespace);
+        daemon.rotate();
+    };
+    // What is used is told of now, and not again.
+    ask(&mut daemon);
+    wait_for("a row", || (pids(5004).len() == 1).then_some(()));
+
+    daemon.signal(Signal::SIGSTOP);
+    let storm = SocketAddr::from(([127, 0, 0, 1], 5005));
+    let _storm = accepts.serve(&namespace, 0, storm);
+    client.start(&namespace, &format!("connect-many {storm} {CONNECTIONS}")).finish();
+    daemon.signal(Signal::SIGCONT);
+    wait_for("a loss", || daemon.log().contains(LOST).then_some(()));
+
+    let pid_of = |running: &Running| vec![i64::from(running.pid())];
+    wait_for("the sockets to be known again", || {
+        ask(&mut daemon);
+        (pids(5004).len() > 1).then_some(())
+    });
+    if has_mptcp {
+        client.run(&namespace, "connect 127.0.0.1:5003");
+        conntrack::flush_closed(&namespace);
+    }
+    daemon.stop();
+    let answered = pids(5004);
+    assert!(answered.iter().all(|pid| [*pid] == pid_of(&answering)[..]), "{answered:?}");
+    if has_mptcp {
+        assert_eq!(pids(5003), pid_of(&accepting));
+    }
 }
 
 /// A daemon sees the sockets of the whole host: two storms at once would fill its ring buffer.

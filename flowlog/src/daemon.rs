@@ -330,7 +330,8 @@ impl Daemon {
     /// Looks at what flowlog needs of the host. Where events were off until now, what was made meanwhile is listed.
     fn look(&mut self) -> Result<()> {
         let Self { watched, buffers, output, local, programs, .. } = self;
-        programs.look(local, watched, &mut output.gaps)?;
+        programs.look(local, &mut output.gaps)?;
+        local.look_again(watched)?;
         watched.iter_mut().for_each(|watched| watched.look(buffers, &mut output.gaps));
         let is_due = |watched: &Watched| watched.has_silent && watched.needed.is_met(Need::Events);
         if self.watched.iter().any(is_due) && self.read_before_dump()? {

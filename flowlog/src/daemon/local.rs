@@ -9,6 +9,7 @@ use nix::time::ClockId;
 use tracing::{debug, warn};
 
 use super::clock::{self, micros, now_ns, now_us};
+use super::watched::Watched;
 use crate::attribute::Tables;
 use crate::causes::one_line;
 use crate::clocks::Set;
@@ -45,6 +46,10 @@ pub(super) struct Local {
     pub(super) lost: u64,
     /// The time of the events that were lost and are not declared yet.
     blind: Option<Blind>,
+    /// An event has been waited for in vain, and still hides all later ones.
+    is_stuck: bool,
+    /// Events of sockets were lost: those that are open are looked for again.
+    again: Again,
     /// Sockets.
     evicted: Forgotten,
     /// Tuples of packets made by hand.
@@ -136,6 +141,8 @@ impl Local {
             complete_ns: now_ns(ClockId::CLOCK_MONOTONIC),
             lost: 0,
             blind: None,
+            is_stuck: false,
+            again: Again::default(),
             evicted: Forgotten::default(),
             forgotten: Forgotten::default(),
             said_refused_cmdlines: 0,
@@ -146,7 +153,19 @@ impl Local {
     /// the call.
     pub(super) fn drain(&mut self) -> Result<()> {
         self.clock.check()?;
-        let Self { ebpf: Some(ebpf), tables, clock, origins, events, own_comm, complete_ns, lost, .. } = self
+        let Self {
+            ebpf: Some(ebpf),
+            tables,
+            clock,
+            origins,
+            events,
+            own_comm,
+            complete_ns,
+            lost,
+            is_stuck,
+            again,
+            ..
+        } = self
         else {
             return Ok(());
         };
@@ -154,7 +173,7 @@ impl Local {
         let (mut lost_now, mut skipped_now) = (0, 0);
         // A storm of events cannot keep the caller here: these are more than the ring buffer holds, so all that was
         // there before the call.
-        let mut unfinished = Unfinished::default();
+        let mut unfinished = Unfinished { was_stuck: std::mem::take(is_stuck), ..Unfinished::default() };
         let mut handfuls = 0;
         while handfuls <= ebpf.capacity() / HANDFUL {
             let before_ns = now_ns(ClockId::CLOCK_MONOTONIC);
@@ -189,7 +208,7 @@ impl Local {
                 }
                 Next::Done => {}
                 // What comes behind it is not known when flows are joined.
-                Next::GiveUp => lost_now += 1,
+                Next::GiveUp => *is_stuck = true,
             }
             // Not before: what was lost while the ring buffer was full is known when all of it has been read.
             if is_all {
@@ -198,10 +217,12 @@ impl Local {
             break;
         }
         // Only programs of processes are skipped.
-        if lost_now > 0 {
+        if lost_now > 0 || *is_stuck {
             tables.sockets_are_unknown(since_ns, now_ns(ClockId::CLOCK_MONOTONIC));
+            again.want(Instant::now());
         }
-        let lost_now = lost_now + skipped_now;
+        // It counts once, however long it takes.
+        let lost_now = lost_now + skipped_now + u64::from(*is_stuck && !unfinished.was_stuck);
         if lost_now == 0 {
             return Ok(());
         }
@@ -218,6 +239,20 @@ impl Local {
     /// Forgets sockets that closed long ago.
     pub(super) fn expire(&mut self) {
         self.tables.expire(now_ns(ClockId::CLOCK_MONOTONIC));
+    }
+
+    /// Finds the sockets that are open, where what was known of them was lost some time ago.
+    pub(super) fn look_again(&mut self, watched: &[Watched]) -> Result<()> {
+        let now = Instant::now();
+        if self.is_stuck || !self.again.is_due(now) {
+            return Ok(());
+        }
+        self.seed_sockets(watched, true)
+    }
+
+    /// What was known of sockets is lost: they are looked for again soon.
+    pub(super) fn want_again(&mut self) {
+        self.again.want(Instant::now());
     }
 
     /// Declares what was lost of sockets and processes since the last call.
@@ -286,9 +321,49 @@ const UNFINISHED_NAP: Duration = Duration::from_micros(50);
 /// How often what came meanwhile is read: on a busy host there is always something.
 const MAX_PASSES: u32 = 3;
 
+/// How long after they were looked for they are not looked for again: it reads all of /proc. Each time twice as long,
+/// while losses go on.
+const AGAIN_PAUSE: Duration = Duration::from_secs(5);
+
+/// The longest of these pauses.
+const AGAIN_PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// When sockets are looked for again.
+#[derive(Debug, Default)]
+struct Again {
+    /// When they were first not known.
+    wanted: Option<Instant>,
+    /// When they were looked for, and the pause after that.
+    looked: Option<(Instant, Duration)>,
+}
+
+impl Again {
+    fn want(&mut self, now: Instant) {
+        self.wanted.get_or_insert(now);
+    }
+
+    /// Whether they are to be looked for now; then the pause begins.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let Some(wanted) = self.wanted else { return false };
+        if self.looked.is_some_and(|(looked, pause)| now < looked + pause) {
+            return false;
+        }
+        let pause = match self.looked {
+            // Soon after the last pause.
+            Some((looked, pause)) if wanted < looked + pause * 2 => (pause * 2).min(AGAIN_PAUSE_MAX),
+            _ => AGAIN_PAUSE,
+        };
+        self.looked = Some((now, pause));
+        self.wanted = None;
+        true
+    }
+}
+
 /// An event that a program has begun and not finished hides all later ones.
 #[derive(Debug, Default)]
 struct Unfinished {
+    /// It was waited for in an earlier call, in vain.
+    was_stuck: bool,
     passes: u32,
     since: Option<Instant>,
 }
@@ -314,8 +389,12 @@ impl Unfinished {
             return Next::Done;
         }
         if has_read {
+            self.was_stuck = false;
             self.since = None;
             return Next::Read;
+        }
+        if self.was_stuck {
+            return Next::GiveUp;
         }
         let since = *self.since.get_or_insert(now);
         if now.duration_since(since) < UNFINISHED_WAIT { Next::Wait } else { Next::GiveUp }
@@ -374,6 +453,40 @@ mod tests {
         assert_eq!(unfinished.next(false, true, start), Next::Wait);
         assert_eq!(unfinished.next(false, true, start + UNFINISHED_WAIT / 2), Next::Wait);
         assert_eq!(unfinished.next(false, true, start + UNFINISHED_WAIT), Next::GiveUp);
+    }
+
+    #[test]
+    fn an_event_that_was_waited_for_in_vain_is_not_waited_for_again() {
+        let now = Instant::now();
+        let mut unfinished = Unfinished { was_stuck: true, ..Unfinished::default() };
+        assert_eq!(unfinished.next(false, true, now), Next::GiveUp);
+        // Another one.
+        assert_eq!(unfinished.next(true, true, now), Next::Read);
+        assert_eq!(unfinished.next(false, true, now), Next::Wait);
+    }
+
+    #[test]
+    fn sockets_are_looked_for_soon_after_a_loss_and_rarely_while_losses_go_on() {
+        let start = Instant::now();
+        let mut again = Again::default();
+        assert!(!again.is_due(start));
+        let mut looks = Vec::new();
+        for tenth in 0..3_000_u32 {
+            let now = start + Duration::from_millis(100) * tenth;
+            again.want(now);
+            if again.is_due(now) {
+                looks.push((now - start).as_secs());
+            }
+        }
+        assert_eq!(looks, [0, 5, 15, 35, 75, 155]);
+        let later = start + Duration::from_secs(3_600);
+        assert!(again.is_due(later), "what was lost since the last look");
+        let calm = later + Duration::from_secs(3_600);
+        again.want(calm);
+        assert!(again.is_due(calm));
+        again.want(calm);
+        assert!(!again.is_due(calm));
+        assert!(again.is_due(calm + AGAIN_PAUSE));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use anyhow::Result;
 use nix::time::ClockId;
@@ -14,8 +15,8 @@ use crate::seed::{Missed, Older, Role, Waiting, sockets_tell_namespaces, waiting
 
 impl Local {
     /// Finds the sockets that are older than the programs, writes their owners into them and takes them
-    /// into the tables. The processes are there already. `is_again`: the programs were not attached for a while, and do
-    /// not tell again of what they told of before.
+    /// into the tables. The processes are there already. `is_again`: events were lost, and the programs do not tell again
+    /// of what they told of before.
     pub(super) fn seed_sockets(&mut self, watched: &[Watched], is_again: bool) -> Result<()> {
         if self.ebpf.is_none() {
             return Ok(());
@@ -35,12 +36,23 @@ impl Local {
         let mut found = Vec::new();
         let mut refused = None;
         let monotonic_ns = || now_ns(ClockId::CLOCK_MONOTONIC);
-        let walked = walk(monotonic_ns, |socket, older| match self.adopt(socket, &older) {
-            Ok(true) => found.push(older),
-            Ok(false) if is_again => self.take_again(socket, older),
-            // The programs tell of it.
-            Ok(false) => {}
-            Err(error) => refused = Some(error),
+        let mut drained = Instant::now();
+        let walked = walk(monotonic_ns, |socket, older| {
+            let adopted = self.adopt(socket, &older).and_then(|is_older| {
+                // The walk takes seconds where there are a hundred thousand sockets.
+                if drained.elapsed() >= super::DRAIN_INTERVAL {
+                    self.drain()?;
+                    drained = Instant::now();
+                }
+                Ok(is_older)
+            });
+            match adopted {
+                Ok(true) => found.push(older),
+                Ok(false) if is_again => self.take_again(socket, older),
+                // The programs tell of it.
+                Ok(false) => {}
+                Err(error) => refused = Some(error),
+            }
         });
         match walked {
             Ok(Missed { processes, sockets }) => debug!(

@@ -9,7 +9,6 @@ use tracing::{info, warn};
 
 use super::clock::{now_ns, now_us};
 use super::local::Local;
-use super::watched::Watched;
 use crate::causes::one_line;
 use crate::gaps::Pending;
 use crate::needs::{Change, Need, Needs, lasting};
@@ -41,20 +40,15 @@ impl Programs {
     }
 
     /// Looks whether the programs are attached, where the last look was some time ago.
-    pub(super) fn look(&mut self, local: &mut Local, watched: &[Watched], gaps: &mut Pending) -> Result<()> {
+    pub(super) fn look(&mut self, local: &mut Local, gaps: &mut Pending) -> Result<()> {
         if self.looked.elapsed() < LOOK_EVERY {
             return Ok(());
         }
-        self.look_now(local, watched, gaps)
+        self.look_now(local, gaps)
     }
 
     /// Looks whether the programs are attached.
-    pub(super) fn look_now(
-        &mut self,
-        local: &mut Local,
-        watched: &[Watched],
-        gaps: &mut Pending,
-    ) -> Result<()> {
+    pub(super) fn look_now(&mut self, local: &mut Local, gaps: &mut Pending) -> Result<()> {
         self.looked = Instant::now();
         let Some(ebpf) = &local.ebpf else { return Ok(()) };
         let (at_us, at_ns) = (now_us(), now_ns(ClockId::CLOCK_MONOTONIC));
@@ -97,7 +91,7 @@ impl Programs {
                 local.tables.sockets_are_unknown(self.attached_ns, now_ns(ClockId::CLOCK_MONOTONIC));
                 self.attached_ns = now_ns(ClockId::CLOCK_MONOTONIC);
                 self.has_said = false;
-                local.seed_sockets(watched, true)?;
+                local.want_again();
             }
             Err(error) if !self.has_said => {
                 self.has_said = true;

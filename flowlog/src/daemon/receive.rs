@@ -216,7 +216,7 @@ impl Daemon {
             watched.read_losses(&mut self.output.gaps);
             watched.needed.declare(&mut self.output.gaps, true);
         }
-        self.programs.look_now(&mut self.local, &self.watched, &mut self.output.gaps)?;
+        self.programs.look_now(&mut self.local, &mut self.output.gaps)?;
         self.programs.declare(&mut self.output.gaps, true);
         self.tick()?;
         self.output.flush_last()?;

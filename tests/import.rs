@@ -135,9 +135,9 @@ fn conntrack(namespace: &Namespace, args: &str) -> String {
 #[track_caller]
 fn check_lines(text: &str, style: &Style<'_>) -> usize {
     let names = LabelNames::parse(&fs::read_to_string(LABELS).unwrap());
-    let context = Context { time_zone: &TimeZone::UTC, labels: Some(&names) };
+    let context = Context { time_zone: &TimeZone::UTC, labels: Some(&names), ignore_unknown: false };
     for text in text.lines() {
-        let Line { event, mut entry, age_s, gre_timeouts_s } = parse::line(text, &context)
+        let Line { event, mut entry, age_s, gre_timeouts_s, .. } = parse::line(text, &context)
             .unwrap_or_else(|error| panic!("column {}: {error}: {text}", error.column));
         let mut now_s = 2_000_000_000;
         if let Some(age_s) = age_s {

@@ -7,6 +7,7 @@
 //! Invariant: unless bad lines are to be left out, no row is taken before all lines were read once.
 
 mod lines;
+mod unknown;
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -29,6 +30,7 @@ use crate::wal::WalSync;
 use crate::writer::{Directory, Rotation};
 use lines::Source;
 pub use lines::{BadLine, Place};
+pub use unknown::Unknown;
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
@@ -60,6 +62,8 @@ pub struct Import {
     pub output: PathBuf,
     /// Whether bad lines are left out. Else the first one ends the import before it takes a row.
     pub keep_going: bool,
+    /// Whether fields and flags that are not known are left out. Else they make a line bad.
+    pub ignore_unknown: bool,
     /// The host that the lines are of.
     pub host: Host,
     /// Names of labels; without them, labels are left out.
@@ -90,6 +94,12 @@ pub struct Imported {
     pub bad_lines: u64,
     /// The first of them.
     pub first_bad_lines: Vec<BadLine>,
+    /// Lines that are neither entries nor bad, as those that conntrack(8) says of itself, and byte order marks.
+    pub notes: u64,
+    /// Where conntrack(8) first said that it lost events.
+    pub lost: Option<Place>,
+    /// Fields and flags that were left out, and how many of each.
+    pub unknown: Unknown,
 }
 
 /// Why nothing, or not all, was imported.
@@ -136,7 +146,11 @@ pub enum ImportError {
 ///
 /// See [`ImportError`].
 pub fn import(import: &Import, each: &mut dyn FnMut(Progress)) -> Result<Imported, ImportError> {
-    let context = Context { time_zone: &import.time_zone, labels: import.labels.as_ref() };
+    let context = Context {
+        time_zone: &import.time_zone,
+        labels: import.labels.as_ref(),
+        ignore_unknown: import.ignore_unknown,
+    };
     let mut sources = import.inputs.iter().map(Source::find).collect::<Result<Vec<_>, _>>()?;
     let passes = if import.keep_going { 1 } else { 2 };
     let total_bytes = sources.iter().map(Source::known_bytes).sum::<u64>() * passes;
@@ -164,7 +178,9 @@ pub fn import(import: &Import, each: &mut dyn FnMut(Progress)) -> Result<Importe
             lines.add_progress(&mut progress, each);
             let taken = line.and_then(|line| {
                 let sighting = lines.check(sighting(import.format, &line))?;
-                Ok((lines.flow(&line)?, sighting))
+                let flow = lines.flow(&line)?;
+                imported.unknown.add(line.unknown);
+                Ok((flow, sighting))
             });
             match taken {
                 Ok((flow, Some(sighting))) => rows.add(&flow, sighting, || lines.place())?,
@@ -181,6 +197,8 @@ pub fn import(import: &Import, each: &mut dyn FnMut(Progress)) -> Result<Importe
                 }
             }
         }
+        imported.notes += lines.notes();
+        imported.lost = imported.lost.take().or_else(|| lines.lost());
     }
     imported.published = rows.finish()?;
     Ok(imported)
@@ -189,7 +207,9 @@ pub fn import(import: &Import, each: &mut dyn FnMut(Progress)) -> Result<Importe
 /// What a line tells of the end of its entry; `None` where the entry goes on.
 fn sighting(format: Format, line: &Line) -> Result<Option<Sighting>, &'static str> {
     match (format, line.event) {
-        (Format::ConntrackEvents, Event::Destroy) => Ok(Some(Sighting::ImportedEnd)),
+        (Format::ConntrackEvents, Event::Destroy) => {
+            Ok(Some(Sighting::ImportedEnd { by_program: line.by_program }))
+        }
         (Format::ConntrackEvents, Event::New | Event::Update) => Ok(None),
         (Format::ConntrackEvents, Event::Other) => {
             Err("found no event, expected [NEW], [UPDATE] or [DESTROY], or --format nf_conntrack")
@@ -274,7 +294,7 @@ impl Rows {
             flow,
             sighting,
             received_ns: nanos(self.started),
-            counters_final: sighting == Sighting::ImportedEnd,
+            counters_final: matches!(sighting, Sighting::ImportedEnd { .. }),
             observer_netns: UNKNOWN_NAMESPACE,
             last_seen_ns: None,
             direction: None,

@@ -8,6 +8,7 @@
 //! | [`flow`] | a tracked connection as plain values | no |
 //! | [`flow_filter`] | which flows are recorded | no |
 //! | [`ctnetlink`] | the kernel's connection tracking over netlink: bytes to values, events, requests | netlink |
+//! | [`time_zone`] | the zone of local times | yes |
 //! | [`proc_net`] | the text formats of connection tracking | no |
 //! | [`namespace`] | network namespaces | yes |
 //! | [`host`] | what identifies this host, boot and run | yes |
@@ -63,6 +64,8 @@ pub mod flow;
 pub mod flow_filter;
 
 pub mod ctnetlink;
+
+pub mod time_zone;
 
 pub mod proc_net;
 

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use flowlog::cli::{self, Command};
 use flowlog::config::ConfigError;
+use flowlog::time_zone::UnusableTimeZone;
 use flowlog::{conntrack_cli, daemon};
 
 fn main() -> ExitCode {
@@ -38,7 +39,11 @@ fn main() -> ExitCode {
         Err(error) => {
             // Nobody may read it.
             let _ = writeln!(io::stderr(), "flowlog: {error:#}");
-            if error.is::<ConfigError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+            if error.is::<ConfigError>() || error.is::<UnusableTimeZone>() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

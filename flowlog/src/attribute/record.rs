@@ -38,7 +38,10 @@ pub enum Sighting {
     /// The entry is in a dump: an interim record of a flow that goes on.
     Alive,
     /// A saved event said that the kernel destroyed it.
-    ImportedEnd,
+    ImportedEnd {
+        /// The event said that a program had asked for that.
+        by_program: bool,
+    },
     /// It was in a saved list, and what became of it is not known.
     ImportedEntry {
         /// When the list was made, where its lines tell; `CLOCK_REALTIME` in nanoseconds.
@@ -50,7 +53,7 @@ impl Sighting {
     /// The text of the column `record_type`.
     pub fn record_type(self) -> &'static str {
         match self {
-            Self::Destroyed | Self::Vanished | Self::ImportedEnd | Self::ImportedEntry { .. } => "end",
+            Self::Destroyed | Self::Vanished | Self::ImportedEnd { .. } | Self::ImportedEntry { .. } => "end",
             Self::Alive => "active",
         }
     }
@@ -61,13 +64,13 @@ impl Sighting {
             Self::Destroyed => "destroy",
             Self::Vanished => "reconcile",
             Self::Alive => "active",
-            Self::ImportedEnd | Self::ImportedEntry { .. } => "import",
+            Self::ImportedEnd { .. } | Self::ImportedEntry { .. } => "import",
         }
     }
 
     /// Whether it comes from text, which has a part of what the kernel says.
     pub fn is_imported(self) -> bool {
-        matches!(self, Self::ImportedEnd | Self::ImportedEntry { .. })
+        matches!(self, Self::ImportedEnd { .. } | Self::ImportedEntry { .. })
     }
 }
 

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use bytesize::ByteSize;
-use jiff::tz::TimeZone;
 
 use super::progress::Bar;
 use crate::host::Host;
 use crate::import::{self, Format, Import, Imported, Progress};
 use crate::proc_net::LabelNames;
 use crate::store::Summary;
+use crate::time_zone;
 
 /// Arguments of `flowlog import`.
 #[derive(Debug, clap::Args)]
@@ -37,6 +37,11 @@ pub struct ImportArgs {
     #[arg(long)]
     keep_going: bool,
 
+    /// Leave out fields and flags that are not known, as patched kernels of routers print them, and tell
+    /// which there were
+    #[arg(long)]
+    ignore_unknown: bool,
+
     /// Name of the host that the text is of [default: this host]
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
@@ -52,7 +57,7 @@ pub struct ImportArgs {
 ///
 /// Where nothing, or not all, could be imported.
 pub fn import(args: ImportArgs) -> Result<bool> {
-    let ImportArgs { inputs, format, output, keep_going, host, labels } = args;
+    let ImportArgs { inputs, format, output, keep_going, ignore_unknown, host, labels } = args;
     let labels = match labels {
         Some(path) => {
             let text = fs::read_to_string(&path);
@@ -62,17 +67,21 @@ pub fn import(args: ImportArgs) -> Result<bool> {
         None => None,
     };
     let host = host.map_or_else(Host::this, Host::named);
-    let time_zone = TimeZone::system();
+    let time_zone = time_zone::local()?;
     let mut bar = Bar::new();
     let imported = import::import(
-        &Import { format, inputs, output, keep_going, host, labels, time_zone },
+        &Import { format, inputs, output, keep_going, ignore_unknown, host, labels, time_zone },
         &mut |Progress { done_bytes, total_bytes }| bar.set(done_bytes, total_bytes),
     );
     bar.finish();
-    let Imported { published, lines, other_events, bad_lines, first_bad_lines } = imported?;
+    let Imported { published, lines, other_events, bad_lines, first_bad_lines, notes, lost, unknown } =
+        imported?;
     let mut err = io::stderr().lock();
     for bad in &first_bad_lines {
         writeln!(err, "{bad}")?;
+    }
+    if let Some(place) = lost {
+        writeln!(err, "{place}: conntrack says that it lost events: these flows are in no row")?;
     }
     let Summary { files, rows, bytes } = published;
     let bytes = ByteSize(bytes).display().iec();
@@ -80,6 +89,15 @@ pub fn import(args: ImportArgs) -> Result<bool> {
     writeln!(out, "imported: {lines} lines, {rows} rows, {files} files, {bytes}")?;
     if other_events > 0 {
         writeln!(out, "no rows: {other_events} events of connections that went on")?;
+    }
+    if notes > 0 {
+        writeln!(
+            out,
+            "left out: {notes} lines that are no entries (what conntrack says of itself, expectations, byte order marks)"
+        )?;
+    }
+    if !unknown.is_empty() {
+        writeln!(out, "left out: fields and flags that are not known: {unknown}")?;
     }
     if bad_lines > 0 {
         writeln!(out, "LEFT OUT: {bad_lines} bad lines")?;

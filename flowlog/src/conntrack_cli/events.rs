@@ -24,7 +24,7 @@ pub(super) fn entries(line: &Invocation) -> Result<u64, Failure> {
     let groups = [(new, Group::New), (update, Group::Update), (destroy, Group::Destroy)];
     let groups: Vec<Group> = groups.into_iter().filter(|(on, _)| *on).map(|(_, group)| group).collect();
     let matcher = Matcher::new(line);
-    let mut printer = Printer::new(line, Some("conntrack"));
+    let mut printer = Printer::new(line, Some("conntrack"))?;
     watch(line, Command::Event, &groups, &mut printer, |printer, requester, message| {
         let event = message.event();
         let entry = match decode::entry(message.payload) {
@@ -39,7 +39,7 @@ pub(super) fn entries(line: &Invocation) -> Result<u64, Failure> {
 /// Prints events of expectations.
 pub(super) fn expectations(line: &Invocation) -> Result<u64, Failure> {
     let groups = [Group::ExpectationNew, Group::ExpectationUpdate, Group::ExpectationDestroy];
-    let mut printer = Printer::new(line, Some("expect"));
+    let mut printer = Printer::new(line, Some("expect"))?;
     watch(line, Command::ExpEvent, &groups, &mut printer, |printer, _, message| {
         let event = message.expectation_event();
         let expectation = match decode::expectation(message.payload) {

@@ -80,7 +80,7 @@ pub(super) fn execute(line: &Invocation, session: &mut Session) -> Result<u64, F
             Ok(0)
         }
         Command::ExpList => {
-            let mut printer = Printer::new(line, Some("expect"));
+            let mut printer = Printer::new(line, Some("expect"))?;
             let shown = expectations(line, session.requests(command)?, |expectation| {
                 printer.expectation(expectation, Event::Other)
             })?;
@@ -106,7 +106,7 @@ pub(super) fn execute(line: &Invocation, session: &mut Session) -> Result<u64, F
         Command::ExpGet => {
             let expectation = Expectation { master: line.entry.orig.clone(), ..Expectation::default() };
             let found = session.requests(command)?.find_expectation(&expectation).map_err(request)?;
-            let mut printer = Printer::new(line, None);
+            let mut printer = Printer::new(line, None)?;
             printer.expectation(&found.ok_or_else(|| Failure::not_found(command))?, Event::Other)?;
             printer.finish()?;
             Ok(0)
@@ -120,7 +120,7 @@ pub(super) fn execute(line: &Invocation, session: &mut Session) -> Result<u64, F
 }
 
 fn print_line(line: &Invocation, text: &str) -> Result<(), Failure> {
-    let mut printer = Printer::new(line, None);
+    let mut printer = Printer::new(line, None)?;
     printer.text(text)?;
     printer.finish()
 }
@@ -145,7 +145,7 @@ fn list(line: &Invocation, requests: &mut Requests) -> Result<u64, Failure> {
         return Err(Failure::usage("Can't use -z with filtering parameters"));
     }
     check_masks(line)?;
-    let mut printer = Printer::new(line, Some("conntrack"));
+    let mut printer = Printer::new(line, Some("conntrack"))?;
     let mut shown = Each::default();
     let filter = matcher.kernel_filter();
     let each = |entry| {
@@ -180,7 +180,7 @@ fn delete(line: &Invocation, session: &mut Session) -> Result<u64, Failure> {
     let command = Command::Delete;
     check_masks(line)?;
     let matcher = Matcher::new(line);
-    let mut printer = Printer::new(line, None);
+    let mut printer = Printer::new(line, None)?;
     let mut deleted = Each::default();
     let modifier = open(&mut session.modifier, command)?;
     let requests = open(&mut session.requests, command)?;
@@ -208,7 +208,7 @@ fn update(line: &Invocation, session: &mut Session) -> Result<u64, Failure> {
     let command = Command::Update;
     check_masks(line)?;
     let matcher = Matcher::new(line);
-    let mut printer = Printer::new(line, None);
+    let mut printer = Printer::new(line, None)?;
     let mut updated = Each::default();
     let modifier = open(&mut session.modifier, command)?;
     let requests = open(&mut session.requests, command)?;
@@ -240,7 +240,7 @@ fn get(line: &Invocation, requests: &mut Requests) -> Result<u64, Failure> {
     if !Matcher::new(line).fits(&entry) {
         return Ok(0);
     }
-    let mut printer = Printer::new(line, Some("conntrack"));
+    let mut printer = Printer::new(line, Some("conntrack"))?;
     printer.entry(&entry)?;
     printer.finish()?;
     Ok(1)

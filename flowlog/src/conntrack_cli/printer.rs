@@ -13,6 +13,7 @@ use crate::ctnetlink::decode::Event;
 use crate::ctnetlink::{Entry, Expectation};
 use crate::proc_net::print::Style;
 use crate::proc_net::{LabelNames, print, xml};
+use crate::time_zone;
 
 /// Room for lines that are written with one system call.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -31,18 +32,21 @@ pub(super) struct Printer {
 }
 
 impl Printer {
-    pub(super) fn new(invocation: &Invocation, root: Option<&'static str>) -> Self {
+    pub(super) fn new(invocation: &Invocation, root: Option<&'static str>) -> Result<Self, Failure> {
         let format = invocation.format;
-        Self {
+        // Nothing else is printed in local time.
+        let time_zone = if format.ktimestamp || format.xml { time_zone::local() } else { Ok(TimeZone::UTC) };
+        let time_zone = time_zone.map_err(|error| Failure::usage(error.to_string()))?;
+        Ok(Self {
             out: BufWriter::with_capacity(BUFFER_BYTES, io::stdout()),
             line: Vec::new(),
             format,
             // They may have been read for a filter only.
             label_names: invocation.label_names.clone(),
-            time_zone: TimeZone::system(),
+            time_zone,
             root: root.filter(|_| format.xml),
             is_open: false,
-        }
+        })
     }
 
     /// Prints an entry of a list.

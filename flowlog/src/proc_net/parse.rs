@@ -24,6 +24,35 @@ use crate::flow::{DccpState, ProtoState, Protocol, SctpState, Status, TcpState};
 
 const NANOS: u64 = 1_000_000_000;
 
+/// What [`ParseError::expected`] has where a field or flag is not known.
+pub const KNOWN_FIELD: &str = "a field such as `mark=`, or the end of the line";
+
+/// Names of fields after the tuples.
+const KNOWN: [&str; 8] = ["mark", "secmark", "zone", "delta-time", "use", "id", "secctx", "helper"];
+
+/// Names that are never left out as unknown: where they are not expected, the line is two in one, or mangled.
+const OF_TUPLES: [&str; 15] = [
+    "src",
+    "dst",
+    "sport",
+    "dport",
+    "packets",
+    "bytes",
+    "type",
+    "code",
+    "srckey",
+    "dstkey",
+    "timeout",
+    "zone-orig",
+    "zone-reply",
+    LABELS,
+    "stream_timeout",
+];
+
+/// Numbers of seconds from here on are those of 64 bits that were negative: Linux before 2.6.12 printed the time that was
+/// left without its sign.
+const WRAPPED_S: u64 = 1 << 50;
+
 /// What has to be known to read a line.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
@@ -31,6 +60,8 @@ pub struct Context<'a> {
     pub time_zone: &'a TimeZone,
     /// Names of labels. Without them, labels are left out; with them, an unknown name is an error.
     pub labels: Option<&'a LabelNames>,
+    /// Whether fields and flags that are not known are left out. Else they are errors.
+    pub ignore_unknown: bool,
 }
 
 /// What a line says.
@@ -44,6 +75,10 @@ pub struct Line {
     pub age_s: Option<u64>,
     /// Timeouts of GRE without and with replies, in seconds.
     pub gre_timeouts_s: Option<(u32, u32)>,
+    /// A program asked for what the event tells: `[USERSPACE]`.
+    pub by_program: bool,
+    /// Names of fields and flags that are not known and were left out.
+    pub unknown: Vec<String>,
 }
 
 /// Reads a line, without its end.
@@ -59,10 +94,8 @@ pub fn line(text: &str, context: &Context<'_>) -> Result<Line, ParseError> {
     // The kernel does not track it, and knows no ports, whatever its number.
     let is_generic = words.peek() == "unknown";
     let protocol = protocol(words)?;
-    if words.peek().starts_with(|c: char| c.is_ascii_digit()) {
-        entry.timeout_s = Some(words.number("the timeout in seconds")?);
-    }
-    let gre_timeouts_s = gre_timeouts(words, protocol)?;
+    entry.timeout_s = timeout(words)?;
+    let gre_timeouts_s = gre_timeouts(words)?;
     if words.peek().starts_with(|c: char| c.is_ascii_uppercase()) {
         let state = state(words.peek(), protocol).ok_or_else(|| words.error("a state of the protocol"))?;
         entry.proto_info = Some(ProtoInfo::from(state));
@@ -70,18 +103,64 @@ pub fn line(text: &str, context: &Context<'_>) -> Result<Line, ParseError> {
     }
 
     let start = *words;
-    (entry.orig, entry.orig_counters) = direction(words, protocol, is_generic, "zone-orig")?;
+    let mut unknown = Vec::new();
+    let skip_unknown = |words: &mut Words<'_>, unknown: &mut Vec<String>| {
+        while context.ignore_unknown
+            && let Some(name) = unknown_field(words)
+        {
+            unknown.push(name);
+        }
+    };
+    let mut skip = |words: &mut Words<'_>| skip_unknown(words, &mut unknown);
+    (entry.orig, entry.orig_counters) = direction(words, protocol, is_generic, "zone-orig", &mut skip)?;
     if layer3.is_some_and(|number| entry.family() != Some(number)) {
         return Err(start.error("addresses of the family at the beginning of the line"));
     }
-    let is_unreplied = words.take("[UNREPLIED]");
-    (entry.reply, entry.reply_counters) = direction(words, protocol, is_generic, "zone-reply")?;
+    let is_unreplied = words.take(UNREPLIED);
+    (entry.reply, entry.reply_counters) = direction(words, protocol, is_generic, "zone-reply", &mut skip)?;
     entry.status = Some(if is_unreplied { 0 } else { Status::SEEN_REPLY.0 });
-    let mut age_s = None;
+    let mut line = Line { event, entry, age_s: None, gre_timeouts_s, by_program: false, unknown };
     while !words.peek().is_empty() {
-        field(words, &mut entry, &mut age_s, context)?;
+        let start = *words;
+        match field(words, &mut line, context) {
+            Err(error) if context.ignore_unknown && error.expected == KNOWN_FIELD => {
+                *words = start;
+                // The layer 7 patch has a sum of both directions.
+                let sum =
+                    words.is_at("bytes").then(|| words.next().split('=').next().map(str::to_owned)).flatten();
+                line.unknown.push(sum.or_else(|| unknown_field(words)).ok_or(error)?);
+            }
+            read => read?,
+        }
     }
-    Ok(Line { event, entry, age_s, gre_timeouts_s })
+    Ok(line)
+}
+
+/// The name of the next field or flag, where it may be one that is not known: `[FASTNAT]`, `[RTCACHE o33/r11]`, `nmark=0`,
+/// `slan`, `fp[0]={if=3 mark=0x1}`. Goes behind it.
+fn unknown_field(words: &mut Words<'_>) -> Option<String> {
+    let word = words.peek();
+    if let Some(flag) = word.strip_prefix('[') {
+        let name = flag.split(']').next().unwrap_or_default();
+        let is_known = KNOWN_FLAGS.iter().any(|(known, _)| *known == word)
+            || [UNREPLIED, USERSPACE].contains(&word)
+            || ["start=", "stop="].iter().any(|known| name.starts_with(known));
+        if is_known || !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            return None;
+        }
+        words.bracketed()?;
+        return Some(format!("[{name}]"));
+    }
+    let name = word.split(['=', '[']).next().unwrap_or_default();
+    if !is_name(name) || OF_TUPLES.contains(&name) || KNOWN.contains(&name) {
+        return None;
+    }
+    if word.contains("={") {
+        words.skip_behind('}')?;
+    } else {
+        words.next();
+    }
+    Some(name.to_owned())
 }
 
 /// `[1795249382.437389]`. Older versions of conntrack(8) fill the number of microseconds up with spaces.
@@ -100,8 +179,43 @@ fn printed_at(words: &mut Words<'_>) -> Result<Option<u64>, ParseError> {
     time_ns.map(Some).ok_or_else(|| start.error(EXPECTED))
 }
 
+/// The seconds that are left. Linux before 4.9 looked at the clock again while it printed, so that they may be negative.
+fn timeout(words: &mut Words<'_>) -> Result<Option<u32>, ParseError> {
+    const EXPECTED: &str = "the timeout in seconds";
+    let word = words.peek();
+    let (is_negative, digits) = word.strip_prefix('-').map_or((false, word), |digits| (true, digits));
+    if !digits.starts_with(|c: char| c.is_ascii_digit()) {
+        return Ok(None);
+    }
+    let seconds: u64 = decimal(digits).ok_or_else(|| words.error(EXPECTED))?;
+    let seconds = if is_negative || seconds >= WRAPPED_S { 0 } else { seconds };
+    let seconds = u32::try_from(seconds).map_err(|_| words.error(EXPECTED))?;
+    words.next();
+    Ok(Some(seconds))
+}
+
+/// A mark, which Linux before 2.6.18 printed as a signed number, or with 64 bits.
+fn mark(text: &str) -> Result<u32, ()> {
+    if let Some(digits) = text.strip_prefix('-') {
+        let negative = decimal::<u32>(digits).ok_or(())?;
+        return i32::try_from(-i64::from(negative)).map(i32::cast_unsigned).map_err(|_| ());
+    }
+    match decimal::<u64>(text).ok_or(())? {
+        mark if mark >> 32 == u64::from(u32::MAX) => mark & u64::from(u32::MAX),
+        mark => mark,
+    }
+    .try_into()
+    .map_err(|_| ())
+}
+
 fn event_name(words: &mut Words<'_>) -> Event {
-    let names = [("[NEW]", Event::New), ("[UPDATE]", Event::Update), ("[DESTROY]", Event::Destroy)];
+    // The last one is what conntrack before 0.9.3 printed of messages that are none of the others.
+    let names = [
+        ("[NEW]", Event::New),
+        ("[UPDATE]", Event::Update),
+        ("[DESTROY]", Event::Destroy),
+        ("[UNKNOWN]", Event::Update),
+    ];
     let event = names.into_iter().find(|(name, _)| words.take(name));
     event.map_or(Event::Other, |(_, event)| event)
 }
@@ -138,9 +252,9 @@ fn protocol(words: &mut Words<'_>) -> Result<Protocol, ParseError> {
     if is_of_another { Err(start.error("a name of the protocol with that number")) } else { Ok(number) }
 }
 
-/// `timeout=30, stream_timeout=180`
-fn gre_timeouts(words: &mut Words<'_>, protocol: Protocol) -> Result<Option<(u32, u32)>, ParseError> {
-    if protocol != Protocol::GRE || !words.is_at("timeout") {
+/// `timeout=30, stream_timeout=180`, on routers also of ESP.
+fn gre_timeouts(words: &mut Words<'_>) -> Result<Option<(u32, u32)>, ParseError> {
+    if !words.is_at("timeout") {
         return Ok(None);
     }
     let with_comma = |text: &str| text.strip_suffix(',').and_then(decimal).ok_or(());
@@ -163,7 +277,12 @@ fn state(word: &str, protocol: Protocol) -> Option<ProtoState> {
     let is_it = |state: &ProtoState| {
         state.name().is_some_and(|name| name.bytes().map(|byte| byte.to_ascii_uppercase()).eq(word.bytes()))
     };
-    (0..=u8::MAX).map(state).find(is_it)
+    // conntrack(8) with libnetfilter_conntrack before 1.0.9 has the names of SCTP for the numbers of DCCP.
+    let as_sctp = || match self::state(word, Protocol::SCTP)? {
+        ProtoState::Sctp(SctpState(number)) => Some(state(number)),
+        _ => None,
+    };
+    (0..=u8::MAX).map(state).find(is_it).or_else(|| if protocol == Protocol::DCCP { as_sctp() } else { None })
 }
 
 /// The tuple and the counters of a direction.
@@ -172,6 +291,7 @@ fn direction(
     protocol: Protocol,
     is_generic: bool,
     zone_name: &'static str,
+    skip_unknown: &mut impl FnMut(&mut Words<'_>),
 ) -> Result<(Option<TupleAttributes>, Option<CounterAttributes>), ParseError> {
     let mut tuple = TupleAttributes::default();
     let src: IpAddr = words.parsed("src", str::parse, "the source address `src=`")?;
@@ -186,11 +306,13 @@ fn direction(
     if words.is_at(zone_name) {
         tuple.zone = Some(words.field(zone_name, "a zone")?);
     }
+    skip_unknown(words);
     if !words.is_at("packets") {
         return Ok((Some(tuple), None));
     }
     let packets = Some(words.field("packets", "a number of packets")?);
     let bytes = Some(words.field("bytes", "the number of bytes `bytes=`")?);
+    skip_unknown(words);
     Ok((Some(tuple), Some(CounterAttributes { packets, bytes, ..CounterAttributes::default() })))
 }
 
@@ -207,6 +329,11 @@ fn keys(words: &mut Words<'_>, protocol: Protocol, is_generic: bool) -> Result<L
                 let digits = text.strip_prefix("0x").filter(|digits| !digits.starts_with('+'));
                 digits.and_then(|digits| u16::from_str_radix(digits, 16).ok()).ok_or(())
             };
+            // Linux 2.4 with the patch for PPTP has more.
+            if words.is_at("version") {
+                words.field::<u8>("version", "a version of GRE")?;
+                words.parsed("protocol", hexadecimal, "the protocol `protocol=0x`")?;
+            }
             keys.src_port = Some(words.parsed("srckey", hexadecimal, "the source key `srckey=0x`")?);
             keys.dst_port = Some(words.parsed("dstkey", hexadecimal, "the destination key `dstkey=0x`")?);
         }
@@ -225,17 +352,36 @@ fn keys(words: &mut Words<'_>, protocol: Protocol, is_generic: bool) -> Result<L
     Ok(keys)
 }
 
+/// Whether a field, a flag or an unknown field begins with the word: texts with blanks end there.
+fn is_field(word: &str) -> bool {
+    let name = word.split('=').next().unwrap_or_default();
+    word.starts_with('[') || word == LABELS || (word.contains('=') && is_name(name))
+}
+
+/// Whether a field can have this name.
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+}
+
+/// A field with names that may have blanks, or a word alone.
+const LABELS: &str = "labels";
+
+/// A program asked for it.
+const USERSPACE: &str = "[USERSPACE]";
+
+/// No packets came back.
+const UNREPLIED: &str = "[UNREPLIED]";
+
+/// Flags after the tuples.
+const KNOWN_FLAGS: [(&str, Status); 3] =
+    [("[ASSURED]", Status::ASSURED), ("[OFFLOAD]", Status::OFFLOAD), ("[HW_OFFLOAD]", Status::HW_OFFLOAD)];
+
 /// One of the fields after the tuples. Their order differs between versions.
-fn field(
-    words: &mut Words<'_>,
-    entry: &mut Entry,
-    age_s: &mut Option<u64>,
-    context: &Context<'_>,
-) -> Result<(), ParseError> {
+fn field(words: &mut Words<'_>, line: &mut Line, context: &Context<'_>) -> Result<(), ParseError> {
+    let Line { entry, age_s, by_program, .. } = line;
     let start = *words;
-    for (flag, bit) in
-        [("[ASSURED]", Status::ASSURED), ("[OFFLOAD]", Status::OFFLOAD), ("[HW_OFFLOAD]", Status::HW_OFFLOAD)]
-    {
+    for (flag, bit) in KNOWN_FLAGS {
         if words.take(flag) {
             let status = entry.status.unwrap_or_default();
             let is_first = status & !Status::SEEN_REPLY.0 == 0;
@@ -243,35 +389,50 @@ fn field(
             return if is_first { Ok(()) } else { Err(start.error("one of ASSURED, OFFLOAD, HW_OFFLOAD")) };
         }
     }
-    if words.take("[USERSPACE]") {
+    // Of Linux before 2.4.4: it is in no table yet.
+    if words.take("[UNCONFIRMED]") {
+        return Ok(());
+    }
+    if words.take(USERSPACE) {
         // Who removed the entry, up to the end of the line: the name of a program may have spaces.
         words.skip_all();
+        *by_program = true;
         return Ok(());
     }
     let key = start.peek().split('=').next().unwrap_or_default();
     let is_first = match key {
-        "mark" => entry.mark.replace(words.field(key, "a mark")?).is_none(),
+        "mark" => entry.mark.replace(words.parsed(key, mark, "a mark")?).is_none(),
         "secmark" => entry.secmark.replace(words.field(key, "a mark")?).is_none(),
         "zone" => entry.zone.replace(words.field(key, "a zone")?).is_none(),
-        "delta-time" => age_s.replace(words.field(key, "a number of seconds")?).is_none(),
+        "delta-time" => {
+            let seconds: u64 = words.field(key, "a number of seconds")?;
+            // Where the clock was set back meanwhile, it is a negative number of 64 bits, and no age.
+            if i64::try_from(seconds).is_ok() { age_s.replace(seconds).is_none() } else { age_s.is_none() }
+        }
         "use" => entry.use_count.replace(words.field(key, "a number of references")?).is_none(),
         "id" => entry.id.replace(words.field(key, "an id")?).is_none(),
         "secctx" => {
-            let name = Some(words.value(key)?.into());
+            // AppArmor's have blanks: `/opt/some app (enforce)`.
+            let name = Some(words.text(key, is_field)?.into());
             entry.security_context.replace(SecurityContext { name, ..SecurityContext::default() }).is_none()
         }
         "helper" => {
             let name = Some(words.value(key)?.into());
             entry.helper.replace(Helper { name, ..Helper::default() }).is_none()
         }
-        "labels" => match context.labels {
-            None => words.value(key).map(|_| true)?,
-            Some(names) => {
-                let labels = |text: &str| labels(text, names).ok_or(());
-                let labels = words.parsed(key, labels, "names of labels that are known")?;
-                entry.labels.replace(labels).is_none()
+        // None of them has a name.
+        LABELS if words.take(LABELS) => true,
+        LABELS => {
+            let text = words.text(key, is_field)?;
+            match context.labels {
+                None => true,
+                Some(names) => {
+                    let labels = labels(text, names)
+                        .ok_or_else(|| start.value_error(key, "names of labels that are known"))?;
+                    entry.labels.replace(labels).is_none()
+                }
             }
-        },
+        }
         "[start" => {
             let time_ns = date(words, "[start=", context.time_zone)?;
             entry.timestamps.get_or_insert_default().start_ns.replace(time_ns).is_none()
@@ -280,7 +441,7 @@ fn field(
             let time_ns = date(words, "[stop=", context.time_zone)?;
             entry.timestamps.get_or_insert_default().stop_ns.replace(time_ns).is_none()
         }
-        _ => return Err(start.error("a field such as `mark=`, or the end of the line")),
+        _ => return Err(start.error(KNOWN_FIELD)),
     };
     if is_first { Ok(()) } else { Err(start.error("each field once")) }
 }

@@ -106,6 +106,9 @@ pub fn entry(out: &mut Vec<u8>, entry: &Entry, event: Event, style: &Style<'_>) 
         let mut names = names.of(labels).peekable();
         if names.peek().is_some() {
             text.push("labels=");
+        } else if *labels != [0; 16] {
+            // As conntrack(8) says that none of them has a name.
+            text.push("labels ");
         }
         while let Some(name) = names.next() {
             text.push(name);

@@ -5,6 +5,7 @@ use jiff::tz::TimeZone;
 use proptest::option;
 use proptest::prelude::*;
 
+use super::LabelNames;
 use super::parse::{self, Context};
 use super::print::{self, Style};
 use super::round_trip::{MAX_TIME_S, names, parse, print_as};
@@ -71,7 +72,9 @@ fn lines_are_read_and_written_as_they_were() {
 fn times_are_of_the_zone_and_of_the_event() {
     let zone = TimeZone::fixed(jiff::tz::offset(2));
     let text = LINES[13];
-    let at = |text: &str| parse::line(text, &Context { time_zone: &zone, labels: None }).unwrap();
+    let at = |text: &str| {
+        parse::line(text, &Context { time_zone: &zone, labels: None, ignore_unknown: false }).unwrap()
+    };
     let line = at(&format!("[1795249382.7     ]\t{text}"));
     let times = line.entry.timestamps.unwrap();
     let start_ns = 1_795_242_182 * NANOS;
@@ -97,6 +100,7 @@ fn what_is_wrong_is_said_with_its_place() {
         ("tcp 17 src=", 1, "`tcp`", "a name of the protocol with that number"),
         ("tcp 256", 5, "`256`", "the number of the protocol"),
         ("tcp 6 99999999999", 7, "`99999999999`", "the timeout in seconds"),
+        ("tcp 6 -x", 7, "`-x`", "the source address `src=`"),
         ("tcp 6 9 OPEN src=", 9, "`OPEN`", "a state of the protocol"),
         ("udp 17 9 NONE src=", 10, "`NONE`", "a state of the protocol"),
         ("tcp 6 9 é src=", 9, "`é`", "the source address `src=`"),
@@ -157,6 +161,109 @@ fn what_is_wrong_is_said_with_its_place() {
     ] {
         let error = parse(text).unwrap_err();
         assert_eq!((error.column, error.found.as_str(), error.expected), (column, found, expected), "{text}");
+    }
+}
+
+/// The line with these words before its tuples, between them and behind them.
+fn around(before: &str, between: &str, behind: &str) -> String {
+    format!(
+        "{before} src=10.0.0.1 dst=10.0.0.2 sport=1 dport=2 {between} src=10.0.0.2 dst=10.0.0.1 sport=2 dport=1 {behind}"
+    )
+}
+
+#[test]
+fn what_kernels_and_security_modules_print_is_read_whatever_their_version() {
+    let timeout_s = |text: &str| parse(&around(text, "", "use=1 ")).unwrap().entry.timeout_s;
+    for (timeout, expected) in
+        [("-1", Some(0)), ("184467440737095516", Some(0)), ("18446744073709551", Some(0)), ("9", Some(9))]
+    {
+        assert_eq!(timeout_s(&format!("udp 17 {timeout}")), expected, "{timeout}");
+    }
+    let mark = |text: &str| {
+        parse(&around("udp 17 9", "", &format!("use=1 mark={text} "))).map(|line| line.entry.mark)
+    };
+    for (text, expected) in [
+        ("-1", Some(u32::MAX)),
+        ("-2147483648", Some(1 << 31)),
+        ("18446744073709551615", Some(u32::MAX)),
+        ("4294967295", Some(u32::MAX)),
+    ] {
+        assert_eq!(mark(text), Ok(expected), "{text}");
+    }
+    for text in ["4294967296", "-2147483649", "-", "--1", "0x1"] {
+        assert!(mark(text).is_err(), "{text}");
+    }
+
+    let behind = |text: &str| {
+        parse(&around("tcp 6 9 CLOSE", "", text)).unwrap_or_else(|error| panic!("{error}: {text}"))
+    };
+    for (text, expected) in [
+        ("secctx=/opt/some app (enforce) zone=7 use=1", "/opt/some app (enforce)"),
+        ("[ASSURED] mark=0 secctx=a//&:ns:b (mixed)", "a//&:ns:b (mixed)"),
+        ("secctx=unconfined use=1", "unconfined"),
+        (
+            "secctx=system_u:object_r:unlabeled_t:s0-s0:c0.c1023 [start=Sat Nov 21 08:23:02 2026]",
+            "system_u:object_r:unlabeled_t:s0-s0:c0.c1023",
+        ),
+    ] {
+        let name = behind(text).entry.security_context.unwrap().name.unwrap();
+        assert_eq!(String::from_utf8_lossy(&name.0), expected);
+    }
+    assert_eq!(behind("secctx=/opt/some app (enforce) zone=7 use=1").entry.zone, Some(7));
+    let names = LabelNames::parse("3 guest wifi\n4 red\n");
+    let context = Context { time_zone: &TimeZone::UTC, labels: Some(&names), ignore_unknown: false };
+    let labels = |text: &str| {
+        parse::line(&around("udp 17", "", text), &context).unwrap().entry.labels.map(|labels| labels[0])
+    };
+    assert_eq!(labels("labels=guest wifi,red use=1"), Some(0b1_1000));
+    assert_eq!(labels("use=1 labels [USERSPACE] portid=3"), None);
+    // The clock was set back meanwhile.
+    assert_eq!(behind("delta-time=18446744073709551615 use=1").age_s, None);
+    assert_eq!(behind("[UNCONFIRMED] use=1").entry.use_count, Some(1));
+    assert!(behind("use=1 [USERSPACE] portid=7 progname=a b").by_program && !behind("use=1").by_program);
+
+    let dccp = |text: &str| parse(&around(text, "", "")).unwrap().entry.state();
+    assert_eq!(dccp("dccp 33 43199 ESTABLISHED"), Some(ProtoState::Dccp(DccpState(4))));
+    assert_eq!(dccp("dccp 33 43199 OPEN"), Some(ProtoState::Dccp(DccpState(4))));
+    assert_eq!(parse(&around("[UNKNOWN] tcp 6", "", "")).unwrap().event, Event::Update);
+    let line = parse("gre 47 9 timeout=600, stream_timeout=18000 src=10.0.0.1 dst=10.0.0.2 version=1 protocol=0x880b srckey=0x40 dstkey=0x1 [UNREPLIED] src=10.0.0.2 dst=10.0.0.1 version=1 protocol=0x880b srckey=0x1 dstkey=0x40 use=1 ").unwrap();
+    assert_eq!((line.gre_timeouts_s, line.entry.use_count), (Some((600, 18000)), Some(1)));
+}
+
+#[test]
+fn unknown_fields_and_flags_are_left_out_where_that_is_asked_for() {
+    let zone = TimeZone::UTC;
+    let read = |text: &str, ignore_unknown| {
+        parse::line(text, &Context { time_zone: &zone, labels: None, ignore_unknown })
+    };
+    let tuples = ["ipv4 2 tcp 6 1188 ESTABLISHED", "[FASTNAT] packets=9 bytes=1200"];
+    for (behind, expected) in [
+        (
+            "packets=7 bytes=900 [ASSURED] [RTCACHE o33/r11] mark=5 nmark=0 ifw=ppp0 mac=00:00:5e:00:53:01 slan attrs= use=2",
+            vec!["[FASTNAT]", "[RTCACHE]", "nmark", "ifw", "mac", "slan", "attrs"],
+        ),
+        ("packets=7 bytes=900 mark=5 use=2", vec!["[FASTNAT]"]),
+        ("use=2 mark=5 l7proto=ssh bytes=7", vec!["[FASTNAT]", "l7proto", "bytes"]),
+        (
+            "[PERMANENT] fp[0]={if=3 mark=0x1 iif=4} fp[1]={if=3 mark=0x1 iif=4} mark=5 use=2",
+            vec!["[FASTNAT]", "[PERMANENT]", "fp", "fp"],
+        ),
+        ("mark=5 use=2 [active since 536s]", vec!["[FASTNAT]", "[active]"]),
+    ] {
+        let text = around(tuples[0], tuples[1], behind);
+        let error = read(&text, false).unwrap_err();
+        assert_eq!(error.found, "`[FASTNAT]`", "{text}");
+        let line = read(&text, true).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert_eq!(line.unknown, expected, "{text}");
+        // Nothing that is known is left out.
+        assert_eq!((line.entry.mark, line.entry.use_count), (Some(5), Some(2)), "{text}");
+        assert_eq!(line.entry.orig_counters.unwrap().bytes, Some(1200));
+    }
+    // Where a line is mangled it stays bad.
+    for behind in
+        ["use=2 tcp 6 9 src=10.0.0.1", "sport=9", "mark=5 mark=6", "mark=x", "nmark= =7", "[FASTNAT use=2"]
+    {
+        assert!(read(&around("tcp 6 9", "", behind), true).is_err(), "{behind}");
     }
 }
 

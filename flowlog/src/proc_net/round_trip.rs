@@ -22,7 +22,7 @@ pub(crate) fn names() -> LabelNames {
 
 /// Reads a line with times in UTC.
 pub(crate) fn parse(text: &str) -> Result<Line, ParseError> {
-    parse::line(text, &Context { time_zone: &UTC, labels: Some(&names()) })
+    parse::line(text, &Context { time_zone: &UTC, labels: Some(&names()), ignore_unknown: false })
 }
 
 /// Prints a line as it was printed: what a line leaves open is in the style.

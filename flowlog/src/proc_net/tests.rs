@@ -127,12 +127,12 @@ fn expectations() {
 }
 
 #[test]
-fn labels_without_names_are_left_out() {
+fn labels_without_names_are_a_word_alone_or_left_out() {
     let names = LabelNames::parse("0 red\n9 blue\n");
     let zone = TimeZone::UTC;
     let mut labels = [0; 16];
     labels[15] = 0x80;
-    for (first, second, expected) in [(0, 0, ""), (1, 0, " labels=red"), (1, 2, " labels=red,blue")] {
+    for (first, second, expected) in [(0, 0, " labels"), (1, 0, " labels=red"), (1, 2, " labels=red,blue")] {
         (labels[0], labels[1]) = (first, second);
         let entry = Entry { labels: Some(labels), ..Entry::default() };
         let mut out = Vec::new();

@@ -59,6 +59,25 @@ impl<'a> Words<'a> {
         Some(text)
     }
 
+    /// Goes behind the next such character.
+    pub(super) fn skip_behind(&mut self, end: char) -> Option<()> {
+        let (text, _) = self.rest.split_once(end)?;
+        self.skip(text.len() + end.len_utf8());
+        Some(())
+    }
+
+    /// The value of `key=…` that may have blanks: up to a word that `is_next`, or to the end of the line.
+    pub(super) fn text(&mut self, key: &str, is_next: impl Fn(&str) -> bool) -> Result<&'a str, ParseError> {
+        let mut value = *self;
+        value.skip_exactly(key.len() + 1);
+        self.value(key)?;
+        while !self.peek().is_empty() && !is_next(self.peek()) {
+            self.next();
+        }
+        let bytes = value.rest.len() - self.rest.len();
+        Ok(value.rest.get(..bytes).unwrap_or_default().trim_end_matches(is_space))
+    }
+
     /// Goes to the end of the line.
     pub(super) fn skip_all(&mut self) {
         self.rest = "";
@@ -116,6 +135,13 @@ impl<'a> Words<'a> {
             }
         };
         ParseError { column, found, expected }
+    }
+
+    /// The value of `key=value`, which is next, is not what was expected.
+    pub(super) fn value_error(&self, key: &str, expected: &'static str) -> ParseError {
+        let mut value = *self;
+        value.skip_exactly(key.len() + 1);
+        value.error(expected)
     }
 
     fn skip(&mut self, bytes: usize) {

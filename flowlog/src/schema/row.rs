@@ -22,9 +22,11 @@ impl Times {
             (Sighting::Vanished | Sighting::Alive, _, _) => (record.received_ns, "dump"),
             (Sighting::ImportedEntry { listed_ns: Some(listed_ns) }, _, _) => (listed_ns, "dump"),
             (Sighting::ImportedEntry { listed_ns: None }, _, _) => (record.received_ns, "receive"),
-            (Sighting::Destroyed | Sighting::ImportedEnd, Some(stop_ns), _) => (stop_ns, "kernel"),
-            (Sighting::Destroyed | Sighting::ImportedEnd, None, Some(event_ns)) => (event_ns, "event"),
-            (Sighting::Destroyed | Sighting::ImportedEnd, None, None) => (record.received_ns, "receive"),
+            (Sighting::Destroyed | Sighting::ImportedEnd { .. }, Some(stop_ns), _) => (stop_ns, "kernel"),
+            (Sighting::Destroyed | Sighting::ImportedEnd { .. }, None, Some(event_ns)) => (event_ns, "event"),
+            (Sighting::Destroyed | Sighting::ImportedEnd { .. }, None, None) => {
+                (record.received_ns, "receive")
+            }
         };
         let start_us = start_ns.map(micros);
         let end_us = micros(end_ns);
@@ -52,7 +54,11 @@ pub(super) fn saturate(n: u64) -> i64 {
 /// Why the flow ended; `None` where it has not.
 pub(super) fn end_reason(record: &FlowRecord<'_>) -> Option<EndReason> {
     match record.sighting {
-        Sighting::Destroyed | Sighting::ImportedEnd => Some(record.flow.end_reason()),
+        Sighting::ImportedEnd { by_program: true } => Some(match record.flow.end_of_protocol() {
+            EndReason::Unknown => EndReason::Deleted,
+            reason => reason,
+        }),
+        Sighting::Destroyed | Sighting::ImportedEnd { by_program: false } => Some(record.flow.end_reason()),
         Sighting::Vanished | Sighting::ImportedEntry { .. } => Some(record.flow.end_of_protocol()),
         Sighting::Alive => None,
     }

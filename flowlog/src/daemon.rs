@@ -286,7 +286,12 @@ impl Daemon {
                 _ = signals.terminate.recv() => return Ok(()),
                 _ = signals.interrupt.recv() => return Ok(()),
                 _ = signals.hangup.recv() => self.output.rotate()?,
-                _ = refresh.tick() => self.refresh(),
+                // On a slow host, what is done now and then may take longer than its interval: that must leave time for
+                // events, so each interval begins when the work is done.
+                _ = refresh.tick() => {
+                    self.refresh();
+                    refresh.reset();
+                }
                 _ = drain.tick() => {
                     self.local.drain()?;
                     more |= self.check_hold();
@@ -294,11 +299,11 @@ impl Daemon {
                     self.look()?;
                     self.tick()?;
                     self.update_metrics();
+                    drain.reset();
                 }
                 // While nothing can be taken, events wait that may tell of what a dump would miss.
                 _ = dump.tick(), if !self.output.is_blocked() => {
                     self.dump(Dump::Due)?;
-                    // A dump that takes longer than the interval leaves time for the rest.
                     dump.reset();
                 }
                 _ = audit.tick(), if self.audit_interval.is_some() && !self.output.is_blocked() => {

@@ -381,6 +381,120 @@ fn a_bad_line_keeps_everything_out_or_is_left_out() {
 }
 
 #[test]
+fn a_time_zone_that_cannot_be_used_is_no_silent_utc() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("events");
+    // Both in summer, when it is two hours later in Berlin.
+    let line = "[DESTROY] udp 17 src=10.0.0.1 dst=10.0.0.2 sport=1 dport=53 src=10.0.0.2 dst=10.0.0.1 sport=53 dport=1 \
+                [start=Tue Jul 21 08:23:02 2026] [stop=Tue Jul 21 08:23:04 2026]\n";
+    fs::write(&file, line).unwrap();
+    let with = |zone: &str| {
+        let output = directory.path().join(format!("log-{}", zone.replace('/', "-")));
+        let mut command = Command::new(binary());
+        command.args(["import", "--format", "conntrack-events", "--output"]).arg(&output).arg(&file);
+        (
+            output,
+            Process::spawn({
+                command.env("TZ", zone);
+                command
+            })
+            .finish(),
+        )
+    };
+    for zone in ["Europe/Berln", "CEST", "CET-1CEST-", "Europe/Berlin ", "+2", "/etc/passwd"] {
+        let (output, finished) = with(zone);
+        assert_eq!(finished.status.code(), Some(2), "{zone}: {finished}");
+        assert!(finished.stderr.contains(&format!("found TZ={zone:?}, expected a file below")), "{finished}");
+        assert!(!output.exists());
+    }
+    for (zone, hour) in [
+        ("Europe/Berlin", 6),
+        (":Europe/Berlin", 6),
+        ("CET-1CEST,M3.5.0,M10.5.0/3", 6),
+        ("CET-1CEST", 6),
+        ("UTC", 8),
+        ("", 8),
+        ("EST5EDT", 12),
+    ] {
+        let (output, finished) = with(zone);
+        finished.success();
+        let dataset = Dataset::read(&output);
+        let end = jiff::Timestamp::from_microsecond(dataset.rows()[0].time("end_time").unwrap()).unwrap();
+        assert_eq!(end.to_string(), format!("2026-07-21T{hour:02}:23:04Z"), "{zone}");
+    }
+    // conntrack(8) prints these times.
+    let mut command = Command::new(binary());
+    command.args(["conntrack", "-L", "-o", "ktimestamp"]).env("TZ", "Europe/Berln");
+    let finished = Process::spawn(command).finish();
+    assert_eq!(finished.status.code(), Some(2), "{finished}");
+}
+
+#[test]
+fn what_saved_text_has_besides_whole_entries_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str, text: &str| {
+        let file = directory.path().join(name);
+        fs::write(&file, text).unwrap();
+        (file.to_str().unwrap().to_owned(), directory.path().join(format!("{name}-log")))
+    };
+    let tuples = "src=192.0.2.33 dst=198.51.100.10 sport=1 dport=2 packets=9 bytes=1200 src=198.51.100.10 dst=192.0.2.33 \
+                  sport=2 dport=1 packets=7 bytes=90";
+
+    // Cut inside a number: 900.
+    let (cut, output) = at("cut", &format!("[DESTROY] udp 17 {tuples}\n[DESTROY] udp 17 {tuples}"));
+    let finished = import(&output, &["--format", "conntrack-events", &cut]);
+    assert_eq!(finished.status.code(), Some(1), "{finished}");
+    assert!(finished.stderr.contains(&format!("{cut}:2:")), "{finished}");
+    assert!(finished.stderr.contains("found a last line that has no end"), "{finished}");
+    let finished = import(&output, &["--format", "conntrack-events", "--keep-going", &cut]);
+    assert!(finished.stdout.contains(" 1 rows,"), "{finished}");
+
+    // What a program did is no timeout, also where the line says nothing else of it.
+    let (removed, output) = at(
+        "removed",
+        &format!("[DESTROY] udp 17 {tuples}\n[DESTROY] udp 17 {tuples} [USERSPACE] portid=7 progname=a b\n"),
+    );
+    import(&output, &["--format", "conntrack-events", &removed]).success();
+    let dataset = Dataset::read(&output);
+    let reasons: Vec<_> = dataset.rows().iter().map(|row| row.text("end_reason").unwrap()).collect();
+    assert_eq!(reasons, ["timeout", "deleted"]);
+
+    let said = "conntrack v1.4.7 (conntrack-tools): 1 flow entries have been shown.";
+    let lost = "WARNING: We have hit ENOBUFS! We are losing events.";
+    let (noted, output) = at("noted", &format!("\u{feff}[DESTROY] udp 17 {tuples}\n{lost}\n{said}"));
+    let finished = import(&output, &["--format", "conntrack-events", &noted]);
+    assert!(finished.status.success(), "{finished}");
+    assert!(
+        finished.stdout.contains(" 1 rows,") && finished.stdout.contains("left out: 3 lines"),
+        "{finished}"
+    );
+    assert!(
+        finished.stderr.contains(&format!("{noted}:2: conntrack says that it lost events")),
+        "{finished}"
+    );
+
+    let of_router = "ipv4 2 tcp 6 1188 ESTABLISHED src=192.0.2.33 dst=198.51.100.7 sport=51032 dport=443 [FASTNAT] packets=9 \
+        bytes=1200 src=198.51.100.7 dst=203.0.113.5 sport=443 dport=51032 packets=7 bytes=900 [ASSURED] [RTCACHE o33/r11] \
+        mark=0 nmark=0 ifw=ppp0 mac=00:00:5e:00:53:01 slan use=2\n";
+    let (router, output) = at("router", &of_router.repeat(2));
+    let finished = import(&output, &["--format", "nf_conntrack", &router]);
+    assert_eq!(finished.status.code(), Some(1), "{finished}");
+    assert!(
+        finished.stderr.contains("found `[FASTNAT]`") && finished.stderr.contains("--ignore-unknown"),
+        "{finished}"
+    );
+    let finished = import(&output, &["--format", "nf_conntrack", "--ignore-unknown", &router]);
+    assert!(finished.status.success(), "{finished}");
+    for told in ["2 [FASTNAT]", "2 [RTCACHE]", "2 ifw", "2 mac", "2 nmark", "2 slan"] {
+        assert!(finished.stdout.contains(told), "{told}: {finished}");
+    }
+    let dataset = Dataset::read(&output);
+    let row = dataset.rows()[0];
+    assert_eq!(["orig_bytes", "reply_bytes"].map(|column| row.int(column)), [1200, 900].map(Some));
+    assert_eq!((row.bool("assured"), row.text("nat_src_ip")), (Some(true), Some("203.0.113.5")));
+}
+
+#[test]
 fn an_import_next_to_a_daemon_is_refused_and_leaves_no_gap() {
     let namespace = Namespace::tracked();
     let directory = tempfile::tempdir().unwrap();

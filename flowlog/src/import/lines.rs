@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ImportError, Progress};
 use crate::flow::Flow;
-use crate::proc_net::parse::{self, Context, KNOWN_FIELD, Line};
+use crate::proc_net::parse::{self, Context, Line};
 
 /// No line of connection tracking comes near to this: most have 300 bytes. It bounds the memory.
 const MAX_LINE_BYTES: u64 = 64 << 10;
@@ -224,7 +224,8 @@ impl Lines {
             }
         };
         parse::line(&text, context).map_err(|error| {
-            let advice = if error.expected == KNOWN_FIELD { IGNORE_UNKNOWN } else { "" };
+            let lenient = Context { ignore_unknown: true, ..*context };
+            let advice = if parse::line(&text, &lenient).is_ok() { IGNORE_UNKNOWN } else { "" };
             self.bad(error.column, format!("{error}{advice}"))
         })
     }

@@ -25,7 +25,7 @@ use crate::flow::{DccpState, ProtoState, Protocol, SctpState, Status, TcpState};
 const NANOS: u64 = 1_000_000_000;
 
 /// What [`ParseError::expected`] has where a field or flag is not known.
-pub const KNOWN_FIELD: &str = "a field such as `mark=`, or the end of the line";
+const KNOWN_FIELD: &str = "a field such as `mark=`, or the end of the line";
 
 /// Names of fields after the tuples.
 const KNOWN: [&str; 8] = ["mark", "secmark", "zone", "delta-time", "use", "id", "secctx", "helper"];

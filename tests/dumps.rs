@@ -84,6 +84,26 @@ fn what_ends_right_before_the_stop_is_a_row() {
     assert!(dataset.rows().iter().all(|row| row.text("end_source") == Some("reconcile")));
 }
 
+/// The interval of lists is longer by default.
+#[test]
+fn what_goes_on_is_recorded_in_time_whatever_the_interval_of_lists() {
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    let mut command = run_command(output.path(), &[&namespace]);
+    command.args(["--no-ebpf", "--active-interval", "2s"]);
+    let mut daemon = Daemon::spawn(command);
+    make(&namespace, 0..10);
+    wait_for_rows(&mut daemon, output.path(), 10);
+    daemon.stop();
+    let dataset = Dataset::read(output.path());
+    for row in dataset.rows() {
+        assert_eq!(row.text("record_type"), Some("active"));
+        let age_us = row.time("end_time").unwrap() - row.time("start_time").unwrap();
+        // Late by a tenth, and by what a slow machine takes; without these lists it is a minute.
+        assert!((2_000_000..30_000_000).contains(&age_us), "{row:?}");
+    }
+}
+
 #[test]
 fn what_goes_on_is_recorded_each_interval() {
     let namespace = Namespace::tracked();

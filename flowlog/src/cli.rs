@@ -8,8 +8,10 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 use tracing::{error, info, warn};
@@ -17,11 +19,12 @@ use tracing_subscriber::EnvFilter;
 
 pub use self::import::{ImportArgs, import};
 pub use self::verify::{VerifyArgs, verify};
-use crate::config::{self, Address, Config, Interval, Settings, Size};
+use crate::config::{self, Address, Config, ConfigError, Interval, Settings, Size};
 use crate::ctnetlink::Delivery;
 use crate::doctor::{self, Finding, Fixed, Level};
 use crate::namespace::Namespace;
 use crate::schema::render;
+use crate::timeouts::Timeouts;
 use crate::writer::Directory;
 
 /// Logs every finished connection that the kernel tracked, with its counters, NAT and local process,
@@ -187,13 +190,16 @@ pub fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
             "flowlog run has to be root, to read connection tracking and load eBPF; run it with sudo or as a system service"
         );
     }
+    settings.conflicts()?.into_iter().for_each(|what| warn!("{what}"));
     let namespaces = Namespace::open_all(settings.netns.as_deref().unwrap_or_default())?;
     let mut config = Config::new(settings, namespaces);
     config.keep |= fix;
     // Before the checks, whose packets are flows for the log of the one that has the directory.
     let directory = Directory::open(&config.output)?;
+    check_min_free(&config)?;
     for namespace in &config.namespaces {
         let name = namespace.name().unwrap_or("own");
+        check_linger(&config, namespace)?;
         if config.keep {
             let fixed = fix_namespace(namespace, |Fixed { done, undo }| {
                 info!("{done} in the network namespace `{name}`; undo: {undo}");
@@ -214,6 +220,40 @@ pub fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
         }
     }
     Ok((config, directory))
+}
+
+/// Where a file system is smaller than the space that has to stay free, each file would be deleted at once.
+fn check_min_free(config: &Config) -> Result<()> {
+    let Some(min_free_bytes) = config.retention.min_free_bytes else { return Ok(()) };
+    let found = nix::sys::statvfs::statvfs(&config.output)
+        .with_context(|| format!("cannot look at the file system of `{}`", config.output.display()))?;
+    let bytes = found.blocks().saturating_mul(found.fragment_size());
+    if min_free_bytes >= bytes {
+        let [min_free, size] =
+            [min_free_bytes, bytes].map(|bytes| ByteSize(bytes).display().iec().to_string());
+        let output = config.output.display();
+        return Err(ConfigError::Conflict(format!(
+            "nothing would be kept: `retention.min_free` is {min_free}, and the file system of `output` (`{output}`) has \
+             {size} in all"
+        ))
+        .into());
+    }
+    Ok(())
+}
+
+/// A socket that is forgotten before its flow ends gives it no process.
+fn check_linger(config: &Config, namespace: &Namespace) -> Result<()> {
+    let linger = Duration::from_nanos(config.sockets.linger_ns);
+    let Some((sysctl, seconds)) = namespace.run(Timeouts::read)?.longest_after_close() else { return Ok(()) };
+    if config.ebpf && linger < Duration::from_secs(seconds.into()) {
+        warn!(
+            "`attribution.linger` is {}, less than the {seconds} s of the sysctl {sysctl} in the network namespace `{}`: \
+             flows that end later have no process",
+            humantime::format_duration(linger),
+            namespace.name().unwrap_or("own"),
+        );
+    }
+    Ok(())
 }
 
 /// The settings of all sources; later ones win.

@@ -10,6 +10,7 @@
 //! So making a [`Config`] cannot fail, and nothing downstream checks again. A stage that has options
 //! defines them itself, with their defaults.
 
+mod conflicts;
 mod settings;
 mod sources;
 mod values;
@@ -41,6 +42,9 @@ const DUMP_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the connection tracking table is listed in any case, to find what ends without an event.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(600);
 
+/// How many lists of the connection tracking table come on one record of a flow that goes on.
+const ACTIVE_LISTS: u32 = 10;
+
 /// The configuration of the daemon.
 #[derive(Debug)]
 pub struct Config {
@@ -52,7 +56,8 @@ pub struct Config {
     pub ebpf: bool,
     /// What the kernel does with events that the receive buffer has no room for.
     pub delivery: Delivery,
-    /// How often the connection tracking table is listed, where that can tell something.
+    /// How often the connection tracking table is listed, where that can tell something: often enough that records of
+    /// flows that go on are late by a tenth of their interval at most.
     pub dump_interval: Duration,
     /// How often the connection tracking table is listed in any case; `None` where it is not.
     pub audit_interval: Option<Duration>,
@@ -135,7 +140,12 @@ impl Config {
             namespaces,
             ebpf: ebpf.unwrap_or(true),
             delivery: delivery.unwrap_or_default(),
-            dump_interval: dump_interval.map_or(DUMP_INTERVAL, |interval| interval.0),
+            dump_interval: active_interval
+                .map(|interval| interval.0 / ACTIVE_LISTS)
+                .into_iter()
+                .chain([dump_interval.map_or(DUMP_INTERVAL, |interval| interval.0)])
+                .min()
+                .unwrap_or(DUMP_INTERVAL),
             audit_interval: audit_interval.map_or(Some(AUDIT_INTERVAL), |Every(interval)| interval),
             active_interval: active_interval.map(|interval| interval.0),
             metrics: metrics.map(|address| address.0),

@@ -63,6 +63,19 @@ impl Timeouts {
         }
     }
 
+    /// The longest of the timeouts that connections have whose sockets are closed, in seconds, and its sysctl.
+    pub fn longest_after_close(&self) -> Option<(&'static str, u32)> {
+        let time_wait = self.tcp.get(usize::from(TcpState::TIME_WAIT.0)).copied().flatten();
+        [
+            ("nf_conntrack_tcp_timeout_time_wait", time_wait),
+            ("nf_conntrack_udp_timeout_stream", self.udp_stream),
+            ("nf_conntrack_udp_timeout", self.udp),
+        ]
+        .into_iter()
+        .filter_map(|(name, seconds)| Some((name, seconds?)))
+        .max_by_key(|(_, seconds)| *seconds)
+    }
+
     /// When the last packet of a flow was: its end, or the time of the message, less what its timeout had
     /// run down by then. An estimate, since rules may set timeouts of their own, and some packets do not
     /// renew it. In nanoseconds; `None` where the kernel gave no time, or the estimate is before the start by more than

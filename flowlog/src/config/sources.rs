@@ -46,6 +46,9 @@ pub enum ConfigError {
         /// What was found and what was expected.
         message: String,
     },
+    /// Settings that make each other void.
+    #[error("{0}")]
+    Conflict(String),
 }
 
 impl Settings {

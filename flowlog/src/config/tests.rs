@@ -216,3 +216,76 @@ fn the_document_names_all_variables() {
         assert!(DOCUMENT.contains(&row), "no row begins with {row}");
     }
 }
+
+#[test]
+fn settings_that_make_each_other_void_are_named() {
+    let conflicts = |text: &str| {
+        let settings = file(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        settings.conflicts().map_err(|error| error.to_string())
+    };
+    let filter = |only: &str, except: &str| format!("[filter.only]\n{only}\n[filter.except]\n{except}\n");
+    for (only, except, key) in [
+        ("protocol = ['tcp', '17']", "protocol = ['udp', 'tcp', 'icmp']", "protocol"),
+        ("address = ['10.1.0.0/16', '10.2.3.4']", "address = ['10.0.0.0/9', '10.128.0.0/9']", "address"),
+        ("", "address = ['0.0.0.0/1', '128.0.0.0/1', '::/0']", "address"),
+        ("zone = [7]", "zone = [7, 8]", "zone"),
+        ("mark = ['0x11/0xff']", "mark = ['0x1/0xf']", "mark"),
+        ("", "mark = ['0/0']", "mark"),
+    ] {
+        let error = conflicts(&filter(only, except)).unwrap_err();
+        assert!(error.starts_with("nothing would be recorded"), "{error}");
+        assert!(
+            error.contains(&format!("`filter.except.{key}`")) && error.contains("`filter.only."),
+            "{error}"
+        );
+    }
+    let error = conflicts("[filter.only]\nprotocol = ['58']\naddress = ['10.0.0.0/8']\n").unwrap_err();
+    assert!(error.contains("`filter.only.protocol`") && error.contains("`filter.only.address`"), "{error}");
+    for (only, except) in [
+        ("protocol = ['tcp', '17']", "protocol = ['tcp']"),
+        ("address = ['10.0.0.0/8']", "address = ['10.0.0.0/9']"),
+        ("", "address = ['0.0.0.0/0']"),
+        ("mark = ['1/1']", "mark = ['0x11/0xff']"),
+        ("protocol = ['58', 'tcp']\naddress = ['10.0.0.0/8']", ""),
+        ("", ""),
+    ] {
+        assert_eq!(conflicts(&filter(only, except)), Ok(Vec::new()), "{only} {except}");
+    }
+
+    for (text, keys) in [
+        ("ebpf = false\n[attribution]\nring_buffer = '4MiB'\n", ["attribution.ring_buffer", "ebpf"]),
+        ("ebpf = false\n[process]\ncmdline = 'full'\n", ["process.cmdline", "ebpf"]),
+        ("delivery = 'best-effort'\n[hold]\ntable_share = 9\n", ["hold.table_share", "delivery"]),
+        ("[hold]\ntable_share = 0\n", ["hold.table_share", "delivery"]),
+        ("[rotate]\ninterval = '2h'\n", ["rotate.interval", "each hour"]),
+        ("[rotate]\ninterval = '200ms'\n", ["rotate.interval", "once a second"]),
+        ("[rotate]\nbytes = '1KiB'\n", ["rotate.bytes", "a thousand rows"]),
+        ("[wal]\nsync = '20min'\n", ["wal.sync", "rotate.interval"]),
+        ("[retention]\nbytes = '100MiB'\n", ["retention.bytes", "rotate.bytes"]),
+        ("audit_interval = '5min'\n[filter.only]\nmark = ['1']\n", ["audit_interval", "mark"]),
+    ] {
+        let said = conflicts(text).unwrap();
+        assert_eq!(said.len(), 1, "{text}: {said:?}");
+        assert!(keys.iter().all(|key| said[0].contains(key)), "{text}: {said:?}");
+    }
+    // Nobody set what has no effect.
+    for text in [
+        "",
+        "ebpf = false\n",
+        "delivery = 'best-effort'\n",
+        "[rotate]\ninterval = '1h'\n",
+        "[filter.only]\nmark = ['1']\n",
+    ] {
+        assert_eq!(conflicts(text), Ok(Vec::new()), "{text}");
+    }
+}
+
+#[test]
+fn the_table_is_listed_often_enough_for_records_of_what_goes_on() {
+    let interval = |text: &str| config(file(text).unwrap()).dump_interval;
+    assert_eq!(interval(""), Duration::from_secs(60));
+    assert_eq!(interval("active_interval = '2s'"), Duration::from_millis(200));
+    assert_eq!(interval("active_interval = '5min'"), Duration::from_secs(30));
+    assert_eq!(interval("active_interval = '1h'"), Duration::from_secs(60));
+    assert_eq!(interval("active_interval = '1h'\ndump_interval = '5s'"), Duration::from_secs(5));
+}

@@ -120,7 +120,7 @@ pub(super) fn build(extent: Extent, filter: &[&str]) -> Result<Suite> {
         .chain(names.iter().cloned())
         .collect();
     // The short ones take some minutes on an idle machine, and are not to keep others waiting for an hour.
-    let limit = Duration::from_mins(if extent == Extent::Short { 20 } else { 60 });
+    let limit = Duration::from_mins(if extent == Extent::Short { 20 } else { 100 });
     Ok(Suite { flowlog, tests, names, arguments, limit })
 }
 

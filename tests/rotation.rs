@@ -114,6 +114,25 @@ fn runs_with_the_same_output_add_files() {
     assert_eq!(runs.len(), 2, "each run has an id of its own");
 }
 
+/// Not all engines skip names that begin with `_`: `OUTPUT/**/*.parquet` must be complete files at any time.
+#[test]
+fn an_unfinished_file_does_not_end_with_parquet() {
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    // As an older version left it.
+    let orphan = output.path().join("_flowlog/staging/older.parquet");
+    std::fs::create_dir_all(orphan.parent().unwrap()).unwrap();
+    std::fs::write(&orphan, "PAR1").unwrap();
+    let daemon = Daemon::start(output.path(), &[&namespace], &[]);
+    assert!(!orphan.exists());
+    make_and_flush(&namespace, 0..10);
+    let staging = output.path().join("_flowlog/staging");
+    let staged = wait_for("rows in a file", || files_below(&staging).first().cloned());
+    assert_ne!(staged.extension(), Some("parquet".as_ref()), "{staged:?}");
+    daemon.stop();
+    check_dataset(output.path(), 10);
+}
+
 /// Waits until so many files are published by themselves.
 #[track_caller]
 fn wait_for_files(output: &Path, count: usize) {

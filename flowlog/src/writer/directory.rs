@@ -6,10 +6,10 @@
 //! <output>/_flowlog/lock                                     held while a writer lives
 //! <output>/_flowlog/ledger.jsonl                             what was published, lost and deleted
 //! <output>/_flowlog/wal/                                     rows that are not in a complete file
-//! <output>/_flowlog/staging/<name>.parquet                   unfinished files
+//! <output>/_flowlog/staging/<name>.parquet.unfinished        unfinished files
 //! ```
 //!
-//! Engines skip names that begin with `_`.
+//! Many engines skip names that begin with `_`, but not all of them: nothing that is not complete ends with `.parquet`.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
@@ -25,6 +25,9 @@ use crate::disk::{DIRECTORY_MODE, FILE_MODE, is_full, sync_directory};
 
 /// Name of the empty file that is published once, to see that it can be done.
 const PROBE: &str = "_probe";
+
+/// What the name of a file ends with until it is complete.
+const UNFINISHED: &str = "unfinished";
 
 /// What is no data, below the output directory.
 const INTERNAL: &str = "_flowlog";
@@ -104,13 +107,13 @@ impl Directory {
         &self.staging
     }
 
-    /// Creates a file in staging.
+    /// Creates a file in staging, to be published with this name.
     ///
     /// # Errors
     ///
     /// Of the file system.
     pub fn stage(&self, name: &str) -> io::Result<(PathBuf, File)> {
-        let path = self.staging.join(name);
+        let path = self.staging.join(format!("{name}.{UNFINISHED}"));
         let file = match create_file(&path) {
             // Somebody removed the directory: that must not end the log.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -15,6 +15,7 @@ mod python;
 mod results;
 mod setup;
 mod sh;
+mod table_limit;
 mod test;
 mod vm_test;
 mod workspace;
@@ -41,6 +42,7 @@ usage: cargo xtask COMMAND
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    table_limit::restore();
     let result = match arguments.as_slice() {
         [] | ["help" | "-h" | "--help"] => {
             print!("{USAGE}");

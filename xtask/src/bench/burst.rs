@@ -7,9 +7,9 @@ use super::figures::{Cell, Report, Samples, Section, figure};
 use super::load::Made;
 use super::reader::Reader;
 use super::run::{Outcome, Run, Tools};
-use super::table::Raised;
 use crate::interrupt::Interrupt;
 use crate::setup;
+use crate::table_limit::Raised;
 
 /// As large as a burst can be at once. A larger one is several, one right after the other.
 const MAX_AT_ONCE: u32 = 500_000;

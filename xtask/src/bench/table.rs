@@ -1,58 +1,16 @@
-//! The connection tracking table: how large it may be, what it holds, and who listens.
+//! The connection tracking table: what it holds, and who listens.
 
 use std::fs;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::namespace::Namespace;
-
-/// One limit for all namespaces, which only the initial one can set.
-const MAX_ENTRIES: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 
 /// `NETLINK_NETFILTER`, as `/proc/net/netlink` writes it.
 const NETFILTER: &str = "12";
 
 /// Bit of `NFNLGRP_CONNTRACK_DESTROY` among the groups of a socket.
 const DESTROY_GROUP: u32 = 1 << 2;
-
-/// A table that may be larger, as long as this lives.
-pub(super) struct Raised {
-    /// What the limit was, where it was changed.
-    before: Option<String>,
-}
-
-impl Raised {
-    /// Makes room for `entries`, and for flowlog to let the kernel hold them: half of the table is for that.
-    /// A burst is many times what usually is in a table; on the host that this stands for there is room. Flowlog
-    /// remembers as many flows as there is room for, to tell repeated events: its memory is that of such a host.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses it.
-    pub(super) fn to_hold(entries: u32) -> Result<Self> {
-        let found =
-            fs::read_to_string(MAX_ENTRIES).with_context(|| format!("cannot read `{MAX_ENTRIES}`"))?;
-        let wanted = entries.saturating_mul(4);
-        if found.trim().parse::<u32>()? >= wanted {
-            return Ok(Self { before: None });
-        }
-        let write = fs::write(MAX_ENTRIES, wanted.to_string());
-        write.with_context(|| {
-            format!("cannot write `{MAX_ENTRIES}`: run it in the initial network namespace")
-        })?;
-        Ok(Self { before: Some(found) })
-    }
-}
-
-impl Drop for Raised {
-    fn drop(&mut self) {
-        if let Some(before) = &self.before
-            && let Err(error) = fs::write(MAX_ENTRIES, before)
-        {
-            eprintln!("bench: cannot write {} to `{MAX_ENTRIES}`: {error}", before.trim());
-        }
-    }
-}
 
 /// The sockets of a namespace that receive DESTROY events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

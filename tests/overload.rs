@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, run_command};
 use crate::harness::entries::{AT_ONCE, count, make_and_flush, table_max};
+use crate::harness::kernel::is_virtual_machine;
 use crate::harness::namespace::Namespace;
 use crate::harness::process::Process;
 use crate::harness::tally::Tally;
@@ -27,12 +28,13 @@ fn command(output: &std::path::Path, namespace: &Namespace, env: &[(&str, &str)]
 
 #[test]
 fn a_slow_reader_with_a_small_buffer_loses_nothing() {
-    const FLOWS: u32 = 300_000;
+    // On an emulated processor the daemon reads little in the time that it gets.
+    let flows: u32 = if is_virtual_machine() { 60_000 } else { 300_000 };
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
     let settings = [("FLOWLOG__HOLD__RECEIVE_BUFFER", "1MiB"), ("FLOWLOG__HOLD__TABLE_SHARE", "100")];
     let daemon = Daemon::spawn(command(output.path(), &namespace, &settings));
-    for first in (0..FLOWS).step_by(usize::try_from(AT_ONCE).unwrap()) {
+    for first in (0..flows).step_by(usize::try_from(AT_ONCE).unwrap()) {
         daemon.signal(Signal::SIGSTOP);
         make_and_flush(&namespace, first..first + AT_ONCE);
         // The kernel holds them: the buffer has room for some hundreds.
@@ -48,7 +50,7 @@ fn a_slow_reader_with_a_small_buffer_loses_nothing() {
     }
     let log = daemon.stop();
     let tally = Tally::read(output.path());
-    assert_eq!(tally.check_exact(FLOWS), 0, "{log}");
+    assert_eq!(tally.check_exact(flows), 0, "{log}");
     assert!(!log.contains("overruns=0 "), "the buffer never was full: {log}");
 }
 

@@ -26,7 +26,7 @@ use flowlog::duplicates::Seen;
 use flowlog::flow::{Counters, Flow};
 use flowlog::schema::{FlowBatch, RunFacts};
 use flowlog::wal::{SegmentHeader, Wal, WalSync};
-use flowlog::writer::{Directory, Rotation, Writer};
+use flowlog::writer::{Compatibility, Directory, Rotation, Writer};
 
 use crate::rows::Rows;
 
@@ -186,7 +186,8 @@ fn parquet(
     fs::create_dir_all(output)?;
     let directory = Arc::new(Directory::open(output)?);
     let write = || {
-        let mut writer = Writer::new(Arc::clone(&directory), Rotation::default(), facts);
+        let mut writer =
+            Writer::new(Arc::clone(&directory), Rotation::default(), Compatibility::default(), facts);
         for batch in batches {
             writer.append(batch, Path::new("segment"), SystemTime::now())?;
         }

@@ -16,7 +16,7 @@ use std::time::SystemTime;
 use anyhow::Result;
 use clap::Parser;
 use flowlog::schema::FlowBatch;
-use flowlog::writer::{Directory, Published, Rotation, Writer};
+use flowlog::writer::{Compatibility, Directory, Published, Rotation, Writer};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::json;
 
@@ -31,14 +31,18 @@ struct Arguments {
     /// How many flows
     #[arg(long)]
     count: usize,
+    /// As `parquet.compatibility = "old"`
+    #[arg(long)]
+    old: bool,
 }
 
 fn main() -> Result<()> {
-    let Arguments { count } = Arguments::parse();
+    let Arguments { count, old } = Arguments::parse();
+    let compatibility = if old { Compatibility::Old } else { Compatibility::Current };
     let output = tempfile::tempdir()?;
     let facts = rows::facts();
     let directory = Arc::new(Directory::open(output.path())?);
-    let mut writer = Writer::new(Arc::clone(&directory), Rotation::default(), &facts);
+    let mut writer = Writer::new(Arc::clone(&directory), Rotation::default(), compatibility, &facts);
     let mut batch = FlowBatch::new(&facts.run);
     let mut rows = Rows::new(4 * BATCH_ROWS)?;
     let mut with_process = 0_u64;

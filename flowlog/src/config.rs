@@ -19,7 +19,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use settings::{Attribution, Conditions, Filter, Hold, Host, Process, Retention, Rotate, Settings, Wal};
+pub use settings::{
+    Attribution, Conditions, Filter, Hold, Host, Parquet, Process, Retention, Rotate, Settings, Wal,
+};
 pub use sources::ConfigError;
 pub use values::{Address, Every, Expected, Interval, Network, Percent, ReceiveBuffer, RingBuffer, Size};
 
@@ -30,7 +32,7 @@ use crate::lives::Limits;
 use crate::namespace::Namespace;
 use crate::retention::RetentionLimits;
 use crate::wal::WalSync;
-use crate::writer::Rotation;
+use crate::writer::{Compatibility, Rotation};
 
 /// Where the flow log is.
 pub const OUTPUT: &str = "/var/log/flowlog";
@@ -67,6 +69,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// When a file is finished.
     pub rotation: Rotation,
+    /// Which readers the files are for.
+    pub compatibility: Compatibility,
     /// When the write-ahead log is synced.
     pub wal_sync: WalSync,
     /// How many entries of its table connection tracking may hold for us before events are dropped, in
@@ -102,6 +106,7 @@ impl Config {
             active_interval,
             metrics,
             rotate,
+            parquet,
             wal,
             hold,
             retention,
@@ -150,6 +155,7 @@ impl Config {
             active_interval: active_interval.map(|interval| interval.0),
             metrics: metrics.map(|address| address.0),
             rotation,
+            compatibility: parquet.compatibility.unwrap_or_default(),
             wal_sync: sync.unwrap_or_default(),
             table_share_percent: table_share.unwrap_or_default().0,
             receive_buffer_bytes: receive_buffer.unwrap_or_default().0,

@@ -146,6 +146,7 @@ impl Daemon {
             audit_interval,
             active_interval,
             rotation,
+            compatibility,
             wal_sync,
             table_share_percent,
             receive_buffer_bytes,
@@ -216,6 +217,7 @@ impl Daemon {
             StoreConfig {
                 directory,
                 rotation,
+                compatibility,
                 wal_sync,
                 retention,
                 facts,

@@ -27,7 +27,7 @@ use crate::retention::RetentionLimits;
 use crate::schema::{FlowBatch, RunContext, RunFacts};
 use crate::store::{OpenError, Refused, Store, StoreConfig, Summary};
 use crate::wal::WalSync;
-use crate::writer::{Directory, Rotation};
+use crate::writer::{Compatibility, Directory, Rotation};
 use lines::Source;
 pub use lines::{BadLine, Place};
 pub use unknown::Unknown;
@@ -251,6 +251,7 @@ impl Rows {
         let config = StoreConfig {
             directory: Directory::open(&import.output)?,
             rotation: Rotation::default(),
+            compatibility: Compatibility::default(),
             wal_sync,
             retention: RetentionLimits::default(),
             facts: RunFacts {

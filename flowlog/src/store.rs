@@ -39,7 +39,7 @@ use crate::ledger::{Event, Ledger, PublishedFile, Started, Stopped, Table};
 use crate::retention::RetentionLimits;
 use crate::schema::RunFacts;
 use crate::wal::{self, Segment, SegmentHeader, Wal, WalError, WalSync};
-use crate::writer::{Directory, Published, Rotation, WriteError, Writer};
+use crate::writer::{Compatibility, Directory, Published, Rotation, WriteError, Writer};
 use convert::Conversion;
 use losses::Losses;
 use recover::Unfinished;
@@ -62,6 +62,8 @@ pub struct StoreConfig {
     pub directory: Directory,
     /// When a file ends.
     pub rotation: Rotation,
+    /// Which readers the files are for.
+    pub compatibility: Compatibility,
     /// When the write-ahead log is synced.
     pub wal_sync: WalSync,
     /// Which files are deleted.
@@ -90,6 +92,7 @@ pub struct Summary {
 pub struct Store {
     directory: Arc<Directory>,
     rotation: Rotation,
+    compatibility: Compatibility,
     run_id: Uuid,
     ledger: Ledger,
     /// What the ledger could not take yet.
@@ -144,8 +147,16 @@ impl Store {
     ///
     /// They cannot be used.
     pub fn open(config: StoreConfig, now: SystemTime) -> Result<Self, OpenError> {
-        let StoreConfig { directory, rotation, wal_sync, retention, facts, mut started, watched_since_us } =
-            config;
+        let StoreConfig {
+            directory,
+            rotation,
+            compatibility,
+            wal_sync,
+            retention,
+            facts,
+            mut started,
+            watched_since_us,
+        } = config;
         let directory = Arc::new(directory);
         let unusable = |path: PathBuf| move |source| OpenError::Unusable { path, source };
         let (ledger, history) = Ledger::open(&directory.ledger()).map_err(unusable(directory.ledger()))?;
@@ -164,13 +175,14 @@ impl Store {
         let header = SegmentHeader::of(&facts, watched_since_us);
         let mut store = Self {
             wal: Wal::open(directory.wal(), &header, wal_sync)?,
-            writer: Writer::new(Arc::clone(&directory), rotation, &facts),
+            writer: Writer::new(Arc::clone(&directory), rotation, compatibility, &facts),
             conversion: Conversion::default(),
             losses: Losses::new(Arc::clone(&directory), &facts),
             declared: BTreeMap::new(),
             run_id: facts.run.run_id,
             directory,
             rotation,
+            compatibility,
             ledger,
             unlogged: VecDeque::new(),
             sealed: Vec::new(),

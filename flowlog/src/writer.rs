@@ -80,6 +80,16 @@ pub struct Rotation {
     pub bytes: u64,
 }
 
+/// Which readers the files are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compatibility {
+    /// Those that know DELTA_BINARY_PACKED, with which files are smaller.
+    #[default]
+    Current,
+    /// Also those that only know PLAIN and dictionaries.
+    Old,
+}
+
 impl Default for Rotation {
     fn default() -> Self {
         Self { interval: Duration::from_secs(15 * 60), rows: 4_000_000, bytes: 128 << 20 }
@@ -105,12 +115,17 @@ pub struct Writer {
 
 impl Writer {
     /// A writer of the rows of one run.
-    pub fn new(directory: Arc<Directory>, rotation: Rotation, facts: &RunFacts) -> Self {
+    pub fn new(
+        directory: Arc<Directory>,
+        rotation: Rotation,
+        compatibility: Compatibility,
+        facts: &RunFacts,
+    ) -> Self {
         Self {
             directory,
             rotation,
             names: FileNames::new(&facts.run),
-            properties: properties::Properties::new(facts),
+            properties: properties::Properties::new(compatibility, facts),
             batch_schema: schema::batch_schema(),
             open: BTreeMap::new(),
             bytes_per_row: FIRST_BYTES_PER_ROW,

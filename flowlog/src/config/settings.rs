@@ -11,6 +11,7 @@ use crate::ctnetlink::Delivery;
 use crate::flow::Protocol;
 use crate::flow_filter::Mark;
 use crate::wal::WalSync;
+use crate::writer::Compatibility;
 
 /// Defines a section: what has no such name is an error, and what is left out may come from another source.
 macro_rules! section {
@@ -54,6 +55,8 @@ section! {
         metrics: Option<Address>,
         /// When a file is finished.
         rotate: Rotate,
+        /// How the files are encoded.
+        parquet: Parquet,
         /// The write-ahead log.
         wal: Wal,
         /// How much the kernel may hold for us.
@@ -80,6 +83,14 @@ section! {
         rows: Option<NonZeroU64>,
         /// Its size.
         bytes: Option<Size>,
+    }
+}
+
+section! {
+    /// How the files are encoded.
+    Parquet {
+        /// For which readers.
+        compatibility: Option<Compatibility>,
     }
 }
 

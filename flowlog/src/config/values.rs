@@ -17,6 +17,7 @@ use crate::ctnetlink::Delivery;
 use crate::flow::Protocol;
 use crate::flow_filter::Mark;
 use crate::wal::WalSync;
+use crate::writer::Compatibility;
 
 /// A text is not what was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -146,6 +147,12 @@ from_text!(WalSync, r#""batch", "off", or a duration with a unit, such as "1s""#
     "batch" => Some(Self::Batch),
     "off" => Some(Self::Off),
     _ => text.parse().ok().map(|Interval(interval)| Self::Interval(interval)),
+});
+
+from_text!(Compatibility, r#""current" or "old""#, |text| match text {
+    "current" => Some(Self::Current),
+    "old" => Some(Self::Old),
+    _ => None,
 });
 
 from_text!(cmdline::Mode, r#""masked", "full" or "off""#, |text| match text {

@@ -15,7 +15,7 @@ use crate::retention::RetentionLimits;
 use crate::schema::{RunContext, RunFacts};
 use crate::store::{Store, StoreConfig};
 use crate::wal::{self, Frame, Frames, SegmentHeader, Wal, WalSync};
-use crate::writer::{Directory, Published, Rotation, seqs};
+use crate::writer::{Compatibility, Directory, Published, Rotation, seqs};
 
 /// Bytes of a segment before the length of its header.
 const BEFORE_LENGTH_BYTES: usize = 12;
@@ -164,6 +164,7 @@ fn open(output: &Path, now: SystemTime) -> Store {
     let config = StoreConfig {
         directory: Directory::open(Path::new(output)).unwrap(),
         rotation: Rotation::default(),
+        compatibility: Compatibility::default(),
         wal_sync: WalSync::Off,
         retention: RetentionLimits::default(),
         facts,

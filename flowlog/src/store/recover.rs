@@ -189,7 +189,8 @@ impl Store {
                     self.take_published(file, Some(run.run_id), now);
                 }
             }
-            let mut writer = Writer::new(Arc::clone(&self.directory), self.rotation, &facts);
+            let mut writer =
+                Writer::new(Arc::clone(&self.directory), self.rotation, self.compatibility, &facts);
             let read = read_out(&run.segments, true, &seqs, |batch, path| {
                 writer.append(&batch, path, now).map_err(|error| Fault(one_line(&error)))
             });

@@ -18,7 +18,7 @@ use crate::retention::RetentionLimits;
 use crate::schema::{FlowBatch, RunContext, RunFacts};
 use crate::verify::verify;
 use crate::wal::{self, WalSync};
-use crate::writer::{Directory, Published, Rotation};
+use crate::writer::{Compatibility, Directory, Published, Rotation};
 
 /// 2026-11-21 08:00:00 UTC
 const EIGHT: u64 = 1_795_248_000;
@@ -70,6 +70,7 @@ fn open_watching(output: &Path, run: u128, second: u64, netns: Vec<u64>) -> Stor
     let config = StoreConfig {
         directory: Directory::open(output).unwrap(),
         rotation: Rotation::default(),
+        compatibility: Compatibility::default(),
         wal_sync: WalSync::Off,
         retention: RetentionLimits::default(),
         facts,

@@ -13,6 +13,7 @@ use parquet::file::properties::{
 };
 use parquet::schema::types::ColumnPath;
 
+use super::Compatibility;
 use super::published::Published;
 use super::row_group::MAX_ROWS;
 use crate::gaps::Gap;
@@ -58,7 +59,7 @@ pub(super) struct Properties {
 }
 
 impl Properties {
-    pub(super) fn new(facts: &RunFacts) -> Self {
+    pub(super) fn new(compatibility: Compatibility, facts: &RunFacts) -> Self {
         let RunFacts { run, kernel, acct, timestamp, filter } = facts;
         let RunContext { run_id, host_id, host_name: _, boot_id } = run;
         let known = |key, value: Option<String>| value.map(|value| pair(key, value));
@@ -75,7 +76,7 @@ impl Properties {
         ];
         Self {
             schema: schema::file_schema(),
-            writer: writer_properties(),
+            writer: writer_properties(compatibility),
             metadata: metadata.into_iter().flatten().collect(),
             ledger_tip: None,
             gaps: VecDeque::new(),
@@ -138,8 +139,8 @@ pub(super) fn gap_options() -> ArrowWriterOptions {
 }
 
 /// Each setting is one that DuckDB, Polars, ClickHouse, Spark and DataFusion all read: pages of
-/// version 1, and no encoding besides PLAIN, dictionaries and DELTA_BINARY_PACKED.
-pub(super) fn writer_properties() -> WriterProperties {
+/// version 1, and no encoding besides PLAIN, dictionaries and DELTA_BINARY_PACKED, which is left out for older readers.
+pub(super) fn writer_properties(compatibility: Compatibility) -> WriterProperties {
     let columns = schema::columns();
     let mut builder = base_properties()
         .set_statistics_enabled(EnabledStatistics::Page)
@@ -155,7 +156,7 @@ pub(super) fn writer_properties() -> WriterProperties {
     }
     for column in &columns {
         let path = || ColumnPath::from(column.name.clone());
-        if DELTA_ENCODED.contains(&column.name.as_str()) {
+        if compatibility == Compatibility::Current && DELTA_ENCODED.contains(&column.name.as_str()) {
             builder = builder
                 .set_column_dictionary_enabled(path(), false)
                 .set_column_encoding(path(), Encoding::DELTA_BINARY_PACKED);

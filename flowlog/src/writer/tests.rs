@@ -19,7 +19,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::{Directory, Fault, OpenError, Published, Rotation, Writer};
+use super::{Compatibility, Directory, Fault, OpenError, Published, Rotation, Writer};
 use crate::attribute::{FlowRecord, Sighting};
 use crate::flow::{Counters, Flow, L4, ProtoState, Protocol, Status, TcpState, Tuple};
 use crate::gaps::{Cause, Gap, Stage};
@@ -70,7 +70,7 @@ impl Bench {
     fn new(rotation: Rotation) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let directory = Arc::new(Directory::open(dir.path()).unwrap());
-        let writer = Writer::new(directory, rotation, &facts());
+        let writer = Writer::new(directory, rotation, Compatibility::default(), &facts());
         Self { dir, writer, batch: FlowBatch::new(&run()) }
     }
 
@@ -372,6 +372,23 @@ fn many_small_batches_become_one_row_group() {
     let mut seqs = int64s(rows, "seq");
     seqs.sort();
     assert_eq!(seqs, (1..=400).collect::<Vec<_>>());
+}
+
+#[test]
+fn files_for_old_readers_have_no_newer_encoding() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = Arc::new(Directory::open(dir.path()).unwrap());
+    let writer = Writer::new(directory, UNBOUND, Compatibility::Old, &facts());
+    let mut bench = Bench { dir, writer, batch: FlowBatch::new(&run()) };
+    bench.append((0..3000).map(|n| EIGHT + n), at(EIGHT));
+    bench.writer.rotate_all().unwrap();
+    let metadata = metadata(&bench.published()[0]);
+    for chunk in metadata.row_group(0).columns() {
+        for encoding in chunk.encodings() {
+            let is_old = matches!(encoding, Encoding::PLAIN | Encoding::RLE | Encoding::RLE_DICTIONARY);
+            assert!(is_old, "{}: {encoding:?}", chunk.column_path());
+        }
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ use proptest::option::weighted;
 use proptest::prelude::*;
 
 use super::*;
+use crate::writer::Compatibility;
 use crate::writer::properties::writer_properties;
 
 /// A nullable column with a bloom filter, and one that always has a value.
@@ -29,7 +30,7 @@ const REQUIRED: &str = "host_name";
 const PAGE_ROWS: usize = 16;
 
 fn properties() -> WriterProperties {
-    let properties = WriterPropertiesBuilder::from(writer_properties());
+    let properties = WriterPropertiesBuilder::from(writer_properties(Compatibility::Current));
     properties.set_write_batch_size(PAGE_ROWS).set_data_page_row_count_limit(PAGE_ROWS).build()
 }
 
@@ -199,7 +200,7 @@ fn many_rows_are_those_of_the_crate() {
     let runs = (1..400).flat_map(|run| std::iter::repeat_n(of_run(run), run * 13 % 600 + 1));
     let rows: Vec<_> = runs.chain((0..20_000).map(|row| Some(known[row % known.len()].as_str()))).collect();
     let parts: Vec<ArrayRef> = rows.chunks(8192).map(part).collect();
-    compare(NULLABLE, &parts, &in_order(rows.len()), &writer_properties());
+    compare(NULLABLE, &parts, &in_order(rows.len()), &writer_properties(Compatibility::Current));
 }
 
 #[test]

@@ -2,13 +2,18 @@
 
 use crate::conntrack_cli;
 use crate::ctnetlink::decode::Event;
-use crate::proc_net::round_trip::{MAX_TIME_S, names, parse, print_as, style};
+use crate::proc_net::round_trip::{MAX_TIME_S, names, parse, parse_leniently, print_as, style};
 use crate::proc_net::xml;
 
 /// Lines of `/proc/net/nf_conntrack`, and of conntrack(8) with any of its options.
 pub fn line(bytes: &[u8]) {
     for text in String::from_utf8_lossy(bytes).lines() {
-        let Ok(line) = parse(text) else { continue };
+        let (read, read_leniently) = (parse(text), parse_leniently(text));
+        let Ok(line) = read else {
+            assert!(read_leniently.is_none_or(|line| !line.unknown.is_empty()));
+            continue;
+        };
+        assert_eq!(read_leniently.as_ref(), Some(&line), "nothing that is known is left out");
         let printed = print_as(text, &line);
         let again = parse(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"));
         assert_eq!(print_as(&printed, &again), printed);

@@ -143,7 +143,7 @@ fn unknown_field(words: &mut Words<'_>) -> Option<String> {
     if let Some(flag) = word.strip_prefix('[') {
         let name = flag.split(']').next().unwrap_or_default();
         let is_known = KNOWN_FLAGS.iter().any(|(known, _)| *known == word)
-            || [UNREPLIED, USERSPACE].contains(&word)
+            || [UNREPLIED, UNCONFIRMED, USERSPACE].contains(&word)
             || ["start=", "stop="].iter().any(|known| name.starts_with(known));
         if is_known || !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
             return None;
@@ -370,6 +370,9 @@ const LABELS: &str = "labels";
 /// A program asked for it.
 const USERSPACE: &str = "[USERSPACE]";
 
+/// Of Linux before 2.4.4: it is in no table yet.
+const UNCONFIRMED: &str = "[UNCONFIRMED]";
+
 /// No packets came back.
 const UNREPLIED: &str = "[UNREPLIED]";
 
@@ -389,8 +392,7 @@ fn field(words: &mut Words<'_>, line: &mut Line, context: &Context<'_>) -> Resul
             return if is_first { Ok(()) } else { Err(start.error("one of ASSURED, OFFLOAD, HW_OFFLOAD")) };
         }
     }
-    // Of Linux before 2.4.4: it is in no table yet.
-    if words.take("[UNCONFIRMED]") {
+    if words.take(UNCONFIRMED) {
         return Ok(());
     }
     if words.take(USERSPACE) {

@@ -25,6 +25,11 @@ pub(crate) fn parse(text: &str) -> Result<Line, ParseError> {
     parse::line(text, &Context { time_zone: &UTC, labels: Some(&names()), ignore_unknown: false })
 }
 
+/// Reads a line, and leaves out what is not known.
+pub(crate) fn parse_leniently(text: &str) -> Option<Line> {
+    parse::line(text, &Context { time_zone: &UTC, labels: Some(&names()), ignore_unknown: true }).ok()
+}
+
 /// Prints a line as it was printed: what a line leaves open is in the style.
 pub(crate) fn print_as(text: &str, line: &Line) -> String {
     let mut entry = line.entry.clone();

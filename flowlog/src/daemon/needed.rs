@@ -60,8 +60,10 @@ pub(super) struct Needed {
     mending: Option<Receiver<Result<Fixed>>>,
     /// When rules were added.
     mended: Option<Instant>,
-    /// What was said last.
+    /// When it was said.
     said: HashMap<Said, Instant>,
+    /// What is to be said later.
+    owed: HashMap<Need, Change>,
     /// Why something could not be mended, as it was said.
     said_why: HashMap<Need, String>,
     has_said_unknown: bool,
@@ -81,6 +83,7 @@ impl Needed {
             mending: None,
             mended: None,
             said: HashMap::new(),
+            owed: HashMap::new(),
             said_why: HashMap::new(),
             has_said_unknown: false,
         })
@@ -151,20 +154,26 @@ impl Needed {
         namespace: &Namespace,
         gaps: &mut Pending,
     ) {
-        match self.needs.observe(need, is_met, at_us) {
-            Some(Change::Lost { need }) => self.say_lost(need, namespace),
-            Some(Change::Met { need, after_us }) => {
-                self.needs.close(need, at_us).into_iter().for_each(|gap| gaps.add(gap));
-                self.said_why.remove(&need);
-                if self.is_time_for(Said::Met(need)) {
-                    info!(
-                        "mended after {} in the network namespace `{}`: {}",
-                        lasting(after_us),
-                        name(namespace),
-                        need.found()
-                    );
-                }
+        let change = self.needs.observe(need, is_met, at_us);
+        if let Some(Change::Met { need, .. }) = change {
+            self.needs.close(need, at_us).into_iter().for_each(|gap| gaps.add(gap));
+            self.said_why.remove(&need);
+        }
+        // What could not be said then, since the same had been said just before, is said later, if it still is so.
+        let owed = self.owed.remove(&need);
+        match change.or(owed) {
+            Some(Change::Lost { need }) if self.is_time_for(Said::Lost(need)) => {
+                self.say_lost(need, namespace)
             }
+            Some(Change::Met { need, after_us }) if self.is_time_for(Said::Met(need)) => {
+                info!(
+                    "mended after {} in the network namespace `{}`: {}",
+                    lasting(after_us),
+                    name(namespace),
+                    need.found()
+                );
+            }
+            Some(change) => drop(self.owed.insert(need, change)),
             None => {}
         }
     }
@@ -178,10 +187,7 @@ impl Needed {
         is_time
     }
 
-    fn say_lost(&mut self, need: Need, namespace: &Namespace) {
-        if !self.is_time_for(Said::Lost(need)) {
-            return;
-        }
+    fn say_lost(&self, need: Need, namespace: &Namespace) {
         let name = name(namespace);
         let advice = match (need, self.keep) {
             (Need::Room, _) => "raise the sysctl net.netfilter.nf_conntrack_max".to_owned(),

@@ -4,11 +4,15 @@ use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
+use std::path::Path;
 
 use jiff::tz::TimeZone;
 
-/// The rule of a POSIX string that has the name of a summer time and no rule, as glibc has it (`parse_rule` of tzset.c).
-const DEFAULT_RULE: &str = ",M3.2.0,M11.1.0";
+/// Where zones have their files.
+const ZONES: &str = "/usr/share/zoneinfo";
+
+/// Zones with leap seconds are below this directory: their times are 27 s off.
+const WITH_LEAP_SECONDS: &str = "right/";
 
 /// The zone of the host, where `TZ` is not set.
 const HOST_ZONE: &str = "/etc/localtime";
@@ -19,9 +23,12 @@ pub enum UnusableTimeZone {
     /// It names no zone that is known here.
     #[error(
         "found TZ={0:?}, expected a file below /usr/share/zoneinfo such as `Europe/Berlin` (the package tzdata has them), \
-         or a POSIX string such as `CET-1CEST,M3.5.0,M10.5.0/3`"
+         or a POSIX string with its rule, such as `CET-1CEST,M3.5.0,M10.5.0/3`"
     )]
     Variable(OsString),
+    /// It counts leap seconds, which times of connection tracking do not have.
+    #[error("found TZ={0:?}, which counts leap seconds, expected the same zone without `right/`")]
+    LeapSeconds(OsString),
     /// The host's zone is a link to nowhere, or no zone.
     #[error(
         "found no time zone in `{HOST_ZONE}`, expected a link to a file below /usr/share/zoneinfo; install the package \
@@ -37,14 +44,19 @@ pub enum UnusableTimeZone {
 /// Where it cannot be used.
 pub fn local() -> Result<TimeZone, UnusableTimeZone> {
     let variable = env::var_os("TZ");
-    if let Ok(zone) = TimeZone::try_system() {
+    let has_leap_seconds =
+        variable.as_ref().is_some_and(|variable| variable.to_string_lossy().contains(WITH_LEAP_SECONDS));
+    if !has_leap_seconds && let Ok(zone) = TimeZone::try_system() {
         return Ok(zone);
     }
     match variable {
-        Some(variable) => match variable.to_str().and_then(without_files) {
-            Some(zone) => Ok(zone),
-            None => Err(UnusableTimeZone::Variable(variable)),
-        },
+        Some(variable) if has_leap_seconds => Err(UnusableTimeZone::LeapSeconds(variable)),
+        Some(variable) => {
+            match variable.to_str().and_then(|text| of_file(text).or_else(|| without_files(text))) {
+                Some(zone) => Ok(zone),
+                None => Err(UnusableTimeZone::Variable(variable)),
+            }
+        }
         // localtime(5): without the file it is UTC.
         None => match fs::symlink_metadata(HOST_ZONE) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(TimeZone::UTC),
@@ -53,11 +65,19 @@ pub fn local() -> Result<TimeZone, UnusableTimeZone> {
     }
 }
 
-/// What tzset(3) takes where there is no file of that name.
+/// A file that is no name of the IANA, such as `posix/Europe/Berlin`.
+fn of_file(variable: &str) -> Option<TimeZone> {
+    let name = variable.strip_prefix(':').unwrap_or(variable);
+    let bytes = fs::read(Path::new(ZONES).join(name)).ok()?;
+    TimeZone::tzif(name, &bytes).ok()
+}
+
+/// What needs no file. A name of a summer time without its rule, as in `CET-1CEST`, is not taken: glibc takes that of the
+/// USA, which nobody means who lives elsewhere.
 fn without_files(variable: &str) -> Option<TimeZone> {
     match variable.strip_prefix(':').unwrap_or(variable) {
         "" | "UTC" | "GMT" => Some(TimeZone::UTC),
-        text => TimeZone::posix(text).or_else(|_| TimeZone::posix(&format!("{text}{DEFAULT_RULE}"))).ok(),
+        text => TimeZone::posix(text).ok(),
     }
 }
 
@@ -79,8 +99,8 @@ mod tests {
         };
         for (text, expected) in [
             ("CET-1CEST,M3.5.0,M10.5.0/3", Some([1, 2])),
-            ("CET-1CEST", Some([1, 2])),
-            ("EST5EDT", Some([-5, -4])),
+            ("CET-1CEST", None),
+            ("EST5EDT", None),
             ("CET-1", Some([1, 1])),
             ("<+03>-3", Some([3, 3])),
             ("UTC", Some([0, 0])),

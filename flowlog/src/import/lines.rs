@@ -21,8 +21,8 @@ const NAMES: [&str; 2] = [" progname=", " secctx="];
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// What is wrong with a last line that may be cut, even inside a number.
-const NO_END: &str = "found a last line that has no end, expected a newline behind it: it may be cut; where it is whole, \
-                      add one";
+const NO_END: &str = "found a last line that has no end, expected a newline behind it: it may be cut; add one if \
+                      it is whole";
 
 /// What may be done about a field that is not known.
 const IGNORE_UNKNOWN: &str = "; --ignore-unknown leaves out fields and flags that are not known";

@@ -1,10 +1,14 @@
 //! What lines had that is not known.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// How many different names are kept: text that is no list at all has others in each line.
 const MAX_NAMES: usize = 1_000;
+
+/// How many of them are told.
+const MAX_SHOWN: usize = 30;
 
 /// Fields and flags that were left out, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,15 +38,21 @@ impl Unknown {
     }
 }
 
-/// `3 [FASTNAT], 2 nmark`
+/// `3 [FASTNAT], 2 nmark`: the most frequent first.
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names: Vec<(&String, &u64)> = self.by_name.iter().collect();
+        names.sort_by_key(|(_, count)| Reverse(**count));
+        let (shown, rest) = names.split_at(names.len().min(MAX_SHOWN));
         let mut delimiter = "";
-        for (name, count) in &self.by_name {
+        for (name, count) in shown {
             write!(f, "{delimiter}{count} {name}")?;
             delimiter = ", ";
         }
-        if self.others > 0 { write!(f, ", {} others", self.others) } else { Ok(()) }
+        match self.others + rest.iter().map(|(_, count)| **count).sum::<u64>() {
+            0 => Ok(()),
+            others => write!(f, ", {others} others"),
+        }
     }
 }
 
@@ -59,6 +69,6 @@ mod tests {
         }
         assert_eq!(unknown.to_string(), "2 [FASTNAT], 1 nmark");
         unknown.add((0..2 * MAX_NAMES).map(|number| format!("x{number}")).collect());
-        assert!(unknown.to_string().ends_with(", 1002 others"), "{unknown}");
+        assert!(unknown.to_string().ends_with(", 1972 others"), "{unknown}");
     }
 }

@@ -125,10 +125,14 @@ pub fn line(text: &str, context: &Context<'_>) -> Result<Line, ParseError> {
         match field(words, &mut line, context) {
             Err(error) if context.ignore_unknown && error.expected == KNOWN_FIELD => {
                 *words = start;
-                // The layer 7 patch has a sum of both directions.
-                let sum =
-                    words.is_at("bytes").then(|| words.next().split('=').next().map(str::to_owned)).flatten();
-                line.unknown.push(sum.or_else(|| unknown_field(words)).ok_or(error)?);
+                // The layer 7 patch has a sum of both directions, where these have none.
+                let has_counters = line.entry.orig_counters.is_some() || line.entry.reply_counters.is_some();
+                if words.is_at("bytes") && !has_counters {
+                    words.field::<u64>("bytes", "the number of bytes `bytes=`")?;
+                    line.unknown.push("bytes".to_owned());
+                } else {
+                    line.unknown.push(unknown_field(words).ok_or(error)?);
+                }
             }
             read => read?,
         }
@@ -136,27 +140,39 @@ pub fn line(text: &str, context: &Context<'_>) -> Result<Line, ParseError> {
     Ok(line)
 }
 
+/// How long the name of an unknown field or flag may be, and what is in its brackets.
+const MAX_UNKNOWN_BYTES: usize = 64;
+
 /// The name of the next field or flag, where it may be one that is not known: `[FASTNAT]`, `[RTCACHE o33/r11]`, `nmark=0`,
-/// `slan`, `fp[0]={if=3 mark=0x1}`. Goes behind it.
+/// `slan`, `fp[0]={if=3 mark=0x1}`. Goes behind it. Nothing that is known is in it.
 fn unknown_field(words: &mut Words<'_>) -> Option<String> {
     let word = words.peek();
-    if let Some(flag) = word.strip_prefix('[') {
-        let name = flag.split(']').next().unwrap_or_default();
-        let is_known = KNOWN_FLAGS.iter().any(|(known, _)| *known == word)
-            || [UNREPLIED, UNCONFIRMED, USERSPACE].contains(&word)
-            || ["start=", "stop="].iter().any(|known| name.starts_with(known));
-        if is_known || !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+    let is_text = |byte: u8| byte.is_ascii_alphanumeric() || b" /_.:-".contains(&byte);
+    if word.starts_with('[') {
+        let (text, behind) = words.up_to(']')?;
+        let text = text.get(1..)?;
+        let name = format!("[{}]", text.split(' ').next().unwrap_or_default());
+        let is_flag = text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.bytes().all(is_text);
+        let is_known = KNOWN_FLAGS.iter().any(|(known, _)| *known == name)
+            || [UNREPLIED, UNCONFIRMED, USERSPACE, "[NEW]", "[UPDATE]", "[DESTROY]"].contains(&name.as_str());
+        if !is_flag || is_known || text.len() > MAX_UNKNOWN_BYTES {
             return None;
         }
-        words.bracketed()?;
-        return Some(format!("[{name}]"));
+        *words = behind;
+        return Some(name);
     }
     let name = word.split(['=', '[']).next().unwrap_or_default();
-    if !is_name(name) || OF_TUPLES.contains(&name) || KNOWN.contains(&name) {
+    if !is_name(name) || OF_TUPLES.contains(&name) || KNOWN.contains(&name) || name.len() > MAX_UNKNOWN_BYTES
+    {
         return None;
     }
     if word.contains("={") {
-        words.skip_behind('}')?;
+        let (text, behind) = words.up_to('}')?;
+        let (_, text) = text.split_once('{')?;
+        if !text.bytes().all(|byte| is_text(byte) || byte == b'=') || text.len() > MAX_UNKNOWN_BYTES {
+            return None;
+        }
+        *words = behind;
     } else {
         words.next();
     }
@@ -415,7 +431,15 @@ fn field(words: &mut Words<'_>, line: &mut Line, context: &Context<'_>) -> Resul
         "id" => entry.id.replace(words.field(key, "an id")?).is_none(),
         "secctx" => {
             // AppArmor's have blanks: `/opt/some app (enforce)`.
-            let name = Some(words.text(key, is_field)?.into());
+            let mut ahead = *words;
+            let text = ahead.text(key, is_field)?;
+            let name = if text.contains(" (") && text.ends_with(')') {
+                *words = ahead;
+                text
+            } else {
+                words.value(key)?
+            };
+            let name = Some(name.into());
             entry.security_context.replace(SecurityContext { name, ..SecurityContext::default() }).is_none()
         }
         "helper" => {
@@ -426,8 +450,10 @@ fn field(words: &mut Words<'_>, line: &mut Line, context: &Context<'_>) -> Resul
         LABELS if words.take(LABELS) => true,
         LABELS => {
             let text = words.text(key, is_field)?;
+            let is_label = |byte: u8| byte.is_ascii_alphanumeric() || b" ,-".contains(&byte);
             match context.labels {
-                None => true,
+                None if text.bytes().all(is_label) => true,
+                None => return Err(start.value_error(key, "names of labels")),
                 Some(names) => {
                     let labels = labels(text, names)
                         .ok_or_else(|| start.value_error(key, "names of labels that are known"))?;

@@ -243,7 +243,7 @@ fn unknown_fields_and_flags_are_left_out_where_that_is_asked_for() {
             vec!["[FASTNAT]", "[RTCACHE]", "nmark", "ifw", "mac", "slan", "attrs"],
         ),
         ("packets=7 bytes=900 mark=5 use=2", vec!["[FASTNAT]"]),
-        ("use=2 mark=5 l7proto=ssh bytes=7", vec!["[FASTNAT]", "l7proto", "bytes"]),
+        ("use=2 mark=5 l7proto=ssh", vec!["[FASTNAT]", "l7proto"]),
         (
             "[PERMANENT] fp[0]={if=3 mark=0x1 iif=4} fp[1]={if=3 mark=0x1 iif=4} mark=5 use=2",
             vec!["[FASTNAT]", "[PERMANENT]", "fp", "fp"],
@@ -260,11 +260,31 @@ fn unknown_fields_and_flags_are_left_out_where_that_is_asked_for() {
         assert_eq!(line.entry.orig_counters.unwrap().bytes, Some(1200));
     }
     // Where a line is mangled it stays bad.
-    for behind in
-        ["use=2 tcp 6 9 src=10.0.0.1", "sport=9", "mark=5 mark=6", "mark=x", "nmark= =7", "[FASTNAT use=2"]
-    {
+    let long = format!("{}=1", "x".repeat(100));
+    for behind in [
+        "use=2 tcp 6 9 src=10.0.0.1",
+        "sport=9",
+        "mark=5 mark=6",
+        "mark=x",
+        "nmark= =7",
+        "[FASTNAT use=2",
+        "[FASTNAT mark=5 [ASSURED] use=1",
+        "[ASSURED]mark=5",
+        "[FASTNAT]mark=5",
+        "[A\u{1b}[2J]",
+        "fp[0]={if=3 [ASSURED] use=2 mark=5 x}",
+        "packets=7 bytes=900 bytes=3",
+        "packets=7 pkts=7 bytes=900",
+        "secctx=u:o:t:s0 12 # x",
+        &long,
+    ] {
         assert!(read(&around("tcp 6 9", "", behind), true).is_err(), "{behind}");
     }
+    for between in ["[UNREPLIED]src=10.0.0.2", "pkts=7 bytes=9"] {
+        assert!(read(&around("tcp 6 9", between, "use=1"), true).is_err(), "{between}");
+    }
+    let line = read(&around("tcp 6 9", "", "use=1 mark=0 l7proto=unknown bytes=7"), true).unwrap();
+    assert_eq!(line.unknown, ["l7proto", "bytes"]);
 }
 
 /// A tuple of this protocol.

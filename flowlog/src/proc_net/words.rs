@@ -59,11 +59,13 @@ impl<'a> Words<'a> {
         Some(text)
     }
 
-    /// Goes behind the next such character.
-    pub(super) fn skip_behind(&mut self, end: char) -> Option<()> {
-        let (text, _) = self.rest.split_once(end)?;
-        self.skip(text.len() + end.len_utf8());
-        Some(())
+    /// What is left up to such a character that ends a word, without it, and the words behind it.
+    pub(super) fn up_to(&self, end: char) -> Option<(&'a str, Self)> {
+        let (text, rest) = self.rest.split_once(end)?;
+        if !rest.is_empty() && !rest.starts_with(is_space) {
+            return None;
+        }
+        Some((text, Self { line: self.line, rest: rest.trim_start_matches(is_space) }))
     }
 
     /// The value of `key=…` that may have blanks: up to a word that `is_next`, or to the end of the line.

@@ -43,6 +43,9 @@ const ASK_OFTEN: Duration = Duration::from_secs(1);
 /// How often all rules are listed at most, where messages about them were lost.
 const LIST_EVERY: Duration = Duration::from_secs(1);
 
+/// How often at once, where rules change while they are listed.
+const LIST_ATTEMPTS: u32 = 3;
+
 /// How many messages are read in one look at most; the rest is for the next one.
 const READS_PER_LOOK: usize = 64;
 
@@ -65,9 +68,12 @@ pub struct NamespaceWatch {
     /// Messages about rules; none come where the kernel has no nftables.
     messages: Listener,
     rules: Rules,
-    /// Messages were lost: the rules have to be listed.
+    /// There is no list, or messages were lost since: the rules have to be listed.
     must_list: bool,
-    listed: Option<Instant>,
+    tried: Option<Instant>,
+    has_listed: bool,
+    /// Messages were lost, and the rules are not listed yet.
+    is_unsure: bool,
     versions: [Version; 2],
     probe: Probe,
 }
@@ -108,7 +114,9 @@ impl NamespaceWatch {
             messages,
             rules: Rules::default(),
             must_list: true,
-            listed: None,
+            tried: None,
+            has_listed: false,
+            is_unsure: false,
             versions: [Version::default(); 2],
             probe: Probe::open(),
         })
@@ -145,21 +153,22 @@ impl NamespaceWatch {
     ) -> [Tracking; 2] {
         let Messages { is_all, has_lost } = self.read_messages(buffers);
         self.must_list |= has_lost;
+        // Nobody was promised anything before the first list.
+        self.is_unsure |= has_lost && self.has_listed;
         // What is known is older than now. After a loss the kernel drops all further messages, without another word,
         // until none waits: a list that is made earlier would not be followed by what changes after it.
         if !is_all {
             return [Tracking::default(); 2];
         }
-        let is_unsure = self.must_list;
-        if is_unsure && self.listed.is_none_or(|listed| now >= listed + LIST_EVERY) {
-            let is_first = self.listed.is_none();
-            self.listed = Some(now);
-            // What goes and comes meanwhile is in messages that are not lost.
-            self.must_list = !self.list(requests);
-            // What a first list tells nothing of, nobody was promised.
-            return [false, true].map(|is_ipv6| self.version(is_ipv6, !is_first, requests, now));
+        if self.must_list && self.tried.is_none_or(|tried| now >= tried + LIST_EVERY) {
+            self.tried = Some(now);
+            // What goes and comes meanwhile is in messages that are not lost, and makes the list a part.
+            self.must_list = !(0..LIST_ATTEMPTS).any(|_| self.list(requests));
+            self.has_listed |= !self.must_list;
         }
-        [false, true].map(|is_ipv6| self.version(is_ipv6, is_unsure, requests, now))
+        // What was lost is known to be over when there is a list.
+        let has_blinked = !self.must_list && std::mem::take(&mut self.is_unsure);
+        [false, true].map(|is_ipv6| self.version(is_ipv6, has_blinked, requests, now))
     }
 
     /// Reads the messages that are there.
@@ -199,29 +208,36 @@ impl NamespaceWatch {
         }
     }
 
-    fn version(&mut self, is_ipv6: bool, is_unsure: bool, requests: &mut Requests, now: Instant) -> Tracking {
-        let Self { rules, versions, probe, .. } = self;
+    fn version(
+        &mut self,
+        is_ipv6: bool,
+        has_blinked: bool,
+        requests: &mut Requests,
+        now: Instant,
+    ) -> Tracking {
+        let Self { rules, versions, probe, must_list, is_unsure, .. } = self;
         let [ipv4, ipv6] = versions;
         let version = if is_ipv6 { ipv6 } else { ipv4 };
         let was_tracked = version.now == Some(true);
         // What was between two looks of which messages are lost is not known.
-        let mut blinked = is_unsure && was_tracked;
+        let mut blinked = has_blinked && was_tracked;
         if rules.were_emptied(is_ipv6) {
             version.emptied.get_or_insert(now);
         }
-        if rules.track(is_ipv6) && !self.must_list {
+        if rules.track(is_ipv6) && !*must_list {
             blinked |= rules.have_returned(is_ipv6) && was_tracked;
             rules.settle(is_ipv6);
             *version = Version { now: Some(true), asked: None, emptied: None, had_rules: true };
             return Tracking { now: version.now, blinked, is_blind: false };
         }
         let is_fresh = version.emptied.is_some_and(|emptied| now < emptied + ASK_OFTEN);
-        if is_fresh || is_unsure || version.asked.is_none_or(|asked| now >= asked + ASK_EVERY) {
+        if is_fresh || version.asked.is_none_or(|asked| now >= asked + ASK_EVERY) {
             version.asked = Some(now);
             // Where nothing else can be found out, rules that went are no more there.
-            version.now = probe.is_tracked(is_ipv6, requests).or(version.had_rules.then_some(false));
+            let had_rules = version.had_rules && !*must_list;
+            version.now = probe.is_tracked(is_ipv6, requests).or(had_rules.then_some(false));
         }
-        if version.now == Some(true) && is_fresh {
+        if version.now == Some(true) && (is_fresh || *is_unsure) {
             // The kernel has not let go yet, or rules came back after the messages were read, or something else keeps it
             // tracking: the next looks tell. Until then nothing is promised.
             return Tracking { now: None, blinked, is_blind: false };

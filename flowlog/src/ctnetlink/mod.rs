@@ -137,6 +137,11 @@ impl Error {
         }
     }
 
+    /// Whether what was to be listed changed meanwhile.
+    pub fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::Interrupted)
+    }
+
     /// Whether the kernel has nothing that answers such a request.
     pub fn is_unknown_request(&self) -> bool {
         matches!(self, Self::Io { source, .. } if is_unknown_request(source))

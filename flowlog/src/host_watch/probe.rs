@@ -55,6 +55,8 @@ impl Probe {
         if !self.is_unlisted {
             match requests.is_hooked(is_ipv6) {
                 Ok(Some(is_hooked)) => return Some(is_hooked),
+                // Hooks changed meanwhile: the next look tells.
+                Err(error) if error.is_interrupted() => return None,
                 Ok(None) | Err(_) => self.is_unlisted = true,
             }
         }

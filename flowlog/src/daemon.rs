@@ -13,6 +13,7 @@ mod older;
 mod output;
 mod programs;
 mod receive;
+mod said;
 mod scrape;
 mod watched;
 mod writing;

@@ -206,10 +206,10 @@ impl Needs {
         piece(need, declared_until_us, at_us, detail)
     }
 
-    /// flowlog has mended it; how it went, the next look shows.
-    pub fn mended(&mut self, need: Need) {
+    /// flowlog mends it, or has given up to do so; how it went, the next look shows.
+    pub fn mended(&mut self, need: Need, is_mended: bool) {
         if let Some(state) = self.states.iter_mut().find(|state| state.need == need) {
-            state.is_mended = true;
+            state.is_mended = is_mended;
         }
     }
 
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(needs.observe(Need::Events, Some(false), 11 * S), Some(lost));
         assert!(!needs.is_met(Need::Events));
         assert_eq!(needs.declare(11 * S + S / 2, false), []);
-        needs.mended(Need::Events);
+        needs.mended(Need::Events, true);
         let met = Change::Met { need: Need::Events, after_us: S / 2 + S / 20 };
         assert_eq!(needs.observe(Need::Events, Some(true), 11 * S + S / 2), Some(met));
         let gap = needs.close(Need::Events, 11 * S + S / 2).unwrap();

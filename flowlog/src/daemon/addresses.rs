@@ -62,11 +62,8 @@ impl LocalAddresses {
             Ok(Read::All) if *has_lost => self.list(namespace),
             Ok(Read::All) => *complete_ns = before_ns,
             Ok(Read::More) => {}
-            Ok(Read::Overrun) => {
-                *has_lost = true;
-                // What was queued before comes first.
-                self.read(namespace);
-            }
+            // What was queued before comes first: the next read, and a tick at the latest, gets to the list.
+            Ok(Read::Overrun) => *has_lost = true,
             Err(error) => self.failed(namespace, &error),
         }
     }

@@ -196,6 +196,7 @@ impl Local {
                 }
                 tables.apply(event, &clock.clocks, |owner| origins.resolve(owner));
             }
+            unfinished.was_stuck &= events.is_empty();
             if events.len() == HANDFUL {
                 handfuls += 1;
                 continue;
@@ -223,15 +224,18 @@ impl Local {
         }
         // It counts once, however long it takes.
         let lost_now = lost_now + skipped_now + u64::from(*is_stuck && !unfinished.was_stuck);
+        if lost_now == 0 && !*is_stuck {
+            return Ok(());
+        }
+        let from_us = micros(clock.clocks.realtime_ns(since_ns));
+        let blind = self.blind.get_or_insert(Blind { from_us, to_us: from_us, events: 0 });
+        blind.to_us = now_us();
+        blind.events += lost_now;
         if lost_now == 0 {
             return Ok(());
         }
         *lost += lost_now;
         warn!("{lost_now} events of sockets and processes were lost: flows of this time may have no process");
-        let from_us = micros(clock.clocks.realtime_ns(since_ns));
-        let blind = self.blind.get_or_insert(Blind { from_us, to_us: from_us, events: 0 });
-        blind.to_us = now_us();
-        blind.events += lost_now;
         self.seed();
         Ok(())
     }
@@ -247,12 +251,14 @@ impl Local {
         if self.is_stuck || !self.again.is_due(now) {
             return Ok(());
         }
-        self.seed_sockets(watched, true)
+        self.seed_sockets(watched, true)?;
+        self.again.has_looked(Instant::now());
+        Ok(())
     }
 
-    /// What was known of sockets is lost: they are looked for again soon.
-    pub(super) fn want_again(&mut self) {
-        self.again.want(Instant::now());
+    /// What was known of sockets is lost, and that is over: they are looked for again soon.
+    pub(super) fn want_again_soon(&mut self) {
+        self.again.want_soon(Instant::now());
     }
 
     /// Declares what was lost of sockets and processes since the last call.
@@ -342,6 +348,21 @@ impl Again {
         self.wanted.get_or_insert(now);
     }
 
+    /// However often they were looked for before.
+    fn want_soon(&mut self, now: Instant) {
+        if let Some((_, pause)) = &mut self.looked {
+            *pause = AGAIN_PAUSE;
+        }
+        self.want(now);
+    }
+
+    /// They were looked for, which took until now.
+    fn has_looked(&mut self, now: Instant) {
+        if let Some((looked, _)) = &mut self.looked {
+            *looked = now;
+        }
+    }
+
     /// Whether they are to be looked for now; then the pause begins.
     fn is_due(&mut self, now: Instant) -> bool {
         let Some(wanted) = self.wanted else { return false };
@@ -389,7 +410,6 @@ impl Unfinished {
             return Next::Done;
         }
         if has_read {
-            self.was_stuck = false;
             self.since = None;
             return Next::Read;
         }
@@ -461,7 +481,7 @@ mod tests {
         let mut unfinished = Unfinished { was_stuck: true, ..Unfinished::default() };
         assert_eq!(unfinished.next(false, true, now), Next::GiveUp);
         // Another one.
-        assert_eq!(unfinished.next(true, true, now), Next::Read);
+        unfinished.was_stuck = false;
         assert_eq!(unfinished.next(false, true, now), Next::Wait);
     }
 

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use tracing::{error, info, warn};
 
 use super::clock::now_us;
+use super::said::{Said, Topic};
 use crate::causes::one_line;
 use crate::ctnetlink::{self, Buffers, Requests};
 use crate::doctor::{Fixed, add_rules};
@@ -22,9 +23,6 @@ use crate::needs::{Change, Need, Needs, Severity, lasting};
 /// flowlog busy.
 const MEND_EVERY: Duration = Duration::from_secs(1);
 
-/// How often the same is said at most, whoever changes the host back and forth meanwhile; each time is declared.
-const SAID_EVERY: Duration = Duration::from_secs(10);
-
 /// Above this part of its limit the table is nearly full.
 const NEARLY_FULL_PERCENT: u64 = 90;
 
@@ -37,14 +35,6 @@ const TRACKING: [Need; 2] = [Need::TracksIpv4, Need::TracksIpv6];
 /// Why tracking may not have worked between two looks.
 const RELOADED: &str = "the rules that make the kernel track were removed and added again, so connections may not have \
                         been tracked in between";
-
-/// What is said of a need.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Said {
-    Lost(Need),
-    Met(Need),
-    Blink,
-}
 
 /// The needs of one network namespace.
 pub(super) struct Needed {
@@ -60,10 +50,7 @@ pub(super) struct Needed {
     mending: Option<Receiver<Result<Fixed>>>,
     /// When rules were added.
     mended: Option<Instant>,
-    /// When it was said.
-    said: HashMap<Said, Instant>,
-    /// What is to be said later.
-    owed: HashMap<Need, Change>,
+    said: Said,
     /// Why something could not be mended, as it was said.
     said_why: HashMap<Need, String>,
     has_said_unknown: bool,
@@ -82,8 +69,7 @@ impl Needed {
             keep,
             mending: None,
             mended: None,
-            said: HashMap::new(),
-            owed: HashMap::new(),
+            said: Said::default(),
             said_why: HashMap::new(),
             has_said_unknown: false,
         })
@@ -159,32 +145,16 @@ impl Needed {
             self.needs.close(need, at_us).into_iter().for_each(|gap| gaps.add(gap));
             self.said_why.remove(&need);
         }
-        // What could not be said then, since the same had been said just before, is said later, if it still is so.
-        let owed = self.owed.remove(&need);
-        match change.or(owed) {
-            Some(Change::Lost { need }) if self.is_time_for(Said::Lost(need)) => {
-                self.say_lost(need, namespace)
-            }
-            Some(Change::Met { need, after_us }) if self.is_time_for(Said::Met(need)) => {
-                info!(
-                    "mended after {} in the network namespace `{}`: {}",
-                    lasting(after_us),
-                    name(namespace),
-                    need.found()
-                );
-            }
-            Some(change) => drop(self.owed.insert(need, change)),
+        match self.said.change(need, change, Instant::now()) {
+            Some(Change::Lost { need }) => self.say_lost(need, namespace),
+            Some(Change::Met { need, after_us }) => info!(
+                "mended after {} in the network namespace `{}`: {}",
+                lasting(after_us),
+                name(namespace),
+                need.found()
+            ),
             None => {}
         }
-    }
-
-    /// Whether this has not been said for a while.
-    fn is_time_for(&mut self, said: Said) -> bool {
-        let is_time = self.said.get(&said).is_none_or(|at| at.elapsed() >= SAID_EVERY);
-        if is_time {
-            self.said.insert(said, Instant::now());
-        }
-        is_time
     }
 
     fn say_lost(&self, need: Need, namespace: &Namespace) {
@@ -206,7 +176,7 @@ impl Needed {
 
     /// Says that connections may be missing, not each time where rules are reloaded all the time.
     fn say_blink(&mut self, namespace: &Namespace) {
-        if !self.is_time_for(Said::Blink) {
+        if !self.said.is_time(Topic::Blink, Instant::now()) {
             return;
         }
         error!(
@@ -234,7 +204,11 @@ impl Needed {
                 Ok(mending)
             });
         match started {
-            Ok(mending) => self.mending = Some(mending),
+            Ok(mending) => {
+                self.mending = Some(mending);
+                // A look may see the rules before the thread has said that it is done.
+                self.has_mended(&TRACKING, Ok(()), namespace);
+            }
             Err(error) => drop(self.has_mended(&TRACKING, Err(error), namespace)),
         }
     }
@@ -250,27 +224,36 @@ impl Needed {
         self.mending = None;
         let result = result.map(|Fixed { done, undo }| {
             let name = name(namespace);
-            info!("{done} in the network namespace `{name}`; undo: {undo}");
+            if self.said.is_time(Topic::Added, Instant::now()) {
+                info!("{done} in the network namespace `{name}`; undo: {undo}");
+            }
         });
         self.has_mended(&TRACKING, result, namespace);
     }
 
-    /// Notes that needs that were not met were mended, or says why not, once for each reason.
+    /// Notes that needs that are not met are mended by flowlog, or says why not, once for each reason.
     fn has_mended(&mut self, needs: &[Need], result: Result<()>, namespace: &Namespace) -> bool {
         let unmet = needs.iter().copied().filter(|need| !self.needs.is_met(*need));
         let unmet: Vec<Need> = unmet.collect();
         match result {
             Ok(()) => {
-                unmet.into_iter().for_each(|need| self.needs.mended(need));
+                unmet.into_iter().for_each(|need| self.needs.mended(need, true));
                 true
             }
             Err(error) => {
                 let text = format!("{error:#}");
-                let is_new = unmet.iter().any(|need| self.said_why.get(need) != Some(&text));
+                let now = Instant::now();
+                let mut is_new = false;
+                for need in unmet {
+                    self.needs.mended(need, false);
+                    if self.said_why.get(&need) != Some(&text) && self.said.is_time(Topic::Why(need), now) {
+                        self.said_why.insert(need, text.clone());
+                        is_new = true;
+                    }
+                }
                 if is_new {
                     error!("flows of the network namespace `{}` stay incomplete: {text}", name(namespace));
                 }
-                unmet.into_iter().for_each(|need| drop(self.said_why.insert(need, text.clone())));
                 false
             }
         }

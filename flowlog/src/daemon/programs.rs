@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::clock::{now_ns, now_us};
 use super::local::Local;
+use super::said::Said;
 use crate::causes::one_line;
 use crate::gaps::Pending;
 use crate::needs::{Change, Need, Needs, lasting};
@@ -23,6 +24,7 @@ pub(super) struct Programs {
     /// `CLOCK_MONOTONIC` when all of them were seen to be attached for the last time.
     attached_ns: u64,
     keep: bool,
+    said: Said,
     /// It was said why they cannot be attached again.
     has_said: bool,
 }
@@ -35,6 +37,7 @@ impl Programs {
             looked: Instant::now(),
             attached_ns: now_ns(ClockId::CLOCK_MONOTONIC),
             keep,
+            said: Said::default(),
             has_said: false,
         }
     }
@@ -54,7 +57,8 @@ impl Programs {
         let (at_us, at_ns) = (now_us(), now_ns(ClockId::CLOCK_MONOTONIC));
         // Where /proc does not tell, nothing is known.
         let is_attached = ebpf.is_attached().ok();
-        if let Some(Change::Lost { need }) = self.needs.observe(Need::Programs, is_attached, at_us) {
+        let change = self.needs.observe(Need::Programs, is_attached, at_us);
+        if let Some(Change::Lost { need }) = self.said.change(Need::Programs, change, Instant::now()) {
             let advice = if self.keep {
                 "flowlog attaches them again"
             } else {
@@ -80,18 +84,20 @@ impl Programs {
         let Some(ebpf) = &mut local.ebpf else { return Ok(()) };
         match ebpf.attach_again() {
             Ok(()) => {
-                self.needs.mended(Need::Programs);
-                let now_us = now_us();
-                if let Some(Change::Met { need, after_us }) =
-                    self.needs.observe(Need::Programs, Some(true), now_us)
-                {
-                    self.needs.close(need, now_us).into_iter().for_each(|gap| gaps.add(gap));
-                    info!("attached the eBPF programs again after {}", lasting(after_us));
-                }
+                // Before it is said: what connects from then on is known.
                 local.tables.sockets_are_unknown(self.attached_ns, now_ns(ClockId::CLOCK_MONOTONIC));
                 self.attached_ns = now_ns(ClockId::CLOCK_MONOTONIC);
+                self.needs.mended(Need::Programs, true);
+                let now_us = now_us();
+                let change = self.needs.observe(Need::Programs, Some(true), now_us);
+                self.needs.close(Need::Programs, now_us).into_iter().for_each(|gap| gaps.add(gap));
+                if let Some(Change::Met { after_us, .. }) =
+                    self.said.change(Need::Programs, change, Instant::now())
+                {
+                    info!("attached the eBPF programs again after {}", lasting(after_us));
+                }
                 self.has_said = false;
-                local.want_again();
+                local.want_again_soon();
             }
             Err(error) if !self.has_said => {
                 self.has_said = true;

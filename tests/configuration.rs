@@ -58,7 +58,10 @@ fn settings_that_make_each_other_void_are_refused_or_said() {
     let mut command = run(&[("FLOWLOG__ATTRIBUTION__LINGER", "5s"), ("FLOWLOG__ROTATE__INTERVAL", "2h")]);
     command.env_remove("FLOWLOG_LOG");
     let log = Daemon::spawn(command).stop();
-    for said in ["`attribution.linger` is 5s, less than the", "`rotate.interval` is 2h, but each hour"] {
+    for said in [
+        "`attribution.linger` (default 10min) is 5s, less than the",
+        "`rotate.interval` is 2h, but each hour",
+    ] {
         assert!(log.contains(said), "{said}: {log}");
     }
 }

@@ -199,7 +199,6 @@ pub fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
     check_min_free(&config)?;
     for namespace in &config.namespaces {
         let name = namespace.name().unwrap_or("own");
-        check_linger(&config, namespace)?;
         if config.keep {
             let fixed = fix_namespace(namespace, |Fixed { done, undo }| {
                 info!("{done} in the network namespace `{name}`; undo: {undo}");
@@ -210,6 +209,8 @@ pub fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
                 fixed => fixed?,
             }
         }
+        // After the module is there.
+        check_linger(&config, namespace)?;
         for finding in namespace.run(|| doctor::check_namespace(namespace.name()))? {
             // The daemon itself says what is missing that it watches, which is a problem, and ends without ctnetlink.
             if finding.level == Level::Warning {
@@ -228,7 +229,8 @@ fn check_min_free(config: &Config) -> Result<()> {
     let found = nix::sys::statvfs::statvfs(&config.output)
         .with_context(|| format!("cannot look at the file system of `{}`", config.output.display()))?;
     let bytes = found.blocks().saturating_mul(found.fragment_size());
-    if min_free_bytes >= bytes {
+    // Some file systems of networks do not tell their size.
+    if bytes > 0 && min_free_bytes >= bytes {
         let [min_free, size] =
             [min_free_bytes, bytes].map(|bytes| ByteSize(bytes).display().iec().to_string());
         let output = config.output.display();
@@ -247,7 +249,7 @@ fn check_linger(config: &Config, namespace: &Namespace) -> Result<()> {
     let Some((sysctl, seconds)) = namespace.run(Timeouts::read)?.longest_after_close() else { return Ok(()) };
     if config.ebpf && linger < Duration::from_secs(seconds.into()) {
         warn!(
-            "`attribution.linger` is {}, less than the {seconds} s of the sysctl {sysctl} in the network namespace `{}`: \
+            "`attribution.linger` (default 10min) is {}, less than the {seconds} s of the sysctl {sysctl} in the network namespace `{}`: \
              flows that end later have no process",
             humantime::format_duration(linger),
             namespace.name().unwrap_or("own"),

@@ -47,6 +47,9 @@ const AUDIT_INTERVAL: Duration = Duration::from_secs(600);
 /// How many lists of the connection tracking table come on one record of a flow that goes on.
 const ACTIVE_LISTS: u32 = 10;
 
+/// They come not more often than this.
+const SHORTEST_LISTS: Duration = Duration::from_millis(100);
+
 /// The configuration of the daemon.
 #[derive(Debug)]
 pub struct Config {
@@ -146,7 +149,7 @@ impl Config {
             ebpf: ebpf.unwrap_or(true),
             delivery: delivery.unwrap_or_default(),
             dump_interval: active_interval
-                .map(|interval| interval.0 / ACTIVE_LISTS)
+                .map(|interval| (interval.0 / ACTIVE_LISTS).max(SHORTEST_LISTS))
                 .into_iter()
                 .chain([dump_interval.map_or(DUMP_INTERVAL, |interval| interval.0)])
                 .min()

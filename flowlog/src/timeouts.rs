@@ -63,11 +63,15 @@ impl Timeouts {
         }
     }
 
-    /// The longest of the timeouts that connections have whose sockets are closed, in seconds, and its sysctl.
+    /// The longest of the timeouts that connections of TCP and UDP have whose socket on this host may be closed, in
+    /// seconds, and its sysctl.
     pub fn longest_after_close(&self) -> Option<(&'static str, u32)> {
-        let time_wait = self.tcp.get(usize::from(TcpState::TIME_WAIT.0)).copied().flatten();
+        let tcp = |TcpState(state): TcpState| self.tcp.get(usize::from(state)).copied().flatten();
         [
-            ("nf_conntrack_tcp_timeout_time_wait", time_wait),
+            ("nf_conntrack_tcp_timeout_fin_wait", tcp(TcpState::FIN_WAIT)),
+            ("nf_conntrack_tcp_timeout_close_wait", tcp(TcpState::CLOSE_WAIT)),
+            ("nf_conntrack_tcp_timeout_last_ack", tcp(TcpState::LAST_ACK)),
+            ("nf_conntrack_tcp_timeout_time_wait", tcp(TcpState::TIME_WAIT)),
             ("nf_conntrack_udp_timeout_stream", self.udp_stream),
             ("nf_conntrack_udp_timeout", self.udp),
         ]

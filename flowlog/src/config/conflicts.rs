@@ -1,7 +1,9 @@
 //! Settings that another one makes void: what nobody can have meant is an error, what may be meant is said.
 
+use std::fmt::Display;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use ipnet::IpNet;
 
 use super::{Conditions, ConfigError, Filter, Interval, Settings, Size};
@@ -84,11 +86,11 @@ impl Settings {
             && bytes < SMALLEST_FILE_BYTES
         {
             said.push(format!(
-                "`rotate.bytes` is {bytes}, which is less than a file has besides its rows: files end after a thousand rows"
+                "`rotate.bytes` is {}, less than a file has besides its rows: files end after a thousand rows",
+                size(bytes)
             ));
         }
-        let interval =
-            self.rotate.interval.map_or(Rotation::default().interval, |interval| interval.0).min(HOUR);
+        let interval = self.rotation_interval();
         if let Some(WalSync::Interval(sync)) = self.wal.sync
             && sync > interval
         {
@@ -102,29 +104,72 @@ impl Settings {
     }
 
     fn of_retention(&self) -> Vec<String> {
+        let mut said = Vec::new();
         let file_bytes = self.rotate.bytes.map_or(Rotation::default().bytes, |Size(bytes)| bytes);
-        match self.retention.bytes {
-            Some(Size(bytes)) if bytes < file_bytes => vec![format!(
-                "`retention.bytes` is {bytes}, less than the {file_bytes} of one file (`rotate.bytes`): a busy host keeps none"
-            )],
-            _ => Vec::new(),
+        if let Some(Size(bytes)) = self.retention.bytes
+            && bytes < file_bytes
+        {
+            said.push(format!(
+                "`retention.bytes` is {}, less than one file of {} (`rotate.bytes`): a busy host keeps none",
+                size(bytes),
+                size(file_bytes)
+            ));
         }
+        let interval = self.rotation_interval();
+        if let Some(Interval(age)) = self.retention.age
+            && age < interval
+        {
+            said.push(format!(
+                "`retention.age` is {}, less than `rotate.interval` of {}: a file that is finished after its hour is deleted \
+                 at once",
+                humantime::format_duration(age),
+                humantime::format_duration(interval)
+            ));
+        }
+        said
+    }
+
+    /// How old a file becomes at most until it is finished.
+    fn rotation_interval(&self) -> Duration {
+        self.rotate.interval.map_or(Rotation::default().interval, |interval| interval.0).min(HOUR)
     }
 
     fn of_lists(&self) -> Vec<String> {
-        let Self { filter: Filter { only, except }, audit_interval, .. } = self;
-        let has_marks = [only, except]
-            .iter()
-            .any(|conditions| conditions.mark.as_ref().is_some_and(|mark| !mark.is_empty()));
-        if audit_interval.is_some_and(|every| every.0.is_some()) && has_marks {
-            return vec![
+        let Self { filter: Filter { only, except }, dump_interval, audit_interval, active_interval, .. } =
+            self;
+        let mut said = Vec::new();
+        let is_marked =
+            |conditions: &Conditions| conditions.mark.as_ref().is_some_and(|mark| !mark.is_empty());
+        if audit_interval.is_some_and(|every| every.0.is_some()) && (is_marked(only) || is_marked(except)) {
+            said.push(
                 "`audit_interval` finds only connections that are known already, because `filter` has a list `mark`: a mark may \
                  be another at the end"
                     .to_owned(),
-            ];
+            );
         }
-        Vec::new()
+        if let Some(Interval(active)) = active_interval {
+            let text = humantime::format_duration(*active);
+            if *active < BATCH {
+                said.push(format!(
+                    "`active_interval` is {text}, but the table is listed each 100 ms at most"
+                ));
+            }
+            if let Some(Interval(dump)) = dump_interval
+                && *dump > *active / 10
+            {
+                said.push(format!(
+                    "`dump_interval` is {}, but `active_interval` of {text} has the table listed each tenth of it",
+                    humantime::format_duration(*dump)
+                ));
+            }
+        }
+        said
     }
+}
+
+/// For people.
+fn size(bytes: u64) -> impl Display {
+    ByteSize(bytes).display().iec()
 }
 
 /// Which lists of a filter leave no flow.

@@ -262,6 +262,9 @@ fn settings_that_make_each_other_void_are_named() {
         ("[rotate]\nbytes = '1KiB'\n", ["rotate.bytes", "a thousand rows"]),
         ("[wal]\nsync = '20min'\n", ["wal.sync", "rotate.interval"]),
         ("[retention]\nbytes = '100MiB'\n", ["retention.bytes", "rotate.bytes"]),
+        ("[retention]\nage = '1min'\n", ["retention.age", "rotate.interval"]),
+        ("dump_interval = '5min'\nactive_interval = '1min'\n", ["dump_interval", "active_interval"]),
+        ("active_interval = '300ms'\n", ["active_interval", "each 100 ms"]),
         ("audit_interval = '5min'\n[filter.only]\nmark = ['1']\n", ["audit_interval", "mark"]),
     ] {
         let said = conflicts(text).unwrap();
@@ -287,5 +290,6 @@ fn the_table_is_listed_often_enough_for_records_of_what_goes_on() {
     assert_eq!(interval("active_interval = '2s'"), Duration::from_millis(200));
     assert_eq!(interval("active_interval = '5min'"), Duration::from_secs(30));
     assert_eq!(interval("active_interval = '1h'"), Duration::from_secs(60));
+    assert_eq!(interval("active_interval = '5ns'"), Duration::from_millis(100));
     assert_eq!(interval("active_interval = '1h'\ndump_interval = '5s'"), Duration::from_secs(5));
 }

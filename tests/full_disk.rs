@@ -19,11 +19,12 @@ const AGAIN: &str = "flows are written again";
 fn a_full_disk_costs_only_what_is_declared() {
     let namespace = Namespace::tracked();
     // Ten are more than the channel and the kernel hold, however large the table is.
-    let entries = (table_max(&namespace) / 500).max(20_000);
+    let entries = (table_max(&namespace) / 500).max(10_000);
     let volume = Volume::small(3 * MIB);
     let output = volume.path().join("log");
     let mut command = run_command(&output, &[&namespace]);
     command.args(["--no-ebpf", "--rotate-rows", "20000"]).env("FLOWLOG__HOLD__TABLE_SHARE", "1");
+    command.env("FLOWLOG__HOLD__RECEIVE_BUFFER", "1MiB");
     let daemon = Daemon::spawn(command);
     let mut made = 0;
     let mut burst = || {

@@ -2,7 +2,7 @@
 //! next command where one was killed meanwhile.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -43,19 +43,27 @@ impl<'a> Raised<'a> {
             return Ok(Self { sysctl, remembered, before: None });
         }
         let remember = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(remembered)?;
+            let mut file =
+                OpenOptions::new().read(true).write(true).create(true).truncate(false).open(remembered)?;
             if file.try_lock().is_err() {
                 return Ok(None);
             }
-            file.write_all(found.as_bytes())?;
-            file.sync_all()?;
-            Ok::<_, std::io::Error>(Some(file))
+            // What a command left that was killed just now is older, and so the right one.
+            let mut before = String::new();
+            file.read_to_string(&mut before)?;
+            if before.trim().parse::<u32>().is_err() {
+                before.clone_from(&found);
+                file.set_len(0)?;
+                file.rewind()?;
+                file.write_all(found.as_bytes())?;
+                file.sync_all()?;
+            }
+            Ok::<_, std::io::Error>(Some((before, file)))
         };
-        let file = remember().with_context(|| format!("cannot write `{}`", remembered.display()))?;
-        let Some(file) = file else {
+        let before = remember().with_context(|| format!("cannot write `{}`", remembered.display()))?;
+        if before.is_none() {
             bail!("another command has raised the limit in `{}`: wait until it has ended", sysctl.display());
-        };
-        let before = Some((found, file));
+        }
         let raised = Self { sysctl, remembered, before };
         fs::write(sysctl, wanted.to_string()).with_context(|| {
             format!("cannot write `{}`: run it in the initial network namespace", sysctl.display())

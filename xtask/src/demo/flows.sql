@@ -7,8 +7,7 @@ with flows as (
 )
 select
     strftime(make_timestamp(epoch_us(start_time)), '%H:%M:%S') as time,
-    left(concat_ws(' > ', parse_filename(src_exe), parse_filename(dst_exe)), 19) as program,
-    proto_name as proto,
+    left(concat_ws(' > ', parse_filename(src_exe), parse_filename(dst_exe)), 23) as program,
     concat_ws(':', src, src_port) as "from",
     concat_ws(':', dst, dst_port) as "to",
     orig_bytes + reply_bytes as bytes,

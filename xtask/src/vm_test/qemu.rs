@@ -77,3 +77,28 @@ impl Qemu {
         command
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unpacked_runs_with_its_own_loader_libraries_and_firmware() {
+        let command = Qemu::Unpacked("/unpacked".into()).command();
+        assert_eq!(command.get_program(), "/unpacked/usr/lib64/ld-linux-x86-64.so.2");
+        let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
+        assert_eq!(
+            arguments,
+            [
+                "--library-path",
+                "/unpacked/usr/lib/x86_64-linux-gnu:/unpacked/lib/x86_64-linux-gnu",
+                "/unpacked/usr/bin/qemu-system-x86_64",
+                "-L",
+                "/unpacked/usr/share/qemu",
+                "-L",
+                "/unpacked/usr/share/seabios",
+            ]
+        );
+        assert_eq!(Qemu::Installed.command().get_program(), PROGRAM);
+    }
+}

@@ -15,7 +15,7 @@ use tracing::debug;
 use crate::causes::one_line;
 use crate::ctnetlink::{Buffers, Delivery, Error, Group, Listener, Received, Requests, decode};
 use crate::needs::Need;
-use crate::nft_rules::Rules;
+use crate::nft_rules::{self, Rules};
 
 pub use probe::Probe;
 
@@ -151,7 +151,7 @@ impl NamespaceWatch {
         buffers: &mut Buffers,
         now: Instant,
     ) -> [Tracking; 2] {
-        let Messages { is_all, has_lost } = self.read_messages(buffers);
+        let Messages { is_all, has_lost } = self.read_messages(requests, buffers);
         self.must_list |= has_lost;
         // Nobody was promised anything before the first list.
         self.is_unsure |= has_lost && self.has_listed;
@@ -172,7 +172,7 @@ impl NamespaceWatch {
     }
 
     /// Reads the messages that are there.
-    fn read_messages(&mut self, buffers: &mut Buffers) -> Messages {
+    fn read_messages(&mut self, requests: &mut Requests, buffers: &mut Buffers) -> Messages {
         let Self { messages, rules, .. } = self;
         let mut has_lost = false;
         for _ in 0..READS_PER_LOOK {
@@ -183,7 +183,8 @@ impl NamespaceWatch {
                     has_lost |= datagrams.truncated() > 0 || result.is_err();
                 }
                 Ok(Received::WouldBlock) => return Messages { is_all: true, has_lost },
-                Ok(Received::Overrun) => has_lost = true,
+                // Before more is read: what was lost told of nothing where the last transaction is the one that is known.
+                Ok(Received::Overrun) => has_lost |= !is_current(rules, requests),
                 // What waits is not known.
                 Err(_) => return Messages { is_all: true, has_lost: true },
             }
@@ -194,13 +195,15 @@ impl NamespaceWatch {
     /// Lists all rules; without nftables there are none. Says whether that could be done.
     fn list(&mut self, requests: &mut Requests) -> bool {
         let Self { rules, .. } = self;
+        // What changes after this tells so by a message with a later number.
+        let generation = generation(requests);
         rules.clear();
         let listed = requests.rules(|message| rules.apply(message));
         if let Err(error) = &listed {
             debug!("cannot list the rules of nftables: {}", one_line(error));
             rules.clear();
         }
-        rules.listed();
+        rules.listed(generation);
         match listed {
             Ok(()) => true,
             // `nfnetlink_rcv_msg`: there is no such subsystem.
@@ -250,6 +253,22 @@ impl NamespaceWatch {
         let now = version.now.filter(|is_tracked| !is_tracked || version.asked == Some(now));
         Tracking { now, blinked, is_blind }
     }
+}
+
+/// Whether the last transaction is known.
+fn is_current(rules: &Rules, requests: &mut Requests) -> bool {
+    let known = rules.generation();
+    known.is_some() && known == generation(requests)
+}
+
+/// The number of the last transaction of nftables; `None` where there is no nftables.
+fn generation(requests: &mut Requests) -> Option<u32> {
+    let mut generation = None;
+    let asked = requests.generation(|message| {
+        generation = nft_rules::generation(message.payload)?;
+        Ok(())
+    });
+    asked.ok().and(generation)
 }
 
 fn open_sysctl(name: &str) -> Option<File> {

@@ -52,6 +52,8 @@ pub struct Rules {
     returned: Versions,
     /// How many there were at the end of the last transaction.
     before: [usize; 2],
+    /// The number of the last transaction.
+    generation: Option<u32>,
 }
 
 impl Rules {
@@ -61,8 +63,9 @@ impl Rules {
         self.counts = [0; 2];
     }
 
-    /// The list is complete.
-    pub fn listed(&mut self) {
+    /// The list is complete: it was made after the transaction with this number.
+    pub fn listed(&mut self, generation: Option<u32>) {
+        self.generation = generation;
         self.before = self.counts;
         self.emptied = [false; 2];
         self.returned = [false; 2];
@@ -91,10 +94,18 @@ impl Rules {
                 let (key, _) = rule(message.payload)?;
                 self.remove(&key);
             }
-            NFT_MSG_NEWGEN => self.end_transaction(),
+            NFT_MSG_NEWGEN => {
+                self.generation = generation(message.payload)?;
+                self.end_transaction();
+            }
             _ => {}
         }
         Ok(())
+    }
+
+    /// The number of the last transaction that is known.
+    pub fn generation(&self) -> Option<u32> {
+        self.generation
     }
 
     fn remove(&mut self, key: &Key) {
@@ -140,6 +151,23 @@ impl Rules {
             }
         }
     }
+}
+
+/// The number of a transaction, in a message or in an answer.
+///
+/// # Errors
+///
+/// Where it cannot be read.
+pub fn generation(payload: &[u8]) -> Result<Option<u32>, DecodeError> {
+    const PARENT: &str = "a generation of nftables";
+    let mut generation = None;
+    for attribute in Attributes::new(payload.get(NFGENMSG_LEN..).unwrap_or_default(), PARENT) {
+        let attribute = attribute?;
+        if attribute.kind == NFTA_GEN_ID {
+            generation = Some(attribute.be32("NFTA_GEN_ID")?);
+        }
+    }
+    Ok(generation)
 }
 
 /// The name of a rule, and of which IP versions it makes the kernel track connections.
@@ -307,7 +335,7 @@ mod tests {
     fn a_reload_in_one_transaction_is_no_moment_without_rules() {
         let mut rules = Rules::default();
         add(&mut rules, NFPROTO_INET, 1);
-        rules.listed();
+        rules.listed(Some(7));
         delete(&mut rules, NFPROTO_INET, 1);
         add(&mut rules, NFPROTO_INET, 2);
         end(&mut rules);
@@ -320,7 +348,7 @@ mod tests {
         let mut rules = Rules::default();
         add(&mut rules, NFPROTO_INET, 1);
         add(&mut rules, AF_INET6, 2);
-        rules.listed();
+        rules.listed(Some(7));
         delete(&mut rules, NFPROTO_INET, 1);
         end(&mut rules);
         assert!(rules.were_emptied(false) && !rules.were_emptied(true), "IPv6 has another rule");

@@ -81,6 +81,8 @@ pub const NFT_MSG_GETRULE: u8 = 7;
 pub const NFT_MSG_DELRULE: u8 = 8;
 /// `NFT_MSG_NEWGEN`: the end of a transaction.
 pub const NFT_MSG_NEWGEN: u8 = 15;
+/// `NFT_MSG_GETGEN`
+pub const NFT_MSG_GETGEN: u8 = 16;
 /// `NFT_MSG_DESTROYRULE`, since Linux 6.3
 pub const NFT_MSG_DESTROYRULE: u8 = 28;
 /// `NFTA_RULE_TABLE` of `enum nft_rule_attributes`
@@ -89,6 +91,8 @@ pub const NFTA_RULE_TABLE: u16 = 1;
 pub const NFTA_RULE_HANDLE: u16 = 3;
 /// `NFTA_RULE_EXPRESSIONS` of `enum nft_rule_attributes`
 pub const NFTA_RULE_EXPRESSIONS: u16 = 4;
+/// `NFTA_GEN_ID` of `enum nft_gen_attributes`
+pub const NFTA_GEN_ID: u16 = 1;
 /// `NFTA_EXPR_NAME` of `enum nft_expr_attributes`
 pub const NFTA_EXPR_NAME: u16 = 1;
 /// `NFTA_EXPR_DATA` of `enum nft_expr_attributes`

@@ -22,7 +22,7 @@ pub fn decode(bytes: &[u8]) {
     }
     payload(bytes);
     rules.clear();
-    rules.listed();
+    rules.listed(None);
     for kind in [uapi::NFT_MSG_NEWRULE, uapi::NFT_MSG_DELRULE, uapi::NFT_MSG_NEWGEN] {
         let message_type = u16::from_be_bytes([uapi::NFNL_SUBSYS_NFTABLES, kind]);
         let message = Message { message_type, flags: 0, sequence: 0, port_id: 0, payload: bytes };

@@ -33,6 +33,26 @@ impl Requests {
         self.exchange("list the rules of nftables", header.sequence, |message| each(message))
     }
 
+    /// The number of the last transaction of nftables, for `each` of one message.
+    ///
+    /// # Errors
+    ///
+    /// Also where the kernel has no nftables.
+    pub fn generation(
+        &mut self,
+        mut each: impl FnMut(&Message<'_>) -> Result<(), DecodeError>,
+    ) -> Result<(), Error> {
+        let header = Request {
+            subsystem: NFNL_SUBSYS_NFTABLES,
+            operation: NFT_MSG_GETGEN,
+            sequence: self.begin(),
+            flags: NLM_F_ACK,
+            ..Request::default()
+        };
+        encode::request(&mut self.request, header, |_| {});
+        self.exchange("ask for the generation of nftables", header.sequence, |message| each(message))
+    }
+
     /// Whether connection tracking is hooked in for an IP version, as `nft list hooks` shows. `None` where the kernel
     /// does not name its functions.
     ///

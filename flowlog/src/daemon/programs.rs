@@ -58,14 +58,7 @@ impl Programs {
         // Where /proc does not tell, nothing is known.
         let is_attached = ebpf.is_attached().ok();
         let change = self.needs.observe(Need::Programs, is_attached, at_us);
-        if let Some(Change::Lost { need }) = self.said.change(Need::Programs, change, Instant::now()) {
-            let advice = if self.keep {
-                "flowlog attaches them again"
-            } else {
-                "restart flowlog, or set `host.keep = true`"
-            };
-            warn!("{}: {}; {advice}", need.found(), need.consequence());
-        }
+        self.say(change);
         match is_attached {
             Some(true) => {
                 self.attached_ns = at_ns;
@@ -91,11 +84,7 @@ impl Programs {
                 let now_us = now_us();
                 let change = self.needs.observe(Need::Programs, Some(true), now_us);
                 self.needs.close(Need::Programs, now_us).into_iter().for_each(|gap| gaps.add(gap));
-                if let Some(Change::Met { after_us, .. }) =
-                    self.said.change(Need::Programs, change, Instant::now())
-                {
-                    info!("attached the eBPF programs again after {}", lasting(after_us));
-                }
+                self.say(change);
                 self.has_said = false;
                 local.want_again_soon();
             }
@@ -106,6 +95,24 @@ impl Programs {
             Err(_) => {}
         }
         Ok(())
+    }
+
+    /// Says what has changed, or what could not be said when it had.
+    fn say(&mut self, change: Option<Change>) {
+        match self.said.change(Need::Programs, change, Instant::now()) {
+            Some(Change::Lost { need }) => {
+                let advice = if self.keep {
+                    "flowlog attaches them again"
+                } else {
+                    "restart flowlog, or set `host.keep = true`"
+                };
+                warn!("{}: {}; {advice}", need.found(), need.consequence());
+            }
+            Some(Change::Met { after_us, .. }) => {
+                info!("attached the eBPF programs again after {}", lasting(after_us));
+            }
+            None => {}
+        }
     }
 
     /// Declares that they go on not to be attached; all of it where the run ends.

@@ -118,6 +118,7 @@ impl Config {
             filter,
             host,
         } = settings;
+        let dump_interval = dump_interval.map_or(DUMP_INTERVAL, |interval| interval.0);
         let Host { keep } = host;
         let Rotate { interval, rows, bytes } = rotate;
         let rotation = Rotation::default();
@@ -148,12 +149,10 @@ impl Config {
             namespaces,
             ebpf: ebpf.unwrap_or(true),
             delivery: delivery.unwrap_or_default(),
-            dump_interval: active_interval
-                .map(|interval| (interval.0 / ACTIVE_LISTS).max(SHORTEST_LISTS))
-                .into_iter()
-                .chain([dump_interval.map_or(DUMP_INTERVAL, |interval| interval.0)])
-                .min()
-                .unwrap_or(DUMP_INTERVAL),
+            dump_interval: match active_interval {
+                Some(Interval(active)) => dump_interval.min(active_lists(active)),
+                None => dump_interval,
+            },
             audit_interval: audit_interval.map_or(Some(AUDIT_INTERVAL), |Every(interval)| interval),
             active_interval: active_interval.map(|interval| interval.0),
             metrics: metrics.map(|address| address.0),
@@ -170,6 +169,11 @@ impl Config {
             keep: keep.unwrap_or(false),
         }
     }
+}
+
+/// How often the table is listed for records of flows that go on.
+fn active_lists(active_interval: Duration) -> Duration {
+    (active_interval / ACTIVE_LISTS).max(SHORTEST_LISTS)
 }
 
 /// A list that is not there says nothing, as an empty one.

@@ -44,18 +44,18 @@ pub enum UnusableTimeZone {
 /// Where it cannot be used.
 pub fn local() -> Result<TimeZone, UnusableTimeZone> {
     let variable = env::var_os("TZ");
-    let has_leap_seconds =
-        variable.as_ref().is_some_and(|variable| variable.to_string_lossy().contains(WITH_LEAP_SECONDS));
-    if !has_leap_seconds && let Ok(zone) = TimeZone::try_system() {
+    if let Some(variable) = &variable
+        && variable.to_string_lossy().contains(WITH_LEAP_SECONDS)
+    {
+        return Err(UnusableTimeZone::LeapSeconds(variable.clone()));
+    }
+    if let Ok(zone) = TimeZone::try_system() {
         return Ok(zone);
     }
     match variable {
-        Some(variable) if has_leap_seconds => Err(UnusableTimeZone::LeapSeconds(variable)),
         Some(variable) => {
-            match variable.to_str().and_then(|text| of_file(text).or_else(|| without_files(text))) {
-                Some(zone) => Ok(zone),
-                None => Err(UnusableTimeZone::Variable(variable)),
-            }
+            let zone = variable.to_str().and_then(|text| of_file(text).or_else(|| without_files(text)));
+            zone.ok_or(UnusableTimeZone::Variable(variable))
         }
         // localtime(5): without the file it is UTC.
         None => match fs::symlink_metadata(HOST_ZONE) {

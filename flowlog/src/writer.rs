@@ -80,6 +80,12 @@ pub struct Rotation {
     pub bytes: u64,
 }
 
+impl Default for Rotation {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(15 * 60), rows: 4_000_000, bytes: 128 << 20 }
+    }
+}
+
 /// Which readers the files are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compatibility {
@@ -88,12 +94,6 @@ pub enum Compatibility {
     Current,
     /// Also those that only know PLAIN and dictionaries.
     Old,
-}
-
-impl Default for Rotation {
-    fn default() -> Self {
-        Self { interval: Duration::from_secs(15 * 60), rows: 4_000_000, bytes: 128 << 20 }
-    }
 }
 
 /// Writes batches of flows to files.

@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use ipnet::IpNet;
 
-use super::{Conditions, ConfigError, Filter, Interval, Settings, Size};
+use super::{
+    ACTIVE_LISTS, Conditions, ConfigError, Filter, Interval, SHORTEST_LISTS, Settings, Size, active_lists,
+};
 use crate::ctnetlink::Delivery;
 use crate::flow::Protocol;
 use crate::flow_filter::Mark;
@@ -149,13 +151,14 @@ impl Settings {
         }
         if let Some(Interval(active)) = active_interval {
             let text = humantime::format_duration(*active);
-            if *active < BATCH {
+            if *active < SHORTEST_LISTS * ACTIVE_LISTS {
                 said.push(format!(
-                    "`active_interval` is {text}, but the table is listed each 100 ms at most"
+                    "`active_interval` is {text}, but the table is listed each {} ms at most",
+                    SHORTEST_LISTS.as_millis()
                 ));
             }
             if let Some(Interval(dump)) = dump_interval
-                && *dump > *active / 10
+                && *dump > active_lists(*active)
             {
                 said.push(format!(
                     "`dump_interval` is {}, but `active_interval` of {text} has the table listed each tenth of it",

@@ -240,6 +240,15 @@ impl Local {
         Ok(())
     }
 
+    /// The same within work that takes long: where the last time was some time ago.
+    pub(super) fn drain_now_and_then(&mut self, drained: &mut Instant) -> Result<()> {
+        if drained.elapsed() < super::DRAIN_INTERVAL {
+            return Ok(());
+        }
+        *drained = Instant::now();
+        self.drain()
+    }
+
     /// Forgets sockets that closed long ago.
     pub(super) fn expire(&mut self) {
         self.tables.expire(now_ns(ClockId::CLOCK_MONOTONIC));

@@ -38,12 +38,9 @@ impl Local {
         let monotonic_ns = || now_ns(ClockId::CLOCK_MONOTONIC);
         let mut drained = Instant::now();
         let walked = walk(monotonic_ns, |socket, older| {
+            // The walk takes seconds where there are a hundred thousand sockets.
             let adopted = self.adopt(socket, &older).and_then(|is_older| {
-                // The walk takes seconds where there are a hundred thousand sockets.
-                if drained.elapsed() >= super::DRAIN_INTERVAL {
-                    self.drain()?;
-                    drained = Instant::now();
-                }
+                self.drain_now_and_then(&mut drained)?;
                 Ok(is_older)
             });
             match adopted {

@@ -262,13 +262,6 @@ impl Watched {
             return Ok(());
         }
         let mut drained = Instant::now();
-        let mut drain = || match drained.elapsed() >= super::DRAIN_INTERVAL {
-            true => {
-                drained = Instant::now();
-                local.drain()
-            }
-            false => Ok(()),
-        };
         // Where events are still off, more of them are made.
         self.has_silent = !self.needed.is_met(Need::Events);
         let Self { requests, dumps, filter, .. } = self;
@@ -285,7 +278,7 @@ impl Watched {
                 Err(error) => warn!("an entry of the connection tracking table cannot be read: {error}"),
             }
             if result.is_ok() {
-                result = drain();
+                result = local.drain_now_and_then(&mut drained);
             }
         });
         match dumped {

@@ -199,7 +199,7 @@ impl Lines {
             if let Some(note) = note(line) {
                 self.notes += 1;
                 if note == Note::Lost && self.lost.is_none() {
-                    self.lost = Some(Place { name: self.name.clone(), line: self.line });
+                    self.lost = Some(self.place());
                 }
             } else if !line.is_empty() && !has_end {
                 let column = String::from_utf8_lossy(line).chars().count() + 1;
@@ -225,7 +225,8 @@ impl Lines {
         };
         parse::line(&text, context).map_err(|error| {
             let lenient = Context { ignore_unknown: true, ..*context };
-            let advice = if parse::line(&text, &lenient).is_ok() { IGNORE_UNKNOWN } else { "" };
+            let would_help = !context.ignore_unknown && parse::line(&text, &lenient).is_ok();
+            let advice = if would_help { IGNORE_UNKNOWN } else { "" };
             self.bad(error.column, format!("{error}{advice}"))
         })
     }

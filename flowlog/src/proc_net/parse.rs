@@ -27,11 +27,8 @@ const NANOS: u64 = 1_000_000_000;
 /// What [`ParseError::expected`] has where a field or flag is not known.
 const KNOWN_FIELD: &str = "a field such as `mark=`, or the end of the line";
 
-/// Names of fields after the tuples.
-const KNOWN: [&str; 8] = ["mark", "secmark", "zone", "delta-time", "use", "id", "secctx", "helper"];
-
 /// Names that are never left out as unknown: where they are not expected, the line is two in one, or mangled.
-const OF_TUPLES: [&str; 15] = [
+const KNOWN: [&str; 23] = [
     "src",
     "dst",
     "sport",
@@ -43,10 +40,18 @@ const OF_TUPLES: [&str; 15] = [
     "srckey",
     "dstkey",
     "timeout",
+    "stream_timeout",
     "zone-orig",
     "zone-reply",
+    "mark",
+    "secmark",
+    "secctx",
+    "zone",
+    "delta-time",
+    "use",
+    "id",
+    "helper",
     LABELS,
-    "stream_timeout",
 ];
 
 /// Numbers of seconds from here on are those of 64 bits that were negative: Linux before 2.6.12 printed the time that was
@@ -104,14 +109,13 @@ pub fn line(text: &str, context: &Context<'_>) -> Result<Line, ParseError> {
 
     let start = *words;
     let mut unknown = Vec::new();
-    let skip_unknown = |words: &mut Words<'_>, unknown: &mut Vec<String>| {
+    let mut skip = |words: &mut Words<'_>| {
         while context.ignore_unknown
             && let Some(name) = unknown_field(words)
         {
             unknown.push(name);
         }
     };
-    let mut skip = |words: &mut Words<'_>| skip_unknown(words, &mut unknown);
     (entry.orig, entry.orig_counters) = direction(words, protocol, is_generic, "zone-orig", &mut skip)?;
     if layer3.is_some_and(|number| entry.family() != Some(number)) {
         return Err(start.error("addresses of the family at the beginning of the line"));
@@ -162,8 +166,7 @@ fn unknown_field(words: &mut Words<'_>) -> Option<String> {
         return Some(name);
     }
     let name = word.split(['=', '[']).next().unwrap_or_default();
-    if !is_name(name) || OF_TUPLES.contains(&name) || KNOWN.contains(&name) || name.len() > MAX_UNKNOWN_BYTES
-    {
+    if !is_name(name) || KNOWN.contains(&name) || name.len() > MAX_UNKNOWN_BYTES {
         return None;
     }
     if word.contains("={") {

@@ -10,8 +10,9 @@ use crate::{python, sh};
 /// The columns that are shown; `{files}` stands for the pattern of the files.
 const FLOWS: &str = include_str!("flows.sql");
 
-/// Runs the query of its first argument.
-const SHOW: &str = "import duckdb, sys; duckdb.sql(sys.argv[1]).show(max_width=110, max_rows=1000)";
+/// Runs the query of its first argument, and shows its table in as many columns as its second one says.
+const SHOW: &str =
+    "import duckdb, sys; duckdb.sql(sys.argv[1]).show(max_width=int(sys.argv[2]), max_rows=1000)";
 
 /// How wide a table may be: terminals break longer lines, and DuckDB leaves out columns in the middle.
 const MAX_WIDTH: usize = 110;
@@ -25,7 +26,12 @@ pub(super) fn print(directory: &Path, observers: &[&str]) -> Result<()> {
     for observer in observers {
         println!("\n== as the {observer} saw it");
         let mut show = Command::new(python::interpreter());
-        show.args(["-c", SHOW, &FLOWS.replace("{files}", &files(directory, observer))]);
+        show.args([
+            "-c",
+            SHOW,
+            &FLOWS.replace("{files}", &files(directory, observer)),
+            &MAX_WIDTH.to_string(),
+        ]);
         let table = sh::output(&mut show).with_context(|| format!("cannot read what the {observer} saw"))?;
         print!("{table}");
         let is_whole = table.lines().all(|line| line.chars().count() <= MAX_WIDTH && !line.contains('…'));

@@ -2,7 +2,6 @@
 
 mod by_hand;
 mod observer;
-mod record;
 mod release;
 mod stats;
 
@@ -21,14 +20,15 @@ use crate::endpoints::{Endpoint, EndpointTable, FoundEndpoint, Port, Wanted};
 use crate::flow::{Flow, L4, Protocol, Status, Tuple};
 use crate::listeners::{Listener, Listeners};
 use crate::lives::{Life, Limits};
-use crate::processes::{CommandLine, Exec, Fork, Process, ProcessTable, executed};
+use crate::processes::{Exec, Fork, ProcessTable, executed};
 use crate::raw_sockets::{FoundRaw, RawSockets};
+use crate::record::{
+    Attribution, CommandLine, Direction, End, FlowRecord, Holder, Method, Origin, Process, Sighting,
+};
 use crate::seed::{Older, Role, Waiting};
-use crate::sockets::{Connecting, Ends, Found, Holder, Origin, Socket, SocketTable, Span, mapped};
+use crate::sockets::{Connecting, Ends, Found, Socket, SocketTable, Span, mapped};
 
 pub use self::observer::Observer;
-
-pub use self::record::{Attribution, Direction, End, FlowRecord, Method, Sighting};
 
 /// What is known of the sockets and processes of this host.
 #[derive(Debug)]
@@ -441,7 +441,7 @@ fn end_at<'a>(
         return match tables.sockets.find(&ends, netns_cookie, span) {
             Found::None => by_hand::attribution(raw()),
             Found::Ambiguous => Some(Attribution::AMBIGUOUS),
-            Found::One(socket) => Some(Attribution::of_socket(socket)),
+            Found::One(socket) => Some(of_socket(socket)),
         };
     }
     let wanted = Wanted {
@@ -470,6 +470,20 @@ fn end_at<'a>(
             Some(Attribution { method, end: Some(end) })
         }
     }
+}
+
+fn of_socket(life: &Life<Socket>) -> Attribution<'_> {
+    let Life { closed_ns, value: socket, .. } = life;
+    let (method, holder) = match socket {
+        Socket { holder, .. } if holder.is_seeded => (Method::Seed, holder),
+        Socket { passive: false, holder, .. } => (Method::Socket, holder),
+        Socket { closer: Some(closer), .. } => (Method::Closer, closer),
+        Socket { holder, .. } => (Method::Inherited, holder),
+    };
+    // Its descriptor closed then; packets may have followed.
+    let closed_ns = closed_ns.filter(|_| !holder.is_seeded);
+    let end = End { holder, cookie: Some(socket.cookie), stats: socket.stats, closed_ns };
+    Attribution { method, end: Some(end) }
 }
 
 #[cfg(test)]

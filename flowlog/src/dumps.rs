@@ -14,13 +14,9 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
-use crate::attribute::Sighting;
 use crate::duplicates::entry_key;
 use crate::flow::{Counters, Flow};
-
-/// How long the kernel may take to notice that an entry has expired: it looks through its table once in two minutes
-/// (`GC_SCAN_INTERVAL`, since Linux 5.18 in one or less), a part at a time. A dump makes it notice at once.
-const UNNOTICED_US: i64 = 150 * 1_000_000;
+use crate::record::Sighting;
 
 /// In how many dumps an entry has to be missing before it is taken to have ended without a message. The
 /// kernel takes an entry out of its table before it sends the message, and sends it late where a listener
@@ -46,12 +42,6 @@ pub enum Follow {
 
 /// What tells an entry from others: its id, its tuple and its start.
 type Identity = (u64, u64);
-
-/// Since when the kernel may not have told what expired, where all that it told until `complete_until_us` was read
-/// and no dump came after; microseconds since 1970. What had expired before the run began, its first dump showed.
-pub fn unnoticed_since_us(complete_until_us: i64, began_us: i64) -> i64 {
-    complete_until_us.min(complete_until_us.saturating_sub(UNNOTICED_US).max(began_us))
-}
 
 /// The entries that are followed from dump to dump.
 #[derive(Debug)]

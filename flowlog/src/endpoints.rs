@@ -13,7 +13,8 @@ use crate::addresses::Presence;
 use crate::clocks::Moment;
 use crate::flow::Protocol;
 use crate::lives::{Life, Limits, Lives};
-use crate::sockets::{CLOCK_SLACK_NS, Holder, Span, is_loopback};
+use crate::record::Holder;
+use crate::sockets::{CLOCK_SLACK_NS, Span, is_loopback};
 
 /// How long a packet may be on its way from a socket in one namespace to the connection tracking of
 /// another: the socket may be closed by then. It waits while the address of a neighbour is resolved, for
@@ -304,9 +305,8 @@ mod tests {
     use flowlog_common::Owner;
 
     use super::*;
-    use crate::processes::Process;
-    use crate::sockets::{Origin, mapped};
-
+    use crate::record::{Origin, Process};
+    use crate::sockets::mapped;
     const HOST: u64 = 1;
     const CONTAINER: u64 = 2;
     const DNS: Port = Port { protocol: Protocol::UDP, number: 53 };

@@ -238,6 +238,16 @@ impl Pending {
     }
 }
 
+/// How long the kernel may take to notice that an entry has expired: it looks through its table once in two minutes
+/// (`GC_SCAN_INTERVAL`, since Linux 5.18 in one or less), a part at a time. A dump makes it notice at once.
+const UNNOTICED_US: i64 = 150 * 1_000_000;
+
+/// Since when the kernel may not have told what expired, where all that it told until `complete_until_us` was read
+/// and no dump came after; microseconds since 1970. What had expired before the run began, its first dump showed.
+pub fn unnoticed_since_us(complete_until_us: i64, began_us: i64) -> i64 {
+    complete_until_us.min(complete_until_us.saturating_sub(UNNOTICED_US).max(began_us))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

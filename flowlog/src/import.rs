@@ -16,13 +16,13 @@ use jiff::tz::TimeZone;
 use tracing::info;
 use uuid::Uuid;
 
-use crate::attribute::{FlowRecord, Sighting};
 use crate::ctnetlink::decode::Event;
 use crate::flow::Flow;
 use crate::host::Host;
 use crate::ledger::Started;
 use crate::proc_net::LabelNames;
 use crate::proc_net::parse::{Context, Line};
+use crate::record::{FlowRecord, Sighting};
 use crate::retention::RetentionLimits;
 use crate::schema::{FlowBatch, RunContext, RunFacts};
 use crate::store::{OpenError, Refused, Store, StoreConfig, Summary};

@@ -6,6 +6,7 @@
 //! | module | owns | IO |
 //! |---|---|---|
 //! | [`flow`] | a tracked connection as plain values | no |
+//! | [`record`] | what one row says of a flow, before it is columns | no |
 //! | [`flow_filter`] | which flows are recorded | no |
 //! | [`ctnetlink`] | the kernel's connection tracking over netlink: bytes to values, events, requests | netlink |
 //! | [`time_zone`] | the zone of local times | yes |
@@ -60,6 +61,8 @@
 #![forbid(unsafe_code)]
 
 pub mod flow;
+
+pub mod record;
 
 pub mod flow_filter;
 

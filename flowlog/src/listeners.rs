@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::sockets::Holder;
+use crate::record::Holder;
 
 /// A listener.
 #[derive(Clone, Debug)]
@@ -76,8 +76,8 @@ mod tests {
     use flowlog_common::Owner;
 
     use super::*;
-    use crate::sockets::{Origin, mapped};
-
+    use crate::record::Origin;
+    use crate::sockets::mapped;
     const HOST: u64 = 1;
 
     fn addr(text: &str) -> [u8; 16] {

@@ -13,9 +13,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::attribute::{Attribution, FlowRecord, Method, Sighting};
 use crate::flow::Counters;
 use crate::gaps::{Cause, Declared};
+use crate::record::{Attribution, FlowRecord, Method, Sighting};
+use crate::schema::attribution_name;
 
 /// A number that goes up and down, but not below zero.
 pub type Level = Gauge<u64, AtomicU64>;
@@ -217,13 +218,13 @@ impl Methods {
     fn by_name(&self) -> [(&'static str, u64); 8] {
         let Self { socket, endpoint, inherited, closer, seed, raw, ambiguous, none } = *self;
         [
-            (Method::Socket.name(), socket),
-            (Method::Endpoint.name(), endpoint),
-            (Method::Inherited.name(), inherited),
-            (Method::Closer.name(), closer),
-            (Method::Seed.name(), seed),
-            (Method::Raw.name(), raw),
-            (Method::Ambiguous.name(), ambiguous),
+            (attribution_name(Method::Socket), socket),
+            (attribution_name(Method::Endpoint), endpoint),
+            (attribution_name(Method::Inherited), inherited),
+            (attribution_name(Method::Closer), closer),
+            (attribution_name(Method::Seed), seed),
+            (attribution_name(Method::Raw), raw),
+            (attribution_name(Method::Ambiguous), ambiguous),
             ("none", none),
         ]
     }

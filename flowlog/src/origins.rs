@@ -32,7 +32,7 @@ use tracing::warn;
 use self::cgroups::{Cgroups, Hierarchy, told};
 use crate::clocks::read::now_ns;
 use crate::containers::{container_id, pod_uid, unit};
-use crate::sockets::{Cgroup, Origin};
+use crate::record::{Cgroup, Origin};
 
 /// How many processes are remembered for what /proc said of them. One takes about 500 bytes.
 const MAX_PROCESSES: usize = 4096;

@@ -6,7 +6,6 @@
 //! Invariant: [`ProcessTable::at`] never names a program that the process did not run at that time.
 //! What is not known, for example after events were lost, is `None`.
 
-mod command_line;
 mod exe;
 mod walk;
 
@@ -15,10 +14,9 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-pub use self::command_line::CommandLine;
-use self::command_line::Kept;
 pub use self::exe::executed;
 pub use self::walk::walk;
+use crate::record::{CommandLine, Kept, Process};
 
 /// How much memory ended images may take. They matter for sockets that outlive the process which made
 /// them: a listener that a parent left to its children. This is enough for about 60 000 of usual size.
@@ -29,27 +27,6 @@ const IMAGE_BYTES: usize = 336;
 
 /// The kernel thread that makes all others.
 const KTHREADD: u32 = 2;
-
-/// A process while it runs one program.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Process {
-    /// Thread group id in the initial pid namespace.
-    pub tgid: u32,
-    /// When the process began, in `CLOCK_REALTIME` nanoseconds: with the number it names one process.
-    pub start_ns: Option<u64>,
-    /// Its parent when it began; for a process older than the daemon when that started.
-    pub ppid: Option<u32>,
-    /// Audit login uid, who logged in, when it began or began to run this program.
-    pub login_uid: Option<u32>,
-    /// Path of the program, as `/proc/PID/exe` tells it: see [`executed`].
-    pub exe: Option<Arc<str>>,
-    /// The command line.
-    pub cmdline: Option<CommandLine>,
-    /// Program of the parent, at the time of `ppid`.
-    pub parent_exe: Option<Arc<str>>,
-    /// A thread of the kernel, which runs no program: what it does with sockets it does for somebody else.
-    pub is_kernel: bool,
-}
 
 /// What a fork tells.
 #[derive(Clone, Copy, Debug)]

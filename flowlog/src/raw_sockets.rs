@@ -11,7 +11,8 @@ use crate::addresses::Presence;
 use crate::clocks::Moment;
 use crate::flow::{L4, Protocol, Tuple};
 use crate::lives::{Life, Limits, Lives};
-use crate::sockets::{CLOCK_SLACK_NS, Holder, Span, is_loopback, mapped};
+use crate::record::Holder;
+use crate::sockets::{CLOCK_SLACK_NS, Span, is_loopback, mapped};
 
 /// How long it takes from the start of a flow, when the kernel takes it in, to the note of its first packet.
 const NOTED_WITHIN_NS: u64 = 1_000_000;

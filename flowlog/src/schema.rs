@@ -2,7 +2,7 @@
 //! of flows are built.
 //!
 //! Owns the names, types and order of the columns ([`columns()`]), what `flowlog schema` prints
-//! ([`render`]), and how a [`FlowRecord`](crate::attribute::FlowRecord) becomes a row
+//! ([`render`]), and how a [`FlowRecord`](crate::record::FlowRecord) becomes a row
 //! ([`FlowBatch`]). Knows nothing of files.
 //!
 //! Invariants: columns are append-only, never renamed, retyped or reused. A value that is not known
@@ -16,10 +16,12 @@ pub mod render;
 mod row;
 mod sparse;
 mod text;
+mod values;
 
 pub use batch::{FlowBatch, RunContext, RunFacts};
 pub use columns::{Column, ColumnType, VERSION, batch_schema, columns, file_schema};
 pub use losses::{gap_batch, gap_schema};
+pub use values::attribution as attribution_name;
 
 #[cfg(test)]
 mod tests;

@@ -6,14 +6,13 @@
 
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use flowlog_common::Owner;
 use hashbrown::HashMap;
 
 use crate::clocks::Moment;
 use crate::lives::{Life, Limits, Lives};
-use crate::processes::Process;
+use crate::record::{Holder, TcpStats};
 
 /// By how much the times of the two sources may disagree beside the error with which their clocks can be compared:
 /// an event and a flow are not stamped at the same instruction. What fits only within this is ambiguous. Too large, and
@@ -74,51 +73,6 @@ pub(crate) fn is_loopback(addrs: [[u8; 16]; 2]) -> bool {
     addrs.into_iter().any(|addr| IpAddr::from(addr).to_canonical().is_loopback())
 }
 
-/// Who held a socket, with all that is known of it at the time when it took the socket.
-#[derive(Clone, Debug)]
-pub struct Holder {
-    /// As the kernel side took it.
-    pub owner: Owner,
-    /// What ran in it, where that is known.
-    pub process: Option<Arc<Process>>,
-    /// What the host says of its user and cgroup.
-    pub origin: Origin,
-    /// Found in /proc, since the socket is older than the programs.
-    pub is_seeded: bool,
-}
-
-impl Holder {
-    /// Whether both are the same process while it ran the same program.
-    pub fn is_same_process(&self, other: &Self) -> bool {
-        match (&self.process, &other.process) {
-            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
-            _ => false,
-        }
-    }
-}
-
-/// Names that the host has for numbers of an owner.
-#[derive(Clone, Debug, Default)]
-pub struct Origin {
-    /// Name of the user.
-    pub user: Option<Arc<str>>,
-    /// The cgroup.
-    pub cgroup: Option<Arc<Cgroup>>,
-}
-
-/// A cgroup of v2, and what its path tells.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cgroup {
-    /// Path below the root of the hierarchy, beginning with a slash.
-    pub path: Option<Arc<str>>,
-    /// The systemd unit or scope.
-    pub unit: Option<Arc<str>>,
-    /// Id of the container.
-    pub container_id: Option<Arc<str>>,
-    /// Uid of the Kubernetes pod.
-    pub pod_uid: Option<Arc<str>>,
-}
-
 /// A TCP socket of this host.
 #[derive(Clone, Debug)]
 pub struct Socket {
@@ -132,21 +86,6 @@ pub struct Socket {
     pub passive: bool,
     /// From the socket when it closed.
     pub stats: Option<TcpStats>,
-}
-
-/// What a TCP socket measured in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpStats {
-    /// Smoothed round trip time in microseconds, where one was measured.
-    pub srtt_us: Option<u32>,
-    /// Shortest round trip time in microseconds, where one was measured.
-    pub min_rtt_us: Option<u32>,
-    /// Segments that were sent again.
-    pub retrans: u32,
-    /// Bytes of payload that the peer acknowledged.
-    pub bytes_sent: u64,
-    /// Bytes of payload that were received.
-    pub bytes_received: u64,
 }
 
 /// When a flow existed, by `CLOCK_MONOTONIC`, and which of its ends is asked for.
@@ -336,6 +275,7 @@ impl Connecting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Origin;
 
     const MS: u64 = 1_000_000;
     const HOST: u64 = 1;

@@ -9,15 +9,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use flowlog::addresses::Addresses;
-use flowlog::attribute::{FlowRecord, Observer, Sighting, Tables, attribute};
+use flowlog::attribute::{Observer, Tables, attribute};
 use flowlog::clocks::Clocks;
 use flowlog::cmdline::Mode;
 use flowlog::endpoints::{Endpoint, Port};
 use flowlog::flow::{Flow, L4, Protocol, Tuple};
 use flowlog::lives::Limits;
-use flowlog::processes::Process;
+use flowlog::record::{Cgroup, FlowRecord, Holder, Origin, Process, Sighting, TcpStats};
 use flowlog::schema::{RunContext, RunFacts};
-use flowlog::sockets::{Cgroup, Ends, Holder, Origin, Socket, TcpStats};
+use flowlog::sockets::{Ends, Socket};
 use flowlog::timeouts::Timeouts;
 use flowlog_common::Owner;
 use uuid::Uuid;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Attribution, End, Method, Observer, Tables};
+use super::{Observer, Tables};
 use crate::flow::{Protocol, Tuple};
 use crate::raw_sockets::{FoundRaw, Wanted};
+use crate::record::{Attribution, End, Method};
 use crate::sockets::Span;
 
 /// The raw socket at the end that sends with the first of these tuples, where the other end sends with the second.

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::addresses::Addresses;
-use crate::processes::Process;
+use crate::record::Process;
 use crate::sockets::CLOCK_SLACK_NS;
 use crate::timeouts::Timeouts;
 

@@ -7,7 +7,7 @@
 use flowlog_common::{SYSCALL_UNKNOWN, SocketRelease};
 use nix::libc;
 
-use crate::sockets::Holder;
+use crate::record::Holder;
 
 /// System calls by which a process closes what it used. `execve` and `close_range` also close what a new process
 /// has of its parent and never looked at.

@@ -2,7 +2,7 @@
 
 use flowlog_common::TcpClose;
 
-use crate::sockets::TcpStats;
+use crate::record::TcpStats;
 
 /// States of a closing socket in which the peer has acknowledged our FIN: `BPF_TCP_FIN_WAIT2`,
 /// `BPF_TCP_TIME_WAIT`, `BPF_TCP_LAST_ACK`, `BPF_TCP_CLOSING`.

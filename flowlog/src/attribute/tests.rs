@@ -113,9 +113,7 @@ fn a_thread_of_the_kernel_is_no_closer() {
         let release = release(tgid, syscall(libc::SYS_close), 0);
         let mut tables = after([tcp_open(owner(TGID, 100), 1, 200), Event::SocketRelease(release)]);
         let life = tables.sockets.0.get_mut(1).unwrap().clone();
-        Attribution::of_socket(&life)
-            .end
-            .map(|end| (Attribution::of_socket(&life).method, end.holder.owner.time_ns))
+        of_socket(&life).end.map(|end| (of_socket(&life).method, end.holder.owner.time_ns))
     };
     assert_eq!(closer_of(TGID), Some((Method::Closer, 300)));
     assert_eq!(closer_of(KERNEL_THREAD), Some((Method::Inherited, 100)));
@@ -133,7 +131,7 @@ fn who_only_looks_at_a_socket_is_no_closer() {
             tcp_open(owner(TGID, 100), 1, 200),
             Event::SocketRelease(release),
         ]);
-        Attribution::of_socket(tables.sockets.0.get_mut(1).unwrap()).method
+        of_socket(tables.sockets.0.get_mut(1).unwrap()).method
     };
     let [readlink, execve, uring] =
         [libc::SYS_readlinkat, libc::SYS_execve, libc::SYS_io_uring_enter].map(syscall);
@@ -169,7 +167,7 @@ fn a_thread_of_the_kernel_owns_nothing() {
         let mut tables = after([Event::TcpConnect(connect), tcp_open(Owner::UNKNOWN, 0, 200)]);
         let life = tables.sockets.0.get_mut(1).unwrap().clone();
         assert_eq!(life.value.holder.owner.netns_cookie, 9, "it is where it is, all the same");
-        Attribution::of_socket(&life).is_known()
+        of_socket(&life).is_known()
     };
     assert!(is_owner_known(TGID));
     assert!(!is_owner_known(KERNEL_THREAD));

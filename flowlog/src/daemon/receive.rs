@@ -10,12 +10,13 @@ use super::counts::Counts;
 use super::output::Output;
 use super::watched::{Dump, Watched};
 use super::{Daemon, Local};
-use crate::attribute::{FlowRecord, Sighting, attribute};
+use crate::attribute::attribute;
 use crate::ctnetlink::{Datagrams, Delivery, Received, decode};
-use crate::dumps::{Destroyed, Record, unnoticed_since_us};
+use crate::dumps::{Destroyed, Record};
 use crate::flow::Flow;
 use crate::flow_filter::FlowFilter;
-use crate::gaps::{Cause, Gap, Stage};
+use crate::gaps::{Cause, Gap, Stage, unnoticed_since_us};
+use crate::record::{FlowRecord, Sighting};
 
 /// Reads of one listener before signals, ticks and the other listeners get their turn.
 const READS_PER_TURN: usize = 16;

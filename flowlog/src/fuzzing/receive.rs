@@ -1,15 +1,15 @@
 //! The receiving side from bytes to rows: events of the programs and messages of the kernel.
 
 use crate::addresses::Addresses;
-use crate::attribute::{Observer, Sighting, Tables, attribute};
+use crate::attribute::{Observer, Tables, attribute};
 use crate::clocks::Clocks;
 use crate::cmdline::Mode;
 use crate::ctnetlink::decode;
 use crate::duplicates::Seen;
 use crate::ebpf;
 use crate::lives::Limits;
+use crate::record::{Origin, Sighting};
 use crate::schema::{FlowBatch, RunContext};
-use crate::sockets::Origin;
 use crate::timeouts::Timeouts;
 
 /// `CLOCK_REALTIME` less `CLOCK_MONOTONIC`.

@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 
 use crate::containers::{container_id, pod_uid, unit};
 use crate::ebpf::CgroupRoot;
-use crate::sockets::Cgroup;
+use crate::record::Cgroup;
 
 /// How much memory cgroups may take, those that are gone included: about 40 000 of which only the path is kept, since no
 /// process of them had a socket, or 10 000 others.

@@ -10,8 +10,8 @@ use procfs::process::{Process as Directory, StatFlags, all_processes};
 use procfs::{ProcResult, ticks_per_second};
 
 use super::exe::resolved;
-use super::{CommandLine, Process};
 use crate::cmdline::{self, Mode};
+use crate::record::{CommandLine, Process};
 
 /// The login uid where it is not set: `AUDIT_UID_UNSET` of `linux/audit.h`.
 const UNSET: u32 = u32::MAX;

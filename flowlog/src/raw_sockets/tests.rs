@@ -4,7 +4,7 @@ use flowlog_common::Owner;
 use flowlog_common::raw_sent::{BUCKETS, Noted, SLOTS};
 
 use super::*;
-use crate::sockets::Origin;
+use crate::record::Origin;
 
 const MS: u64 = 1_000_000;
 

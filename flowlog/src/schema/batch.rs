@@ -18,8 +18,9 @@ use super::end::EndColumns;
 use super::row::{Nat, StatusBits, Times, end_reason, micros, ports, saturate};
 use super::sparse::{Sparse, Unknown, utc};
 use super::text::{Keyed, Names, constant, dictionary};
-use crate::attribute::{Direction, FlowRecord};
+use super::values;
 use crate::flow::{Counters, EndReason, Flow, L4, ProtoState};
+use crate::record::FlowRecord;
 
 /// What is the same in all rows of one run of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,7 +192,7 @@ impl FlowBatch {
             labels,
         } = flow;
 
-        self.record_type.append(Some(sighting.record_type()));
+        self.record_type.append(Some(values::record_type(*sighting)));
         let times = Times::of(record);
         self.start_time.append_option(times.start_us);
         self.end_time.append_value(times.end_us);
@@ -224,7 +225,7 @@ impl FlowBatch {
         append_counters(&mut self.reply_packets, &mut self.reply_bytes, *reply_counters);
         self.counters_final.append_value(*counters_final);
         self.end_reason.append(end_reason(record).map(EndReason::name));
-        self.end_source.append(Some(sighting.end_source()));
+        self.end_source.append(Some(values::end_source(*sighting)));
         append_state(&mut self.ct_state, *state);
 
         self.ct_id.append(id.map(i64::from));
@@ -238,7 +239,7 @@ impl FlowBatch {
         append_labels(&mut self.ct_labels, *labels);
         self.observer_netns.append_value(saturate(*observer_netns));
         self.last_seen_time.append(last_seen_ns.map(micros));
-        self.direction.append(direction.map(Direction::name));
+        self.direction.append(direction.map(values::direction));
         self.src.append(*src);
         self.dst.append(*dst);
     }

@@ -7,9 +7,8 @@ use flowlog_common::{COMM_LEN, Owner};
 use super::row::{comm, micros, saturate};
 use super::sparse::{Sparse, Unknown, utc};
 use super::text::{Keyed, Names, Shared};
-use crate::attribute::{Attribution, End};
-use crate::processes::{CommandLine, Process};
-use crate::sockets::{Cgroup, Holder, Origin, TcpStats};
+use super::values;
+use crate::record::{Attribution, Cgroup, CommandLine, End, Holder, Origin, Process, TcpStats};
 
 /// Columns of the local process at one end.
 #[derive(Debug)]
@@ -41,7 +40,7 @@ impl EndColumns {
     }
 
     pub(super) fn append(&mut self, attribution: Option<Attribution<'_>>) {
-        self.attribution.append(attribution.map(|attribution| attribution.method.name()));
+        self.attribution.append(attribution.map(|attribution| values::attribution(attribution.method)));
         let Some(End { holder, cookie, stats, closed_ns: _ }) = attribution.and_then(|known| known.end)
         else {
             self.process.append(None, None);

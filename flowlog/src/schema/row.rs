@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::attribute::{FlowRecord, Sighting};
 use crate::flow::{EndReason, Flow, L4, Protocol, Status, Tuple};
+use crate::record::{FlowRecord, Sighting};
 
 /// Times of a flow in microseconds since the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,10 +12,10 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::{FlowBatch, RunContext, batch_schema, columns, file_schema, render};
-use crate::attribute::{Attribution, Direction, End, FlowRecord, Method, Sighting};
 use crate::flow::{Counters, DccpState, Flow, L4, ProtoState, Protocol, SctpState, Status, TcpState, Tuple};
-use crate::processes::Process;
-use crate::sockets::{Cgroup, Holder, Origin, TcpStats};
+use crate::record::{
+    Attribution, Cgroup, Direction, End, FlowRecord, Holder, Method, Origin, Process, Sighting, TcpStats,
+};
 
 /// The user's page of the schema.
 const PAGE: &str = include_str!("../../docs/schema.md");

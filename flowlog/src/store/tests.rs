@@ -10,10 +10,10 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::{Store, StoreConfig, Summary};
-use crate::attribute::{FlowRecord, Sighting};
 use crate::flow::{Flow, L4, Protocol, Tuple};
 use crate::gaps::{Cause, Gap, Stage};
 use crate::ledger::{self, Event, Started};
+use crate::record::{FlowRecord, Sighting};
 use crate::retention::RetentionLimits;
 use crate::schema::{FlowBatch, RunContext, RunFacts};
 use crate::verify::verify;

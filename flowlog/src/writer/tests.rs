@@ -20,9 +20,9 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::{Compatibility, Directory, Fault, OpenError, Published, Rotation, Writer};
-use crate::attribute::{FlowRecord, Sighting};
 use crate::flow::{Counters, Flow, L4, ProtoState, Protocol, Status, TcpState, Tuple};
 use crate::gaps::{Cause, Gap, Stage};
+use crate::record::{FlowRecord, Sighting};
 use crate::schema::{FlowBatch, RunContext, RunFacts, columns, file_schema};
 
 /// 2026-11-21 08:00:00 UTC

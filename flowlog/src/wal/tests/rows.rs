@@ -7,11 +7,11 @@ use arrow_array::RecordBatch;
 use flowlog_common::Owner;
 
 use super::header;
-use crate::attribute::{Attribution, Direction, End, FlowRecord, Method, Sighting};
 use crate::flow::{Counters, Flow, L4, ProtoState, Protocol, Status, TcpState, Tuple};
-use crate::processes::Process;
+use crate::record::{
+    Attribution, Cgroup, Direction, End, FlowRecord, Holder, Method, Origin, Process, Sighting, TcpStats,
+};
 use crate::schema::FlowBatch;
-use crate::sockets::{Cgroup, Holder, Origin, TcpStats};
 
 /// Makes rows of one run: each unlike the others, with NULLs here and there.
 pub(super) struct Rows {

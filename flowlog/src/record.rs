@@ -1,8 +1,15 @@
-//! What one row says of a flow, before it becomes columns.
+//! What one row says of a flow, before it becomes columns. Plain values, which those who make records, those who take
+//! them and those who write them share.
 
+mod command_line;
+
+use std::sync::Arc;
+
+use flowlog_common::Owner;
+
+pub use self::command_line::CommandLine;
+pub(crate) use self::command_line::Kept;
 use crate::flow::Flow;
-use crate::lives::Life;
-use crate::sockets::{Holder, Socket, TcpStats};
 
 /// One row of the flow log before it becomes columns.
 #[derive(Clone, Copy, Debug)]
@@ -50,24 +57,6 @@ pub enum Sighting {
 }
 
 impl Sighting {
-    /// The text of the column `record_type`.
-    pub fn record_type(self) -> &'static str {
-        match self {
-            Self::Destroyed | Self::Vanished | Self::ImportedEnd { .. } | Self::ImportedEntry { .. } => "end",
-            Self::Alive => "active",
-        }
-    }
-
-    /// The text of the column `end_source`.
-    pub fn end_source(self) -> &'static str {
-        match self {
-            Self::Destroyed => "destroy",
-            Self::Vanished => "reconcile",
-            Self::Alive => "active",
-            Self::ImportedEnd { .. } | Self::ImportedEntry { .. } => "import",
-        }
-    }
-
     /// Whether it comes from text, which has a part of what the kernel says.
     pub fn is_imported(self) -> bool {
         matches!(self, Self::ImportedEnd { .. } | Self::ImportedEntry { .. })
@@ -85,18 +74,6 @@ pub enum Direction {
     Local,
     /// Neither is.
     Forwarded,
-}
-
-impl Direction {
-    /// The text of the column `direction`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Outbound => "outbound",
-            Self::Inbound => "inbound",
-            Self::Local => "local",
-            Self::Forwarded => "forwarded",
-        }
-    }
 }
 
 /// How the process at one end of a flow is known, and which it is.
@@ -127,21 +104,6 @@ pub enum Method {
     Ambiguous,
 }
 
-impl Method {
-    /// The text of the column `attribution`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Socket => "socket",
-            Self::Endpoint => "endpoint",
-            Self::Inherited => "inherited",
-            Self::Closer => "closer",
-            Self::Seed => "seed",
-            Self::Raw => "raw",
-            Self::Ambiguous => "ambiguous",
-        }
-    }
-}
-
 /// The process and socket at one end of a flow.
 #[derive(Clone, Copy, Debug)]
 pub struct End<'a> {
@@ -158,37 +120,98 @@ pub struct End<'a> {
 impl<'a> Attribution<'a> {
     /// Several processes could be it.
     pub const AMBIGUOUS: Self = Self { method: Method::Ambiguous, end: None };
-
-    pub(super) fn of_socket(life: &'a Life<Socket>) -> Self {
-        let Life { closed_ns, value: socket, .. } = life;
-        let (method, holder) = match socket {
-            Socket { holder, .. } if holder.is_seeded => (Method::Seed, holder),
-            Socket { passive: false, holder, .. } => (Method::Socket, holder),
-            Socket { closer: Some(closer), .. } => (Method::Closer, closer),
-            Socket { holder, .. } => (Method::Inherited, holder),
-        };
-        Self {
-            method,
-            end: Some(End {
-                holder,
-                cookie: Some(socket.cookie),
-                stats: socket.stats,
-                // Its descriptor closed then; packets may have followed.
-                closed_ns: closed_ns.filter(|_| !holder.is_seeded),
-            }),
-        }
-    }
 }
 
 impl Attribution<'_> {
     /// Whether both are the same socket and process, known in the same way.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
+    pub fn is_same(&self, other: &Self) -> bool {
         let holder = |known: &Self| known.end.map(|end| std::ptr::from_ref(end.holder));
         self.method == other.method && holder(self) == holder(other)
     }
 
     /// Whether it is ambiguous, or the owner was seen: else the socket is older than the daemon.
-    pub(super) fn is_known(&self) -> bool {
+    pub fn is_known(&self) -> bool {
         self.end.is_none_or(|end| end.holder.owner.time_ns != 0)
     }
+}
+
+/// Who held a socket, with all that is known of it at the time when it took the socket.
+#[derive(Clone, Debug)]
+pub struct Holder {
+    /// As the kernel side took it.
+    pub owner: Owner,
+    /// What ran in it, where that is known.
+    pub process: Option<Arc<Process>>,
+    /// What the host says of its user and cgroup.
+    pub origin: Origin,
+    /// Found in /proc, since the socket is older than the programs.
+    pub is_seeded: bool,
+}
+
+impl Holder {
+    /// Whether both are the same process while it ran the same program.
+    pub fn is_same_process(&self, other: &Self) -> bool {
+        match (&self.process, &other.process) {
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            _ => false,
+        }
+    }
+}
+
+/// Names that the host has for numbers of an owner.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// Name of the user.
+    pub user: Option<Arc<str>>,
+    /// The cgroup.
+    pub cgroup: Option<Arc<Cgroup>>,
+}
+
+/// A cgroup of v2, and what its path tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cgroup {
+    /// Path below the root of the hierarchy, beginning with a slash.
+    pub path: Option<Arc<str>>,
+    /// The systemd unit or scope.
+    pub unit: Option<Arc<str>>,
+    /// Id of the container.
+    pub container_id: Option<Arc<str>>,
+    /// Uid of the Kubernetes pod.
+    pub pod_uid: Option<Arc<str>>,
+}
+
+/// A process while it runs one program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// Thread group id in the initial pid namespace.
+    pub tgid: u32,
+    /// When the process began, in `CLOCK_REALTIME` nanoseconds: with the number it names one process.
+    pub start_ns: Option<u64>,
+    /// Its parent when it began; for a process older than the daemon when that started.
+    pub ppid: Option<u32>,
+    /// Audit login uid, who logged in, when it began or began to run this program.
+    pub login_uid: Option<u32>,
+    /// Path of the program, as `/proc/PID/exe` tells it: see [`executed`](crate::processes::executed).
+    pub exe: Option<Arc<str>>,
+    /// The command line.
+    pub cmdline: Option<CommandLine>,
+    /// Program of the parent, at the time of `ppid`.
+    pub parent_exe: Option<Arc<str>>,
+    /// A thread of the kernel, which runs no program: what it does with sockets it does for somebody else.
+    pub is_kernel: bool,
+}
+
+/// What a TCP socket measured in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpStats {
+    /// Smoothed round trip time in microseconds, where one was measured.
+    pub srtt_us: Option<u32>,
+    /// Shortest round trip time in microseconds, where one was measured.
+    pub min_rtt_us: Option<u32>,
+    /// Segments that were sent again.
+    pub retrans: u32,
+    /// Bytes of payload that the peer acknowledged.
+    pub bytes_sent: u64,
+    /// Bytes of payload that were received.
+    pub bytes_received: u64,
 }

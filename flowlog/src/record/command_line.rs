@@ -52,15 +52,15 @@ impl Drop for Part {
 
 /// Decides which command lines are kept.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     all_bytes: Arc<AtomicUsize>,
     /// How many were not.
-    pub(super) refused: u64,
+    pub(crate) refused: u64,
 }
 
 impl Kept {
     /// The command line; `None` where there is no room for it.
-    pub(super) fn keep(&mut self, line: CommandLine) -> Option<CommandLine> {
+    pub(crate) fn keep(&mut self, line: CommandLine) -> Option<CommandLine> {
         let CommandLine { text, .. } = line;
         let bytes = text.len();
         // Others only make room meanwhile: all that is added is added here.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use flowlog::ctnetlink::Requests;
+use flowlog::connections::ctnetlink::Requests;
 use flowlog::flow::{Flow, L4, ProtoState, TcpState};
 use nix::sys::signal::Signal;
 

@@ -10,8 +10,8 @@ use std::net::UdpSocket;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use flowlog::ctnetlink::sets::Helper;
-use flowlog::ctnetlink::{Entry, Requests};
+use flowlog::connections::ctnetlink::sets::Helper;
+use flowlog::connections::ctnetlink::{Entry, Requests};
 use flowlog::flow::{Flow, L4, Protocol, Tuple};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-use flowlog::ebpf::cgroup2_root;
+use flowlog::attribution::ebpf::cgroup2_root;
 
 use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, run_command};

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use flowlog::ctnetlink::{Filter, Requests};
-use flowlog::wal;
-use flowlog::writer::Published;
+use flowlog::connections::ctnetlink::{Filter, Requests};
+use flowlog::log::wal;
+use flowlog::log::writer::Published;
 use nix::sys::signal::Signal;
 
 use crate::full_disk::logged_rows;

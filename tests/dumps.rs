@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use flowlog::ctnetlink::Requests;
+use flowlog::connections::ctnetlink::Requests;
 
 use crate::harness::daemon::{Daemon, run_command};
 use crate::harness::dataset::{Dataset, Row};

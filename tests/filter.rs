@@ -4,9 +4,9 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use flowlog::ctnetlink::{Buffers, Delivery, Listener, Received, Requests, decode};
+use flowlog::connections::ctnetlink::{Buffers, Delivery, Listener, Received, Requests, decode};
+use flowlog::connections::filter::{Conditions, FlowFilter, Mark};
 use flowlog::flow::{Flow, L4, Protocol, Status, Tuple};
-use flowlog::flow_filter::{Conditions, FlowFilter, Mark};
 
 use crate::harness::daemon::{Daemon, run_command};
 use crate::harness::dataset::Dataset;

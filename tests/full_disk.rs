@@ -40,7 +40,7 @@ fn a_full_disk_costs_only_what_is_declared() {
     }
     for path in files_below(&output.join("flows/v1")) {
         let path = path.strip_prefix(&output).unwrap().to_owned();
-        flowlog::writer::Published::read(&output, path).unwrap();
+        flowlog::log::writer::Published::read(&output, path).unwrap();
     }
     wait_for("flows to be lost", || daemon.log().contains("are lost from now on").then_some(()));
     volume.resize(100 * MIB);
@@ -94,8 +94,8 @@ fn recovery_waits_for_room() {
 
 /// Rows in the write-ahead log.
 pub(crate) fn logged_rows(output: &std::path::Path) -> u32 {
-    let segments = flowlog::wal::segments(&output.join("_flowlog/wal")).unwrap().segments;
-    let rows = segments.iter().filter_map(|segment| flowlog::wal::read(&segment.path).ok());
+    let segments = flowlog::log::wal::segments(&output.join("_flowlog/wal")).unwrap().segments;
+    let rows = segments.iter().filter_map(|segment| flowlog::log::wal::read(&segment.path).ok());
     let batches = rows.flat_map(|(_, frames)| frames.map_while(Result::ok).filter_map(|frame| frame.batch));
     batches.map(|batch| u32::try_from(batch.num_rows()).unwrap()).sum()
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use flowlog::ctnetlink::Requests;
+use flowlog::connections::ctnetlink::Requests;
 
 use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, flowlog, run_command};

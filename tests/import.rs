@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::Command;
 
-use flowlog::ctnetlink::sets::{Helper, NatRange, SeqAdj, Timestamps};
-use flowlog::ctnetlink::{Entry, Requests};
+use flowlog::connections::ctnetlink::sets::{Helper, NatRange, SeqAdj, Timestamps};
+use flowlog::connections::ctnetlink::{Entry, Requests};
+use flowlog::connections::proc_net::LabelNames;
+use flowlog::connections::proc_net::parse::{self, Context, Line};
+use flowlog::connections::proc_net::print::{self, Style};
 use flowlog::flow::{Flow, L4, ProtoState, Protocol, SctpState, Status, TcpState, Tuple};
-use flowlog::proc_net::LabelNames;
-use flowlog::proc_net::parse::{self, Context, Line};
-use flowlog::proc_net::print::{self, Style};
 use jiff::tz::TimeZone;
 use nix::sys::signal::Signal;
 

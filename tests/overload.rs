@@ -4,8 +4,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use flowlog::ctnetlink::{Buffers, Delivery, Listener, Received, Requests};
-use flowlog::flow_filter::FlowFilter;
+use flowlog::connections::ctnetlink::{Buffers, Delivery, Listener, Received, Requests};
+use flowlog::connections::filter::FlowFilter;
 use nix::sys::signal::Signal;
 
 use crate::harness::conntrack;

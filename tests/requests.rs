@@ -2,11 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use flowlog::ctnetlink::sets::{
+use flowlog::connections::ctnetlink::sets::{
     ExpectationFlags, Helper, IpAttributes, L4Attributes, NatRange, SeqAdj, SynProxy, TupleAttributes,
 };
-use flowlog::ctnetlink::uapi::{AF_INET, AF_INET6};
-use flowlog::ctnetlink::{
+use flowlog::connections::ctnetlink::uapi::{AF_INET, AF_INET6};
+use flowlog::connections::ctnetlink::{
     Buffers, Delivery, Entry, Expectation, Filter, Group, Listener, Received, Requests, decode,
 };
 use flowlog::flow::{Flow, L4, ProtoState, Protocol, Status, TcpState, Tuple};

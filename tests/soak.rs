@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flowlog::writer::Published;
+use flowlog::log::writer::Published;
 
 use crate::harness::daemon::{Daemon, flowlog, run_command};
 use crate::harness::dataset::files_below;

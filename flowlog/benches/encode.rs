@@ -18,15 +18,15 @@ use anyhow::Result;
 use arrow_array::RecordBatch;
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput};
-use flowlog::ctnetlink::sets::{CounterAttributes, Timestamps};
-use flowlog::ctnetlink::uapi::IPCTNL_MSG_CT_DELETE;
-use flowlog::ctnetlink::{Entry, decode, encode};
-use flowlog::duplicates::Seen;
+use flowlog::connections::ctnetlink::sets::{CounterAttributes, Timestamps};
+use flowlog::connections::ctnetlink::uapi::IPCTNL_MSG_CT_DELETE;
+use flowlog::connections::ctnetlink::{Entry, decode, encode};
+use flowlog::connections::duplicates::Seen;
 use flowlog::flow::{Counters, Flow};
+use flowlog::log::schema::{FlowBatch, RunFacts};
+use flowlog::log::wal::{SegmentHeader, Wal, WalSync};
+use flowlog::log::writer::{Compatibility, Directory, Rotation, Writer};
 use flowlog::record::FlowRecord;
-use flowlog::schema::{FlowBatch, RunFacts};
-use flowlog::wal::{SegmentHeader, Wal, WalSync};
-use flowlog::writer::{Compatibility, Directory, Rotation, Writer};
 
 use crate::rows::Rows;
 

@@ -15,8 +15,8 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use clap::Parser;
-use flowlog::schema::FlowBatch;
-use flowlog::writer::{Compatibility, Directory, Published, Rotation, Writer};
+use flowlog::log::schema::FlowBatch;
+use flowlog::log::writer::{Compatibility, Directory, Published, Rotation, Writer};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::json;
 

@@ -31,7 +31,7 @@ fn directory() -> TempDir {
 
 /// What is wrong with an output directory, in words.
 fn faults(output: &Path) -> Vec<String> {
-    let report = crate::verify::verify(output, None, &mut |_| {}).unwrap();
+    let report = crate::log::verify::verify(output, None, &mut |_| {}).unwrap();
     if report.ok {
         Vec::new()
     } else {

@@ -8,16 +8,16 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use flowlog::cli::{self, Command};
-use flowlog::config::ConfigError;
-use flowlog::time_zone::UnusableTimeZone;
-use flowlog::{conntrack_cli, daemon};
+use flowlog::commands::cli::{self, Command};
+use flowlog::commands::config::ConfigError;
+use flowlog::commands::{conntrack, daemon};
+use flowlog::host::time_zone::UnusableTimeZone;
 
 fn main() -> ExitCode {
     // A link with that name stands in for conntrack(8).
     let mut args = env::args_os();
     if args.next().is_some_and(|program| Path::new(&program).file_name() == Some("conntrack".as_ref())) {
-        return conntrack_cli::run(args.collect());
+        return conntrack::run(args.collect());
     }
     // Wrong usage of the command line ends here, with a message and exit code 2.
     let command = cli::Args::parse().command;
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => cli::verify(&args),
         Command::Import(args) => cli::import(args),
         Command::Schema(args) => cli::schema(&args).map(|()| true),
-        Command::Conntrack { args } => return conntrack_cli::run(args),
+        Command::Conntrack { args } => return conntrack::run(args),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -191,7 +191,7 @@ pub struct Process {
     pub ppid: Option<u32>,
     /// Audit login uid, who logged in, when it began or began to run this program.
     pub login_uid: Option<u32>,
-    /// Path of the program, as `/proc/PID/exe` tells it: see [`executed`](crate::processes::executed).
+    /// Path of the program, as `/proc/PID/exe` tells it: see [`executed`](crate::attribution::processes::executed).
     pub exe: Option<Arc<str>>,
     /// The command line.
     pub cmdline: Option<CommandLine>,

@@ -10,7 +10,7 @@ use std::thread::{JoinHandle, available_parallelism};
 use aya::Ebpf;
 use aya::maps::{MapType, PerCpuArray, loaded_maps};
 use aya::programs::{CgroupAttachMode, CgroupSock, loaded_links, loaded_programs};
-use flowlog::ebpf::cgroup2_root;
+use flowlog::attribution::ebpf::cgroup2_root;
 use nix::errno::Errno;
 use object::write::{Object, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use flowlog::ctnetlink::Requests;
+use flowlog::connections::ctnetlink::Requests;
 use flowlog::flow::{Flow, L4, ProtoState, Protocol, Status, TcpState, Tuple};
 
 use super::namespace::Namespace;

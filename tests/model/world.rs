@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flowlog::ctnetlink::{Buffers, Delivery, Filter, Listener, Received, Requests};
+use flowlog::connections::ctnetlink::{Buffers, Delivery, Filter, Listener, Received, Requests};
+use flowlog::connections::filter::FlowFilter;
 use flowlog::flow::Tuple;
-use flowlog::flow_filter::FlowFilter;
 use nix::sys::signal::Signal;
 
 use super::reference::{Reference, Window};

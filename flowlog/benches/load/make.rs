@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use flowlog::ctnetlink::Requests;
+use flowlog::connections::ctnetlink::Requests;
 use flowlog::flow::{Flow, L4};
 use serde_json::{Value, json};
 

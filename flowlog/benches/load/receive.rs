@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use flowlog::ctnetlink::{Delivery, Listener};
-use flowlog::flow_filter::FlowFilter;
+use flowlog::connections::ctnetlink::{Delivery, Listener};
+use flowlog::connections::filter::FlowFilter;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};

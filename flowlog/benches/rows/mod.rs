@@ -8,17 +8,17 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use flowlog::addresses::Addresses;
-use flowlog::attribute::{Observer, Tables, attribute};
-use flowlog::clocks::Clocks;
-use flowlog::cmdline::Mode;
-use flowlog::endpoints::{Endpoint, Port};
+use flowlog::attribution::addresses::Addresses;
+use flowlog::attribution::clocks::Clocks;
+use flowlog::attribution::cmdline::Mode;
+use flowlog::attribution::endpoints::{Endpoint, Port};
+use flowlog::attribution::join::{Observer, Tables, attribute};
+use flowlog::attribution::lives::Limits;
+use flowlog::attribution::sockets::{Ends, Socket};
+use flowlog::connections::timeouts::Timeouts;
 use flowlog::flow::{Flow, L4, Protocol, Tuple};
-use flowlog::lives::Limits;
+use flowlog::log::schema::{RunContext, RunFacts};
 use flowlog::record::{Cgroup, FlowRecord, Holder, Origin, Process, Sighting, TcpStats};
-use flowlog::schema::{RunContext, RunFacts};
-use flowlog::sockets::{Ends, Socket};
-use flowlog::timeouts::Timeouts;
 use flowlog_common::Owner;
 use uuid::Uuid;
 

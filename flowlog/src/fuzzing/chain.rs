@@ -7,8 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use uuid::Uuid;
 
 use super::directory;
-use crate::ledger::{self, Event, Hash, Ledger, Line, Stopped, lines};
-use crate::verify::verify;
+use crate::log::ledger::{self, Event, Hash, Ledger, Line, Stopped, lines};
+use crate::log::verify::verify;
 
 /// What each line begins with; 64 digits follow.
 const PREV: &[u8] = br#"{"prev":""#;

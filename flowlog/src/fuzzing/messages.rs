@@ -4,12 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::ctnetlink::decode::{self, Decoded, Message};
-use crate::ctnetlink::socket_filter::{compile, interpreter::takes};
-use crate::ctnetlink::{encode, uapi};
+use crate::connections::ctnetlink::decode::{self, Decoded, Message};
+use crate::connections::ctnetlink::socket_filter::{compile, interpreter::takes};
+use crate::connections::ctnetlink::{encode, uapi};
+use crate::connections::filter::{FlowFilter, Mark};
 use crate::flow::{Flow, Protocol};
-use crate::flow_filter::{FlowFilter, Mark};
-use crate::nft_rules::Rules;
+use crate::host::nft_rules::Rules;
 
 /// A datagram, and the same bytes as the payload of one message: of a flow, and of a rule that comes, goes and ends
 /// its transaction.

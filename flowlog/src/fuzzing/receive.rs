@@ -1,16 +1,16 @@
 //! The receiving side from bytes to rows: events of the programs and messages of the kernel.
 
-use crate::addresses::Addresses;
-use crate::attribute::{Observer, Tables, attribute};
-use crate::clocks::Clocks;
-use crate::cmdline::Mode;
-use crate::ctnetlink::decode;
-use crate::duplicates::Seen;
-use crate::ebpf;
-use crate::lives::Limits;
+use crate::attribution::addresses::Addresses;
+use crate::attribution::clocks::Clocks;
+use crate::attribution::cmdline::Mode;
+use crate::attribution::ebpf;
+use crate::attribution::join::{Observer, Tables, attribute};
+use crate::attribution::lives::Limits;
+use crate::connections::ctnetlink::decode;
+use crate::connections::duplicates::Seen;
+use crate::connections::timeouts::Timeouts;
+use crate::log::schema::{FlowBatch, RunContext};
 use crate::record::{Origin, Sighting};
-use crate::schema::{FlowBatch, RunContext};
-use crate::timeouts::Timeouts;
 
 /// `CLOCK_REALTIME` less `CLOCK_MONOTONIC`.
 const OFFSET_NS: u64 = 1_795_000_000_000_000_000;

@@ -10,12 +10,12 @@ use arrow_array::Array as _;
 use uuid::Uuid;
 
 use super::{directory, faults};
-use crate::ledger::Started;
-use crate::retention::RetentionLimits;
-use crate::schema::{RunContext, RunFacts};
-use crate::store::{Store, StoreConfig};
-use crate::wal::{self, Frame, Frames, SegmentHeader, Wal, WalSync};
-use crate::writer::{Compatibility, Directory, Published, Rotation, seqs};
+use crate::log::ledger::Started;
+use crate::log::retention::RetentionLimits;
+use crate::log::schema::{RunContext, RunFacts};
+use crate::log::store::{Store, StoreConfig};
+use crate::log::wal::{self, Frame, Frames, SegmentHeader, Wal, WalSync};
+use crate::log::writer::{Compatibility, Directory, Published, Rotation, seqs};
 
 /// Bytes of a segment before the length of its header.
 const BEFORE_LENGTH_BYTES: usize = 12;

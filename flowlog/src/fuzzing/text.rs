@@ -1,9 +1,9 @@
 //! Lines of connection tracking and of conntrack(8): what is read is written so that it is read again.
 
-use crate::conntrack_cli;
-use crate::ctnetlink::decode::Event;
-use crate::proc_net::round_trip::{MAX_TIME_S, names, parse, parse_leniently, print_as, style};
-use crate::proc_net::xml;
+use crate::commands::conntrack;
+use crate::connections::ctnetlink::decode::Event;
+use crate::connections::proc_net::round_trip::{MAX_TIME_S, names, parse, parse_leniently, print_as, style};
+use crate::connections::proc_net::xml;
 
 /// Lines of `/proc/net/nf_conntrack`, and of conntrack(8) with any of its options.
 pub fn line(bytes: &[u8]) {
@@ -24,13 +24,13 @@ pub fn line(bytes: &[u8]) {
         xml::entry(&mut out, &line.entry, line.event, &style(text, &line, &names(), MAX_TIME_S));
         assert!(std::str::from_utf8(&out).is_ok());
         // What `-o save` prints is a line for `-R`, up to what conntrack(8) cannot say.
-        let _ = conntrack_cli::understands(&conntrack_cli::saved(&line.entry, Event::New));
+        let _ = conntrack::understands(&conntrack::saved(&line.entry, Event::New));
     }
 }
 
 /// Lines of a file for `conntrack -R`.
 pub fn command_line(bytes: &[u8]) {
     for line in String::from_utf8_lossy(bytes).lines() {
-        let _ = conntrack_cli::understands(line);
+        let _ = conntrack::understands(line);
     }
 }

@@ -1,0 +1,484 @@
+//! `flowlog run`: the only place with threads, channels, select and signals.
+//!
+//! The receiving side is the main thread, on a current-thread runtime: it reads netlink and the ring
+//! buffer, joins, and fills batches. It never touches the disk. The writing side is a thread of its
+//! own that never touches netlink. Between them is one bounded channel, in one direction.
+
+mod addresses;
+mod clock;
+mod counts;
+mod local;
+mod needed;
+mod older;
+mod output;
+mod programs;
+mod receive;
+mod said;
+mod scrape;
+mod watched;
+mod writing;
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use flowlog_common::heap;
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
+use serde_json::Value;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::MissedTickBehavior;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use self::clock::now_us;
+use self::counts::Counts;
+use self::local::Local;
+use self::output::Output;
+use self::programs::Programs;
+use self::watched::{Dump, REFRESH_INTERVAL, Watch, Watched};
+use self::writing::Written;
+use crate::commands::config::Config;
+use crate::commands::doctor::Settings;
+use crate::commands::metrics::Metrics;
+use crate::connections::ctnetlink::{Buffers, Losses};
+use crate::connections::filter::FlowFilter;
+use crate::flow::Flow;
+use crate::gaps::Pending;
+use crate::host::identity::Host;
+use crate::host::needs::Need;
+use crate::log::ledger::Started;
+use crate::log::schema::{FlowBatch, RunContext, RunFacts};
+use crate::log::store::{Store, StoreConfig};
+use crate::log::writer::Directory;
+
+/// How often the ring buffer is read where no flow ends: it must not fill up in between.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The interval of what is turned off.
+const NEVER: Duration = Duration::from_secs(86_400 * 365);
+
+/// How long the last events may take at the stop.
+const READ_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How often the sockets are read before a list of the table: each turn takes some thousand events.
+const MAX_TURNS_BEFORE_DUMP: u32 = 100;
+
+/// How long the last files may take at the stop. What is not published then is in the write-ahead log.
+const PUBLISH_DEADLINE: Duration = Duration::from_secs(40);
+
+/// How long the write-ahead log may take to have the last rows.
+const WAL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a filter may be. Each file and each segment of the write-ahead log says it, and a line of the ledger,
+/// which must not be longer than 256 KiB.
+const MAX_FILTER_BYTES: usize = 128 << 10;
+
+/// Logs flows to the directory until SIGTERM or SIGINT, then publishes what is there.
+///
+/// # Errors
+///
+/// Where something that is needed is missing at the start, and where flows were lost because they
+/// could not be written.
+pub fn run(config: Config, directory: Directory) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        // First: a signal that comes while the daemon starts must not end it half-way.
+        let mut signals = Signals::handle()?;
+        Daemon::start(config, directory)?.run(&mut signals).await
+    })
+}
+
+/// The signals that are requests.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn handle() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot handle SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot handle SIGINT")?,
+            hangup: signal(SignalKind::hangup()).context("cannot handle SIGHUP")?,
+        })
+    }
+
+    /// Waits for a signal that asks to stop.
+    async fn stop(&mut self) {
+        let Self { terminate, interrupt, hangup: _ } = self;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+}
+
+/// The receiving side.
+struct Daemon {
+    watched: Vec<Watched>,
+    /// Readable when any listener is.
+    readable: AsyncFd<OwnedFd>,
+    buffers: Buffers,
+    /// Flows of one read.
+    flows: Vec<Flow>,
+    local: Local,
+    programs: Programs,
+    output: Output,
+    table_share_percent: u8,
+    dump_interval: Duration,
+    audit_interval: Option<Duration>,
+    counts: Counts,
+    metrics: Metrics,
+}
+
+impl Daemon {
+    fn start(config: Config, directory: Directory) -> Result<Self> {
+        let Config {
+            output: directory_name,
+            namespaces,
+            ebpf,
+            delivery,
+            dump_interval,
+            audit_interval,
+            active_interval,
+            rotation,
+            compatibility,
+            wal_sync,
+            table_share_percent,
+            receive_buffer_bytes,
+            ring_buffer_bytes,
+            sockets,
+            retention,
+            metrics: metrics_address,
+            cmdline,
+            filter,
+            keep,
+        } = config;
+        let recorded = recorded(&filter)?;
+        let watch = Watch { delivery, receive_buffer_bytes, active_interval, filter: &filter, keep };
+        let metrics = Metrics::default();
+        if let Some(address) = metrics_address {
+            scrape::serve(address, metrics.exposition())?;
+        }
+        let mut local = Local::start(ebpf, ring_buffer_bytes, sockets, cmdline)?;
+
+        let programs = Programs::new(keep);
+
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll instance")?;
+        let mut watched = Vec::new();
+        let mut settings = Vec::new();
+        for namespace in namespaces {
+            let (namespace, found) = Watched::open(namespace, watch, &local, &epoll)?;
+            watched.push(namespace);
+            settings.push(found);
+        }
+        // After the subscription: what ends from now on is either in the dump or sends a message.
+        for watched in &mut watched {
+            watched.dump(&mut local, Dump::Due)?;
+        }
+        let watched_since_us = now_us();
+        let (mut buffers, mut gaps) = (Buffers::default(), Pending::default());
+        for watched in &mut watched {
+            watched.look(&mut buffers, &mut gaps);
+        }
+
+        let host = Host::this();
+        let context = RunContext {
+            run_id: Uuid::now_v7(),
+            host_id: host.id,
+            host_name: host.name,
+            boot_id: host.boot_id,
+        };
+        let started = Started {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host_id: context.host_id.clone(),
+            host_name: context.host_name.clone(),
+            boot_id: context.boot_id.clone(),
+            kernel: host.kernel.clone(),
+            delivery: delivery.name().to_owned(),
+            netns: watched.iter().map(|watched| watched.namespace.inode()).collect(),
+            filter: recorded.clone(),
+            wal_sync: wal_sync.to_string(),
+            unwatched_since_us: None,
+            torn_bytes: None,
+        };
+        let facts = RunFacts {
+            run: context.clone(),
+            kernel: host.kernel,
+            acct: in_all(&settings, |settings| settings.acct),
+            timestamp: in_all(&settings, |settings| settings.timestamp),
+            filter: recorded.clone(),
+        };
+        let store = Store::open(
+            StoreConfig {
+                directory,
+                rotation,
+                compatibility,
+                wal_sync,
+                retention,
+                facts,
+                started,
+                watched_since_us: Some(watched_since_us),
+            },
+            SystemTime::now(),
+        )?;
+        local.drain()?;
+        local.seed();
+        local.seed_sockets(&watched, false)?;
+        if let Some(filter) = recorded {
+            info!("not all flows are recorded: the filter is {filter}");
+        }
+        heap::give_back();
+        info!(
+            "ready: run {}, {} network namespace(s), {}, writing to `{}`",
+            context.run_id,
+            watched.len(),
+            if local.ebpf.is_some() { "processes from eBPF" } else { "no processes" },
+            directory_name.display(),
+        );
+        let mut output = Output::start(FlowBatch::new(&context), store, metrics.clone())?;
+        gaps.take().into_iter().for_each(|gap| output.gaps.add(gap));
+        Ok(Self {
+            watched,
+            readable: async_fd(epoll.0)?,
+            buffers,
+            flows: Vec::new(),
+            local,
+            programs,
+            output,
+            table_share_percent,
+            dump_interval,
+            audit_interval,
+            counts: Counts::default(),
+            metrics,
+        })
+    }
+
+    /// Works until a signal asks to stop, or something fails for good; publishes in both cases.
+    async fn run(mut self, signals: &mut Signals) -> Result<()> {
+        let worked = self.work(signals).await;
+        if let Err(error) = &worked {
+            error!("stopping, because flows cannot be read any more: {error:#}");
+        }
+        let stopped = self.stop(worked.is_ok(), signals).await;
+        worked.and(stopped)
+    }
+
+    async fn work(&mut self, signals: &mut Signals) -> Result<()> {
+        let mut drain = interval(DRAIN_INTERVAL);
+        let mut refresh = interval(REFRESH_INTERVAL);
+        let mut dump = interval(self.dump_interval);
+        dump.reset();
+        let mut audit = interval(self.audit_interval.unwrap_or(NEVER));
+        audit.reset();
+        // Does nothing where no service manager waits for it.
+        if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+            warn!("cannot tell the service manager that flowlog is ready: {error}");
+        }
+
+        // Whether the sockets were not read to their end in the last turn.
+        let mut more = false;
+        loop {
+            tokio::select! {
+                biased;
+                _ = signals.terminate.recv() => return Ok(()),
+                _ = signals.interrupt.recv() => return Ok(()),
+                _ = signals.hangup.recv() => self.output.rotate()?,
+                // On a slow host, what is done now and then may take longer than its interval: that must leave time for
+                // events, so each interval begins when the work is done.
+                _ = refresh.tick() => {
+                    self.refresh();
+                    refresh.reset();
+                }
+                _ = drain.tick() => {
+                    self.local.drain()?;
+                    more |= self.check_hold();
+                    self.record_dumps()?;
+                    self.look()?;
+                    self.tick()?;
+                    self.update_metrics();
+                    drain.reset();
+                }
+                // While nothing can be taken, events wait that may tell of what a dump would miss.
+                _ = dump.tick(), if !self.output.is_blocked() => {
+                    self.dump(Dump::Due)?;
+                    dump.reset();
+                }
+                _ = audit.tick(), if self.audit_interval.is_some() && !self.output.is_blocked() => {
+                    self.dump(Dump::Audit)?;
+                    audit.reset();
+                }
+                room = self.output.room(), if self.output.is_blocked() => {
+                    room?;
+                    self.output.send_waiting()?;
+                    self.check_hold();
+                    more = true;
+                }
+                ready = ready_to_receive(&self.readable, more), if self.can_receive() => {
+                    ready.context("cannot wait for the netlink sockets")?;
+                    more = self.receive()?;
+                }
+            }
+        }
+    }
+
+    /// Reads again what changes rarely, and what the kernel has lost.
+    fn refresh(&mut self) {
+        for watched in &mut self.watched {
+            watched.refresh();
+            watched.read_losses(&mut self.output.gaps);
+        }
+    }
+
+    /// Looks at what flowlog needs of the host. Where events were off until now, what was made meanwhile is listed.
+    fn look(&mut self) -> Result<()> {
+        let Self { watched, buffers, output, local, programs, .. } = self;
+        programs.look(local, &mut output.gaps)?;
+        local.look_again(watched)?;
+        watched.iter_mut().for_each(|watched| watched.look(buffers, &mut output.gaps));
+        let is_due = |watched: &Watched| watched.has_silent && watched.needed.is_met(Need::Events);
+        if self.watched.iter().any(is_due) && self.read_before_dump()? {
+            let Self { watched, local, .. } = self;
+            watched
+                .iter_mut()
+                .filter(|watched| is_due(watched))
+                .try_for_each(|watched| watched.dump(local, Dump::Audit))?;
+        }
+        Ok(())
+    }
+
+    /// Reads all events that wait: what ended since the last list must not be missing in the next one, too, before its
+    /// event is read. Says whether that could be done.
+    fn read_before_dump(&mut self) -> Result<bool> {
+        for _ in 0..MAX_TURNS_BEFORE_DUMP {
+            if self.output.is_blocked() {
+                return Ok(false);
+            }
+            if !self.receive()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Lists the tables, unless there are too many events that were not read: then the next time.
+    fn dump(&mut self, why: Dump) -> Result<()> {
+        if !self.read_before_dump()? {
+            return Ok(());
+        }
+        self.watched.iter_mut().try_for_each(|watched| watched.dump(&mut self.local, why))
+    }
+
+    /// Reads what the kernel had queued, where it `can_read`, publishes, and says what there was. Another
+    /// signal makes it leave the rows in the write-ahead log.
+    async fn stop(mut self, can_read: bool, signals: &mut Signals) -> Result<()> {
+        info!("stopping: reading what the kernel has queued, and publishing");
+        let read = tokio::select! {
+            read = tokio::time::timeout(READ_DEADLINE, self.read_rest(can_read)) => read.unwrap_or(Ok(false)),
+            () = signals.stop() => {
+                self.output.status.give_up();
+                Ok(false)
+            }
+        };
+        if !matches!(read, Ok(true)) {
+            self.declare_unread();
+        }
+        let handed_over = tokio::time::timeout(WAL_DEADLINE, self.hand_over()).await;
+        let handed_over = handed_over.context("the disk does not answer").flatten();
+        let Losses { overruns, truncated } = self.losses();
+        let Self { watched, local, output, counts, .. } = self;
+        let status = std::sync::Arc::clone(&output.status);
+        let mut written = output.close();
+        let stopped_by = tokio::select! {
+            biased;
+            written = &mut written => Some(written),
+            () = signals.stop() => None,
+            () = tokio::time::sleep(PUBLISH_DEADLINE) => None,
+        };
+        let written = match stopped_by {
+            Some(written) => written,
+            None => {
+                warn!(
+                    "stopping without publishing: the rows are in the write-ahead log, and published at the next start"
+                );
+                status.give_up();
+                tokio::time::timeout(WAL_DEADLINE, written).await.context("the disk does not answer")?
+            }
+        };
+        let Written { published, lost_rows, is_complete } =
+            written.context("the writing thread has ended")?;
+        info!(
+            rows = published.rows,
+            files = published.files,
+            is_complete,
+            lost_rows,
+            lost_flows = counts.lost,
+            duplicates = counts.duplicates,
+            overruns,
+            truncated,
+            undecodable = counts.undecodable,
+            unknown_attributes = counts.unknown_attributes,
+            zeroed = watched.iter().map(|watched| watched.dumps.zeroed()).sum::<u64>(),
+            lost_events = local.lost,
+            evicted_sockets = local.tables.evicted(),
+            "stopped"
+        );
+        if lost_rows > 0 {
+            bail!("{lost_rows} flows could not be written; the lines above say why");
+        }
+        read.and(handed_over)
+    }
+}
+
+/// What files, ledger and write-ahead log say of the filter.
+fn recorded(filter: &FlowFilter) -> Result<Option<Value>> {
+    if filter.is_empty() {
+        return Ok(None);
+    }
+    let json = serde_json::to_value(filter)?;
+    let bytes = json.to_string().len();
+    if bytes > MAX_FILTER_BYTES {
+        bail!(
+            "the filter has {bytes} bytes as JSON, expected at most {MAX_FILTER_BYTES}: each file says it; make its lists shorter"
+        );
+    }
+    Ok(Some(json))
+}
+
+/// The interval, which does not catch up on what it missed.
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe, for types that may close their descriptor early; this one owns it"
+)]
+fn async_fd(epoll: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(epoll).context("cannot watch the netlink sockets")
+}
+
+/// Waits until a listener can be read; does not wait where the last turn left something.
+async fn ready_to_receive(readable: &AsyncFd<OwnedFd>, more: bool) -> std::io::Result<()> {
+    if more {
+        tokio::task::yield_now().await;
+    } else {
+        // Cleared before the sockets are read: what arrives meanwhile makes it ready again.
+        readable.readable().await?.clear_ready();
+    }
+    Ok(())
+}
+
+/// Whether a sysctl is on in all namespaces; `None` where that differs or is not known.
+fn in_all(settings: &[Settings], sysctl: impl Fn(&Settings) -> Option<u8>) -> Option<bool> {
+    let mut values = settings.iter().map(|settings| sysctl(settings).map(|value| value != 0));
+    let first = values.next()?;
+    values.all(|value| value == first).then_some(first)?
+}

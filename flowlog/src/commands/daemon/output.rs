@@ -1,0 +1,155 @@
+//! The batch that is filled, the channel, and what waits for room in it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+
+use super::clock::now_us;
+use super::writing::{Status, ToWriter, Written, start_writer};
+use crate::commands::metrics::Metrics;
+use crate::connections::ctnetlink::DATAGRAMS;
+use crate::gaps::{Gap, Pending};
+use crate::log::schema::FlowBatch;
+use crate::log::store::Store;
+
+/// Rows that a batch has at most. More make this side hold more memory, fewer make the other side slower. A
+/// power of two: columns grow by doubling, so one row more would take twice the memory.
+const BATCH_ROWS: usize = 8192;
+
+/// How long a row waits in an unfinished batch.
+const BATCH_AGE: Duration = Duration::from_secs(1);
+
+/// Batches between the two sides: how far the writer may be behind before the reader stops, and the
+/// kernel has to hold the flows.
+const CHANNEL_BATCHES: usize = 8;
+
+/// The batch that is filled now, and the way to the writing side. Never waits: where the channel has no
+/// room, a message stays here, and the caller reads no more flows.
+pub(super) struct Output {
+    pub(super) batch: FlowBatch,
+    pub(super) gaps: Pending,
+    /// When it began to take flows.
+    pub(super) began_us: i64,
+    /// All flows that ended before this time were read.
+    pub(super) complete_until_us: i64,
+    ticked: Instant,
+    /// What found no room, oldest first: at most the batch, and what a stop or a rotation adds.
+    waiting: VecDeque<ToWriter>,
+    to_writer: mpsc::Sender<ToWriter>,
+    pub(super) status: Arc<Status>,
+    written: oneshot::Receiver<Written>,
+}
+
+impl Output {
+    pub(super) fn start(batch: FlowBatch, store: Store, metrics: Metrics) -> Result<Self> {
+        let (to_writer, from_reader) = mpsc::channel(CHANNEL_BATCHES);
+        let status = Arc::new(Status::default());
+        let written = start_writer(store, from_reader, Arc::clone(&status), metrics)?;
+        let began_us = now_us();
+        Ok(Self {
+            batch,
+            gaps: Pending::default(),
+            began_us,
+            complete_until_us: began_us,
+            ticked: Instant::now(),
+            waiting: VecDeque::new(),
+            to_writer,
+            status,
+            written,
+        })
+    }
+
+    /// Whether the writing side is behind, so that no more flows can be taken.
+    pub(super) fn is_blocked(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Waits until the channel has room.
+    pub(super) async fn room(&self) -> Result<()> {
+        self.to_writer.reserve().await.map(drop).map_err(|_closed| writer_ended())
+    }
+
+    /// Sends what waits, as far as there is room.
+    pub(super) fn send_waiting(&mut self) -> Result<()> {
+        while let Some(message) = self.waiting.pop_front() {
+            match self.to_writer.try_send(message) {
+                Ok(()) => {}
+                Err(TrySendError::Full(message)) => {
+                    self.waiting.push_front(message);
+                    break;
+                }
+                Err(TrySendError::Closed(_)) => return Err(writer_ended()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the batch over where it has no room for all that one read may bring.
+    pub(super) fn flush_if_full(&mut self) -> Result<()> {
+        if self.batch.len() + DATAGRAMS > BATCH_ROWS { self.flush() } else { Ok(()) }
+    }
+
+    /// Once a second: hands over what is there.
+    pub(super) fn tick(&mut self) -> Result<()> {
+        if self.ticked.elapsed() < BATCH_AGE || self.is_blocked() {
+            return Ok(());
+        }
+        self.ticked = Instant::now();
+        self.flush()?;
+        self.send(ToWriter::Tick { complete_until_us: self.complete_until_us })
+    }
+
+    /// Hands over what is there, and finishes all files.
+    pub(super) fn rotate(&mut self) -> Result<()> {
+        self.flush()?;
+        if self.waiting.iter().any(|message| matches!(message, ToWriter::Rotate)) {
+            return Ok(());
+        }
+        self.send(ToWriter::Rotate)
+    }
+
+    /// Hands over the last of all.
+    pub(super) fn flush_last(&mut self) -> Result<()> {
+        self.flush()?;
+        self.send(ToWriter::Tick { complete_until_us: self.complete_until_us })
+    }
+
+    /// Hands over the rows and the losses that are there.
+    pub(super) fn flush(&mut self) -> Result<()> {
+        if !self.gaps.is_empty() {
+            let gaps: Vec<Gap> = self.gaps.take();
+            self.send(ToWriter::Gaps(gaps))?;
+        }
+        if !self.batch.is_empty() {
+            let rows = self.batch.finish();
+            self.send(ToWriter::Batch { rows, complete_until_us: self.complete_until_us })?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, message: ToWriter) -> Result<()> {
+        self.waiting.push_back(message);
+        self.send_waiting()
+    }
+
+    /// How many messages wait for the writing side, and how many can before no more flows are taken.
+    pub(super) fn queue(&self) -> (u64, u64) {
+        let max = self.to_writer.max_capacity();
+        let waiting = max.saturating_sub(self.to_writer.capacity()) + self.waiting.len();
+        (waiting as u64, max as u64)
+    }
+
+    /// Lets the writing side finish: nothing more comes.
+    pub(super) fn close(self) -> oneshot::Receiver<Written> {
+        drop(self.to_writer);
+        self.written
+    }
+}
+
+fn writer_ended() -> anyhow::Error {
+    anyhow!("the writing thread has ended")
+}

@@ -1,0 +1,368 @@
+//! A network namespace that is watched: its listener, and what has to be known of it.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::time::ClockId;
+use tracing::{debug, warn};
+
+use super::addresses::LocalAddresses;
+use super::clock::{now_ns, now_us};
+use super::local::Local;
+use super::needed::Needed;
+use crate::attribution::clocks::Clocks;
+use crate::attribution::join::Observer;
+use crate::causes::one_line;
+use crate::commands::doctor::{Settings, read_settings};
+use crate::connections::ctnetlink::{Buffers, Delivery, Listener, Requests};
+use crate::connections::dumps::{Dumps, Follow};
+use crate::connections::duplicates::Seen;
+use crate::connections::filter::FlowFilter;
+use crate::connections::timeouts::Timeouts;
+use crate::gaps::{Cause, Gap, Pending, Stage};
+use crate::host::namespace::Namespace;
+use crate::host::needs::Need;
+
+/// How often timeouts and the sizes of tables are read, and addresses listed, of which each change is told in between.
+pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How large the table may become. /proc shows the value of the namespace of the thread that opens it.
+const TABLE_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+
+/// Bounds of what is remembered to recognise duplicates, whatever the size of the table: a small table is
+/// filled many times in a second, a huge one would take all memory.
+const SEEN_MIN: usize = 1 << 16;
+const SEEN_MAX: usize = 1 << 20;
+
+/// Below this part of its limit the table has room again.
+const ROOM_AGAIN_PERCENT: u64 = 90;
+
+/// Why the table is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dump {
+    /// Entries that are followed may have ended.
+    Due,
+    /// To find what ends without an event, for whatever reason.
+    Audit,
+    /// The run ends.
+    Last,
+}
+
+/// How a namespace is watched.
+#[derive(Clone, Copy)]
+pub(super) struct Watch<'f> {
+    pub(super) delivery: Delivery,
+    pub(super) receive_buffer_bytes: usize,
+    pub(super) active_interval: Option<Duration>,
+    pub(super) filter: &'f FlowFilter,
+    /// Whether what others take away is set right.
+    pub(super) keep: bool,
+}
+
+/// One network namespace.
+pub(super) struct Watched {
+    pub(super) namespace: Namespace,
+    /// Its cookie, as sockets have it.
+    pub(super) netns_cookie: Option<u64>,
+    addresses: LocalAddresses,
+    timeouts: Timeouts,
+    pub(super) listener: Listener,
+    /// Which of its flows are recorded. The listener sends no others where the kernel can tell.
+    pub(super) filter: FlowFilter,
+    pub(super) requests: Requests,
+    pub(super) seen: Seen,
+    /// Entries of the table that the kernel allows.
+    pub(super) table_max: u32,
+    /// Entries of the table, as of the last time they were counted.
+    pub(super) entries: u32,
+    pub(super) dumps: Dumps,
+    /// What it has of what flowlog needs.
+    pub(super) needed: Needed,
+    /// Entries were made that end without an event, and are not listed yet.
+    pub(super) has_silent: bool,
+    has_said_left_out: bool,
+    /// Connections of which it was said that their counters were set back.
+    said_zeroed: u64,
+    /// The kernel holds too many entries: flows are counted and dropped.
+    pub(super) is_shedding: bool,
+    /// When nothing was left to be read the last time.
+    pub(super) read_until_us: i64,
+    /// When something came the last time.
+    pub(super) received: Instant,
+    /// When it subscribed, by the clock that does not jump and by the other one.
+    since_monotonic_ns: u64,
+    since_ns: u64,
+    /// The socket had no room since it was quiet: the kernel may hold messages.
+    pub(super) is_held: bool,
+    /// Messages were dropped that are not declared yet.
+    pub(super) has_dropped: bool,
+    /// Messages that were dropped and declared.
+    dropped: u64,
+}
+
+impl Watched {
+    /// Subscribes in the namespace, and adds the socket to those that are waited for.
+    pub(super) fn open(
+        namespace: Namespace,
+        watch: Watch<'_>,
+        local: &Local,
+        epoll: &Epoll,
+    ) -> Result<(Self, Settings)> {
+        let Watch { delivery, receive_buffer_bytes, active_interval, filter, keep } = watch;
+        let name = namespace.name().unwrap_or("own");
+        let (opened, probe, settings) = namespace.run(|| {
+            let opened = Requests::open().and_then(|mut requests| {
+                // Subscribing succeeds also where nothing will ever come.
+                requests.count()?;
+                let listener = Listener::open(receive_buffer_bytes, delivery, filter)?;
+                Ok((requests, listener, Needed::open(name, keep)?))
+            });
+            (opened, UdpSocket::bind("0.0.0.0:0"), read_settings())
+        })?;
+        let (requests, listener, needed) = opened?;
+        epoll
+            .add(listener.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))
+            .context("cannot watch the netlink socket")?;
+        let netns_cookie = probe.ok().and_then(|probe| local.ebpf.as_ref()?.netns_cookie(&probe));
+        let mut watched = Self {
+            namespace,
+            netns_cookie,
+            addresses: LocalAddresses::default(),
+            timeouts: Timeouts::default(),
+            listener,
+            filter: filter.clone(),
+            requests,
+            seen: Seen::new(now_ns(ClockId::CLOCK_MONOTONIC)),
+            table_max: 0,
+            entries: 0,
+            dumps: Dumps::new(
+                active_interval.map(|interval| u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)),
+            ),
+            needed,
+            has_silent: false,
+            has_said_left_out: false,
+            said_zeroed: 0,
+            is_shedding: false,
+            read_until_us: now_us(),
+            received: Instant::now(),
+            since_monotonic_ns: now_ns(ClockId::CLOCK_MONOTONIC),
+            since_ns: now_ns(ClockId::CLOCK_REALTIME),
+            is_held: false,
+            has_dropped: false,
+            dropped: 0,
+        };
+        if local.ebpf.is_some() && netns_cookie.is_none() {
+            warn!(
+                "the eBPF programs do not see sockets of the network namespace `{}`: its flows may have no process",
+                watched.name()
+            );
+        }
+        watched.addresses = LocalAddresses::open(&watched.namespace, epoll);
+        watched.refresh();
+        watched.read_losses(&mut Pending::default());
+        Ok((watched, settings))
+    }
+
+    /// Its name for messages.
+    pub(super) fn name(&self) -> &str {
+        self.namespace.name().unwrap_or("own")
+    }
+
+    /// What the join has to know of it.
+    pub(super) fn observer<'a>(&'a self, clocks: &'a Clocks) -> Observer<'a> {
+        Observer {
+            netns: self.namespace.inode(),
+            netns_cookie: self.netns_cookie,
+            addresses: self.addresses.known(),
+            timeouts: &self.timeouts,
+            clocks,
+        }
+    }
+
+    /// How many flows have to be remembered to recognise duplicates.
+    pub(super) fn seen_max(&self) -> usize {
+        usize::try_from(self.table_max).unwrap_or(SEEN_MAX).clamp(SEEN_MIN, SEEN_MAX)
+    }
+
+    /// Reads addresses, timeouts and the size of the table again. Where that fails the old ones are kept.
+    pub(super) fn refresh(&mut self) {
+        self.seen.expire(now_ns(ClockId::CLOCK_MONOTONIC));
+        match self.namespace.run(|| (Timeouts::read(), table_max())) {
+            Ok((timeouts, table_max)) => {
+                self.timeouts = timeouts;
+                self.table_max = table_max.unwrap_or(self.table_max);
+            }
+            Err(error) => warn!("{}", one_line(&error)),
+        }
+        self.addresses.refresh(&self.namespace);
+        self.count();
+    }
+
+    /// Takes in what changed of its addresses.
+    pub(super) fn read_addresses(&mut self) {
+        self.addresses.read(self.namespace.name());
+    }
+
+    /// Looks at what it has of what flowlog needs.
+    pub(super) fn look(&mut self, buffers: &mut Buffers, gaps: &mut Pending) {
+        let Self { needed, namespace, requests, entries, table_max, has_silent, .. } = self;
+        *has_silent |= needed.look(namespace, requests, buffers, gaps);
+        needed.look_at_room(*entries, *table_max, namespace, gaps);
+    }
+
+    /// Reads what the kernel has lost, and declares it.
+    pub(super) fn read_losses(&mut self, gaps: &mut Pending) {
+        let Self { needed, namespace, requests, table_max, .. } = self;
+        needed.read_losses(requests, *table_max, namespace, gaps);
+    }
+
+    /// Counts the entries of the table. Says whether that could be done.
+    fn count(&mut self) -> bool {
+        match self.requests.count() {
+            Ok(entries) => self.entries = entries,
+            Err(error) => {
+                warn!("cannot count the entries of `{}`: {}", self.name(), one_line(&error));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// When it subscribed, by the wall clock as it is at `now_ns`. What ended before was either taken by an
+    /// earlier run, or lies in the time in which nobody watched; the kernel sends it again where another
+    /// listener had no room for it.
+    pub(super) fn since_ns(&self, now_ns: u64) -> u64 {
+        let elapsed_ns =
+            super::clock::now_ns(ClockId::CLOCK_MONOTONIC).saturating_sub(self.since_monotonic_ns);
+        // The clock may have been set back or forth since.
+        self.since_ns.min(now_ns.saturating_sub(elapsed_ns))
+    }
+
+    /// Lists the table, where that can tell something. The ring buffer is read meanwhile. What the
+    /// last dump tells is for the caller to say: [`Dumps::end_last`]. It is always made: on this occasion the kernel
+    /// removes what has expired, and tells of it, which it does by itself only minutes later.
+    pub(super) fn dump(&mut self, local: &mut Local, why: Dump) -> Result<()> {
+        let follow = match why {
+            _ if self.has_silent => Follow::Silent,
+            // A mark may be another at the end, which the kernel tells of those only that are recorded.
+            Dump::Audit if !self.filter.has_marks() => Follow::All,
+            Dump::Audit => Follow::Known,
+            Dump::Due | Dump::Last => Follow::Known,
+        };
+        let is_last = why == Dump::Last;
+        // What the kernel could not deliver yet is in no list any more.
+        if self.is_held && !is_last {
+            return Ok(());
+        }
+        if !(is_last || follow != Follow::Known || self.dumps.is_needed()) || self.dumps.has_records() {
+            return Ok(());
+        }
+        let mut drained = Instant::now();
+        // Where events are still off, more of them are made.
+        self.has_silent = !self.needed.is_met(Need::Events);
+        let Self { requests, dumps, filter, .. } = self;
+        let mut result = Ok(());
+        // Before the kernel looks: what it lists may end while it is read here, and the row of the end is later.
+        let at_ns = now_ns(ClockId::CLOCK_REALTIME);
+        dumps.begin(at_ns, follow);
+        let dumped = requests.dump(|decoded| {
+            match decoded {
+                Ok(decoded) => {
+                    let is_recorded = filter.records(&decoded.flow);
+                    dumps.saw(decoded.flow, is_recorded, at_ns);
+                }
+                Err(error) => warn!("an entry of the connection tracking table cannot be read: {error}"),
+            }
+            if result.is_ok() {
+                result = local.drain_now_and_then(&mut drained);
+            }
+        });
+        match dumped {
+            Ok(()) => {
+                if !is_last {
+                    dumps.end(now_ns(ClockId::CLOCK_REALTIME));
+                }
+                debug!("listed the table of `{}`: {why:?}, {follow:?}", self.name());
+                self.say_zeroed();
+                self.say_left_out();
+            }
+            Err(error) => {
+                dumps.cancel();
+                self.has_silent |= follow == Follow::Silent;
+                warn!("cannot list the table of `{}`: {}", self.name(), one_line(&error));
+            }
+        }
+        result
+    }
+
+    /// Says that counters were set back, each time when they are twice as many.
+    fn say_zeroed(&mut self) {
+        let zeroed = self.dumps.zeroed();
+        if zeroed > self.said_zeroed * 2 {
+            self.said_zeroed = zeroed;
+            warn!(
+                "somebody set counters of {zeroed} connections of `{}` back, as `conntrack -L -z` does: the rows of \
+                 those that were listed before have counters_final = false",
+                self.name()
+            );
+        }
+    }
+
+    /// Says once that there are more entries than can be followed.
+    fn say_left_out(&mut self) {
+        if self.dumps.left_out() > 0 && !self.has_said_left_out {
+            self.has_said_left_out = true;
+            warn!(
+                "the connection tracking table of `{}` has more entries than flowlog follows: if one of the others ends \
+                 without an event, it is not recorded",
+                self.name()
+            );
+        }
+    }
+
+    /// Whether the kernel holds more entries for us than it should, while they cannot be taken.
+    pub(super) fn check_hold(&mut self, table_share_percent: u8) {
+        let limit = u64::from(self.table_max) * u64::from(table_share_percent) / 100;
+        let limit = if self.is_shedding { limit * ROOM_AGAIN_PERCENT / 100 } else { limit };
+        // What cannot be measured is not held: the host comes first.
+        let is_over = !self.count() || u64::from(self.entries) > limit;
+        self.is_shedding = is_over && self.listener.delivery() == Delivery::Reliable;
+    }
+
+    /// Declares the messages that were dropped since the last call.
+    pub(super) fn declare_dropped(&mut self, gaps: &mut Pending) {
+        if !self.has_dropped {
+            return;
+        }
+        // What is declared lost must not be found to have vanished.
+        self.dumps.forget_announced();
+        let gap = Gap::new(Cause::Overrun, Stage::Receive, self.read_until_us, now_us());
+        // Where the kernel did not take the filter, it also counts what would not have been recorded.
+        let is_exact = self.filter.is_empty() || self.listener.is_filtered();
+        match self.namespace.run(|| self.listener.dropped()) {
+            // The socket drops until its queue was empty once: the next call looks again.
+            Ok(Ok(total)) if total > self.dropped => {
+                gaps.add(Gap { lost_flows: is_exact.then_some(total - self.dropped), ..gap });
+                self.dropped = total;
+            }
+            Ok(Ok(_)) => self.has_dropped = false,
+            Ok(Err(error)) => {
+                self.has_dropped = false;
+                gaps.add(Gap { lost_flows: None, detail: Some(error.to_string()), ..gap });
+            }
+            Err(error) => {
+                self.has_dropped = false;
+                gaps.add(Gap { lost_flows: None, detail: Some(one_line(&error)), ..gap });
+            }
+        }
+    }
+}
+
+/// Entries that the table of the namespace of this thread may have; `None` where the kernel does not tell.
+fn table_max() -> Option<u32> {
+    fs::read_to_string(TABLE_MAX).ok()?.trim().parse().ok()
+}

@@ -1,0 +1,182 @@
+//! The writing side: a thread that takes batches from the channel to the disk.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use arrow_array::RecordBatch;
+use flowlog_common::heap;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info};
+
+use crate::causes::one_line;
+use crate::commands::metrics::{Metrics, set};
+use crate::gaps::{Cause, Gap};
+use crate::log::store::{Store, Summary};
+
+/// How long the writing side waits before it tries again what the disk refused.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What goes to the writing side.
+pub(super) enum ToWriter {
+    Batch {
+        rows: RecordBatch,
+        /// All flows that ended before this time are in this batch or in earlier ones.
+        complete_until_us: i64,
+    },
+    Gaps(Vec<Gap>),
+    /// Finish what is old enough. What ended before this time was handed over.
+    Tick {
+        complete_until_us: i64,
+    },
+    /// Finish all files now.
+    Rotate,
+}
+
+/// What the two sides know of each other besides the channel.
+#[derive(Debug, Default)]
+pub(super) struct Status {
+    /// Why nothing can be written now; 0 where it can.
+    trouble: AtomicU8,
+    give_up: AtomicBool,
+}
+
+impl Status {
+    const DISK_FULL: u8 = 1;
+    const WAL_ERROR: u8 = 2;
+
+    /// Why nothing can be written now.
+    pub(super) fn cause(&self) -> Option<Cause> {
+        match self.trouble.load(Ordering::Relaxed) {
+            Self::DISK_FULL => Some(Cause::DiskFull),
+            Self::WAL_ERROR => Some(Cause::WalError),
+            _ => None,
+        }
+    }
+
+    fn set_cause(&self, cause: Option<Cause>) {
+        let trouble = match cause {
+            None => 0,
+            Some(Cause::DiskFull) => Self::DISK_FULL,
+            Some(_) => Self::WAL_ERROR,
+        };
+        self.trouble.store(trouble, Ordering::Relaxed);
+    }
+
+    /// Asks the writing side to end without publishing, and without waiting for the disk.
+    pub(super) fn give_up(&self) {
+        self.give_up.store(true, Ordering::Relaxed);
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.give_up.load(Ordering::Relaxed)
+    }
+}
+
+/// What became of the rows.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    pub(super) published: Summary,
+    /// Everything is published. Else the rest is in the write-ahead log.
+    pub(super) is_complete: bool,
+    pub(super) lost_rows: u64,
+}
+
+/// Starts the thread. The result comes when the channel was closed and all is written.
+pub(super) fn start_writer(
+    store: Store,
+    from_reader: mpsc::Receiver<ToWriter>,
+    status: Arc<Status>,
+    metrics: Metrics,
+) -> Result<oneshot::Receiver<Written>> {
+    let (done, written) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("writer".to_owned())
+        .spawn(move || {
+            // Nobody waits any more where the stop has run out of time.
+            let _ = done.send(write(store, from_reader, &status, &metrics));
+        })
+        .context("cannot start the writing thread")?;
+    Ok(written)
+}
+
+/// Rows that come and go in between leave holes in the heap that together are as large as they were.
+const MANY_ROWS: usize = 100_000;
+
+fn write(
+    mut store: Store,
+    mut from_reader: mpsc::Receiver<ToWriter>,
+    status: &Status,
+    metrics: &Metrics,
+) -> Written {
+    let mut lost_rows = 0;
+    store.recover(SystemTime::now());
+    heap::give_back();
+    let mut rows_since_given_back = 0;
+    while let Some(message) = from_reader.blocking_recv() {
+        let now = SystemTime::now();
+        let files = store.summary().files;
+        let is_tick = matches!(message, ToWriter::Tick { .. });
+        match message {
+            ToWriter::Batch { rows, complete_until_us } => {
+                rows_since_given_back += rows.num_rows();
+                // After lost rows there are no others: what comes after the last one is not watched.
+                if lost_rows > 0 || !append(&mut store, &rows, complete_until_us, status) {
+                    lost_rows += u64::try_from(rows.num_rows()).unwrap_or(u64::MAX);
+                }
+            }
+            ToWriter::Gaps(gaps) => store.declare(gaps, now),
+            ToWriter::Tick { complete_until_us } if lost_rows == 0 => store.tick(complete_until_us, now),
+            ToWriter::Tick { .. } => {}
+            ToWriter::Rotate => store.rotate(now),
+        }
+        if store.summary().files > files || is_tick && rows_since_given_back >= MANY_ROWS {
+            heap::give_back();
+            rows_since_given_back = 0;
+        }
+        update_metrics(metrics, &store);
+    }
+    let publish = !status.is_given_up() && lost_rows == 0;
+    let (published, is_complete) = store.finish(publish, SystemTime::now());
+    Written { published, is_complete, lost_rows }
+}
+
+fn update_metrics(metrics: &Metrics, store: &Store) {
+    let Summary { files, rows, bytes } = store.summary();
+    set(&metrics.files_published, files);
+    set(&metrics.rows_published, rows);
+    set(&metrics.bytes_published, bytes);
+    metrics.set_losses(store.declared());
+    metrics.wal_bytes.set(store.wal_bytes());
+}
+
+/// Takes a batch into the write-ahead log; tries until that succeeds, or nobody waits for it any more.
+/// Meanwhile the channel fills, and the kernel holds the flows. Says whether it was taken.
+fn append(store: &mut Store, rows: &RecordBatch, complete_until_us: i64, status: &Status) -> bool {
+    loop {
+        let now = SystemTime::now();
+        match store.append(rows, complete_until_us, now) {
+            Ok(()) => {
+                if status.cause().is_some() {
+                    info!("flows are written again");
+                    status.set_cause(None);
+                }
+                return true;
+            }
+            Err(refused) => {
+                // Once, and not each second.
+                if status.cause().is_none() {
+                    error!("flows cannot be written, the kernel holds them: {}", one_line(&refused));
+                }
+                status.set_cause(Some(refused.cause()));
+            }
+        }
+        if status.is_given_up() {
+            error!("{} flows are lost: there was no room for them until the stop", rows.num_rows());
+            return false;
+        }
+        std::thread::sleep(RETRY_INTERVAL);
+        store.tick(i64::MIN, SystemTime::now());
+    }
+}

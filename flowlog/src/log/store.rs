@@ -1,0 +1,516 @@
+//! Rows become part of the flow log, exactly once, whatever happens to the disk or to the process.
+//!
+//! Owns the order in which the write-ahead log, the files and the ledger are written; each of them has
+//! its own module. Has no clock and no thread: the time is an argument, and calls return when their work
+//! is on the disk.
+//!
+//! ```text
+//! append  -> write-ahead log -> open files           a row that is refused here was taken by nobody
+//! publish -> file has its name -> line of the ledger -> segments without unpublished rows are removed
+//! trouble -> open files are dropped, their rows are read from the write-ahead log later     convert
+//! start   -> the same for the segments of runs that did not stop                            recover
+//! ```
+//!
+//! Invariants: a row that [`Store::append`] took is in the write-ahead log until its file is published
+//! and the ledger says so. A row of the write-ahead log becomes part of a file only where no published
+//! file of its run has its `seq`. What is lost is in the ledger.
+
+mod convert;
+mod error;
+mod losses;
+mod recover;
+mod retain;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use arrow_array::RecordBatch;
+use rangemap::RangeInclusiveSet;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+pub use error::{OpenError, Refused};
+
+use crate::causes::one_line;
+use crate::gaps::{Cause, Declared, Gap};
+use crate::log::ledger::{Event, Ledger, PublishedFile, Started, Stopped, Table};
+use crate::log::retention::RetentionLimits;
+use crate::log::schema::RunFacts;
+use crate::log::wal::{self, Segment, SegmentHeader, Wal, WalError, WalSync};
+use crate::log::writer::{Compatibility, Directory, Published, Rotation, WriteError, Writer};
+use convert::Conversion;
+use losses::Losses;
+use recover::Unfinished;
+
+/// How long after the last frame of the write-ahead log a mark says that nothing came since. What a start
+/// after a crash declares as unwatched begins at the last frame or mark.
+const MARK_INTERVAL_US: u64 = 10_000_000;
+
+/// How many seconds pass at first between two attempts to do what the disk refused.
+const RETRY_SECONDS: u64 = 5;
+
+/// How many they become. Each attempt takes twice as long to come, since it may write all that was written by the
+/// one before.
+const MAX_RETRY_SECONDS: u64 = 60;
+
+/// What a store is made of.
+#[derive(Debug)]
+pub struct StoreConfig {
+    /// The directory of the flow log, taken for this process.
+    pub directory: Directory,
+    /// When a file ends.
+    pub rotation: Rotation,
+    /// Which readers the files are for.
+    pub compatibility: Compatibility,
+    /// When the write-ahead log is synced.
+    pub wal_sync: WalSync,
+    /// Which files are deleted.
+    pub retention: RetentionLimits,
+    /// The run.
+    pub facts: RunFacts,
+    /// What the first line of the run in the ledger says.
+    pub started: Started,
+    /// Since when events are received, in microseconds since 1970; `None` for a run that watches nothing,
+    /// as an import: it leaves the time before it in which nobody watched to a run that does.
+    pub watched_since_us: Option<i64>,
+}
+
+/// What a store has published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Number of files.
+    pub files: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Their size.
+    pub bytes: u64,
+}
+
+/// The flow log of one run.
+pub struct Store {
+    directory: Arc<Directory>,
+    rotation: Rotation,
+    compatibility: Compatibility,
+    run_id: Uuid,
+    ledger: Ledger,
+    /// What the ledger could not take yet.
+    unlogged: VecDeque<Unlogged>,
+    wal: Wal,
+    sealed: Vec<Segment>,
+    /// Segments of earlier runs whose rows are all published. They never become files of this run: their rows have
+    /// numbers of their own.
+    recovered: Vec<PathBuf>,
+    writer: Writer,
+    /// Segments of this run whose rows have to become files by reading them.
+    conversion: Conversion,
+    /// Runs that did not stop, and whose rows are not all published.
+    unfinished: Vec<Unfinished>,
+    /// Since when nobody had watched, until it is declared; microseconds since 1970. `None` where this run
+    /// does not watch either.
+    unwatched_since_us: Option<i64>,
+    losses: Losses,
+    declared: BTreeMap<Cause, Declared>,
+    retention: RetentionLimits,
+    retained: SystemTime,
+    /// Files that could not be deleted.
+    undeletable: BTreeSet<PathBuf>,
+    /// The rows of this run that are published.
+    seqs: RangeInclusiveSet<i64>,
+    summary: Summary,
+    /// Since when events are received, or since when the run is there.
+    watched_since_us: i64,
+    /// All flows that ended before were appended; microseconds since 1970.
+    complete_until_us: i64,
+    /// What of that the write-ahead log says.
+    marked_us: i64,
+    tried: SystemTime,
+    /// How long after that it is tried again.
+    retry_seconds: u64,
+    /// What was said of files that cannot be written.
+    said: Option<String>,
+    is_ledger_stuck: bool,
+}
+
+/// What the ledger has to say.
+enum Unlogged {
+    Event(Event),
+    /// A file, whose hash is still to be taken.
+    File(PublishedFile),
+}
+
+impl Store {
+    /// Opens the ledger and the write-ahead log of a directory, and looks what earlier runs left.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be used.
+    pub fn open(config: StoreConfig, now: SystemTime) -> Result<Self, OpenError> {
+        let StoreConfig {
+            directory,
+            rotation,
+            compatibility,
+            wal_sync,
+            retention,
+            facts,
+            mut started,
+            watched_since_us,
+        } = config;
+        let directory = Arc::new(directory);
+        let unusable = |path: PathBuf| move |source| OpenError::Unusable { path, source };
+        let (ledger, history) = Ledger::open(&directory.ledger()).map_err(unusable(directory.ledger()))?;
+        if let Some(damage) = &history.damaged {
+            warn!(
+                "{} lines of the ledger are damaged, the first is line {}; `flowlog verify` says more",
+                damage.lines, damage.first_line
+            );
+        }
+        started.torn_bytes = history.torn.map(|torn| torn.bytes);
+        let (unfinished, unwatched_since_us) =
+            recover::unfinished(&directory, history).map_err(unusable(directory.wal()))?;
+        started.unwatched_since_us = unwatched_since_us;
+        let unwatched_since_us = unwatched_since_us.filter(|_| watched_since_us.is_some());
+        let watched_since_us = watched_since_us.unwrap_or(micros(now));
+        let header = SegmentHeader::of(&facts, watched_since_us);
+        let mut store = Self {
+            wal: Wal::open(directory.wal(), &header, wal_sync)?,
+            writer: Writer::new(Arc::clone(&directory), rotation, compatibility, &facts),
+            conversion: Conversion::default(),
+            losses: Losses::new(Arc::clone(&directory), &facts),
+            declared: BTreeMap::new(),
+            run_id: facts.run.run_id,
+            directory,
+            rotation,
+            compatibility,
+            ledger,
+            unlogged: VecDeque::new(),
+            sealed: Vec::new(),
+            recovered: Vec::new(),
+            unfinished,
+            unwatched_since_us,
+            retention,
+            retained: SystemTime::UNIX_EPOCH,
+            undeletable: BTreeSet::new(),
+            seqs: RangeInclusiveSet::new(),
+            summary: Summary::default(),
+            watched_since_us,
+            complete_until_us: watched_since_us,
+            marked_us: i64::MIN,
+            tried: now,
+            retry_seconds: RETRY_SECONDS,
+            said: None,
+            is_ledger_stuck: false,
+        };
+        store.log(Unlogged::Event(Event::Start(started)), now);
+        // If the process is killed now, it was complete until here.
+        store.mark(watched_since_us);
+        Ok(store)
+    }
+
+    /// Takes rows made by [`FlowBatch`](crate::log::schema::FlowBatch). All flows that ended before
+    /// `complete_until_us` are in this batch or in earlier ones.
+    ///
+    /// # Errors
+    ///
+    /// The rows were not taken, and can be given again.
+    pub fn append(
+        &mut self,
+        batch: &RecordBatch,
+        complete_until_us: i64,
+        now: SystemTime,
+    ) -> Result<(), Refused> {
+        match self.wal.append(batch, complete_until_us) {
+            Ok(()) => {}
+            Err(error) if error.is_taken() => warn!("{}", one_line(&error)),
+            // Waiting does not help.
+            Err(error @ WalError::Encode { .. }) => {
+                error!("rows are not in the write-ahead log, a crash would lose them: {}", one_line(&error));
+            }
+            Err(error) => {
+                self.sealed.extend(self.wal.take_sealed());
+                return Err(Refused(error));
+            }
+        }
+        self.complete_until_us = complete_until_us;
+        self.marked_us = complete_until_us;
+        self.sealed.extend(self.wal.take_sealed());
+        // A segment that failed to sync has ended, and has the rows.
+        let segment = self.wal.current().or(self.sealed.last()).map(|segment| segment.path.clone());
+        let written = self.writer.append(batch, &segment.unwrap_or_default(), now);
+        self.settle(written, now);
+        Ok(())
+    }
+
+    /// Declares losses.
+    pub fn declare(&mut self, gaps: Vec<Gap>, now: SystemTime) {
+        for gap in gaps {
+            self.losses.add(gap);
+        }
+        self.log_losses(now);
+    }
+
+    /// Does what is due. To be called about once a second. All flows that ended before `complete_until_us`
+    /// were appended.
+    pub fn tick(&mut self, complete_until_us: i64, now: SystemTime) {
+        self.retry(now);
+        let written = self.writer.tick(now);
+        self.settle(written, now);
+        if self.losses.is_file_due(self.rotation.interval, now) {
+            self.publish_gaps(now);
+        }
+        // The writing side ticks also while it has nothing new to say.
+        if complete_until_us != i64::MIN {
+            self.complete_until_us = complete_until_us;
+            // Also where the clock was set back.
+            if complete_until_us.abs_diff(self.marked_us) > MARK_INTERVAL_US {
+                self.mark(complete_until_us);
+            }
+        }
+        if let Err(error) = self.wal.sync_if_due(Instant::now()) {
+            warn!("{}", one_line(&error));
+        }
+        self.retain(now);
+    }
+
+    /// Publishes all that is there.
+    pub fn rotate(&mut self, now: SystemTime) {
+        let written = self.writer.rotate_all();
+        self.settle(written, now);
+        self.publish_gaps(now);
+    }
+
+    /// Ends the run: publishes all that is there where that is wanted, else leaves it in the write-ahead
+    /// log. Returns what the run published, and whether that is all of it.
+    pub fn finish(mut self, publish: bool, now: SystemTime) -> (Summary, bool) {
+        let mut is_complete = false;
+        if publish {
+            self.tried = SystemTime::UNIX_EPOCH;
+            self.retry(now);
+            self.rotate(now);
+            is_complete = self.conversion.is_empty()
+                && self.losses.is_published()
+                && self.unfinished.is_empty()
+                && self.unlogged.is_empty();
+        }
+        if is_complete {
+            let last_seq = self.seqs.last().map_or(0, |last| *last.end());
+            let stopped =
+                Stopped { last_seq, rows: self.summary.rows, complete_until_us: self.complete_until_us };
+            self.log(Unlogged::Event(Event::Stop(stopped)), now);
+            is_complete = self.unlogged.is_empty();
+        }
+        if let Err(error) = self.wal.seal() {
+            warn!("{}", one_line(&error));
+        }
+        if is_complete {
+            self.sealed.extend(self.wal.take_sealed());
+            self.remove_segments();
+        }
+        (self.summary, is_complete)
+    }
+
+    /// What the run has published so far.
+    pub fn summary(&self) -> Summary {
+        self.summary
+    }
+
+    /// Losses that the run has declared so far.
+    pub fn declared(&self) -> &BTreeMap<Cause, Declared> {
+        &self.declared
+    }
+
+    /// Bytes in the write-ahead log of the run: rows that are not published, and some that are.
+    pub fn wal_bytes(&self) -> u64 {
+        let segments = self.wal.current().into_iter().chain(&self.sealed).chain(self.conversion.segments());
+        segments.map(|segment| segment.bytes).sum()
+    }
+
+    /// After files were written: tells the ledger, and lets the write-ahead log go as far as it is not
+    /// needed any more. Where files could not be written, their rows are read from it later.
+    fn settle(&mut self, written: Result<(), WriteError>, now: SystemTime) {
+        let published = self.writer.take_published();
+        let has_published = !published.is_empty();
+        for file in published {
+            self.take_published(file, None, now);
+        }
+        if let Err(error) = written {
+            // The name of the file is another one each time.
+            let cause = one_line(&error.source);
+            self.say(format!("files cannot be written, the write-ahead log keeps their rows: {cause}"));
+            self.writer.discard();
+            self.seal();
+            self.conversion.add(std::mem::take(&mut self.sealed));
+            self.tried = now;
+        } else if has_published {
+            self.seal();
+        }
+        if has_published {
+            // What the segments that go now said last.
+            self.mark(self.marked_us);
+            self.remove_segments();
+        }
+    }
+
+    fn take_published(&mut self, file: Published, of_run: Option<Uuid>, now: SystemTime) {
+        if of_run.is_none() {
+            self.summary.files += 1;
+            self.summary.rows += file.rows;
+            self.summary.bytes += file.bytes;
+            self.seqs.extend(file.seqs.iter().cloned());
+        }
+        let (seq_first, seq_last) = file.seq_range();
+        let line = PublishedFile {
+            of_run,
+            seq_first: Some(seq_first),
+            seq_last: Some(seq_last),
+            end_time_min_us: Some(file.end_first_us),
+            end_time_max_us: Some(file.end_last_us),
+            ..losses::published_file(Table::Flows, &file.path, file.rows)
+        };
+        self.log(Unlogged::File(line), now);
+    }
+
+    fn seal(&mut self) {
+        if let Err(error) = self.wal.seal() {
+            warn!("{}", one_line(&error));
+        }
+        self.sealed.extend(self.wal.take_sealed());
+    }
+
+    /// Removes the segments whose rows are all published, and the ledger says so.
+    fn remove_segments(&mut self) {
+        if !self.unlogged.is_empty() {
+            return;
+        }
+        let (needed, done) = std::mem::take(&mut self.sealed)
+            .into_iter()
+            .partition(|segment: &Segment| self.writer.needs(&segment.path));
+        self.sealed = needed;
+        done.iter().for_each(|segment| remove_segment(&segment.path));
+        std::mem::take(&mut self.recovered).iter().for_each(|path| remove_segment(path));
+    }
+
+    fn mark(&mut self, complete_until_us: i64) {
+        match self.wal.mark(complete_until_us) {
+            Ok(()) => self.marked_us = complete_until_us,
+            // The next rows find the same.
+            Err(error) => tracing::debug!("{}", one_line(&error)),
+        }
+        self.sealed.extend(self.wal.take_sealed());
+    }
+
+    /// Tries again what the disk refused.
+    fn retry(&mut self, now: SystemTime) {
+        self.flush_log(now);
+        self.log_losses(now);
+        // A clock that was set back makes it due, too.
+        let waited = now.duration_since(self.tried).map_or(u64::MAX, |waited| waited.as_secs());
+        if waited < self.retry_seconds {
+            return;
+        }
+        if self.has_to_wait() {
+            self.tried = now;
+            self.convert_own(now);
+            self.recover(now);
+            self.retry_seconds = match self.has_to_wait() {
+                true => (self.retry_seconds * 2).min(MAX_RETRY_SECONDS),
+                false => RETRY_SECONDS,
+            };
+        }
+        self.remove_segments();
+    }
+
+    /// Whether there are rows that could not be published.
+    fn has_to_wait(&self) -> bool {
+        !self.conversion.is_empty() || !self.unfinished.is_empty()
+    }
+
+    /// Appends a line to the ledger, now or as soon as there is room for it.
+    fn log(&mut self, line: Unlogged, now: SystemTime) {
+        self.unlogged.push_back(line);
+        self.flush_log(now);
+    }
+
+    fn flush_log(&mut self, now: SystemTime) {
+        while let Some(next) = self.unlogged.front_mut() {
+            let appended =
+                next.event(&self.directory).and_then(|event| self.ledger.append(self.run_id, now, event));
+            if let Err(error) = appended {
+                if !std::mem::replace(&mut self.is_ledger_stuck, true) {
+                    error!("the ledger cannot be written, it is tried again: {error}");
+                }
+                return;
+            }
+            self.unlogged.pop_front();
+            self.writer.set_ledger_tip(&self.ledger.tip().to_string());
+        }
+        if std::mem::take(&mut self.is_ledger_stuck) {
+            info!("the ledger is written again");
+        }
+    }
+
+    /// Says what is wrong once, and not at each attempt.
+    fn say(&mut self, what: String) {
+        if self.said.as_ref() != Some(&what) {
+            error!("{what}; it is tried again");
+            self.said = Some(what);
+        }
+    }
+
+    fn log_losses(&mut self, now: SystemTime) {
+        if !self.unlogged.is_empty() {
+            return;
+        }
+        for declared in self.losses.take_undeclared(now) {
+            let Declared { gaps, lost_flows } = self.declared.entry(declared.loss.cause).or_default();
+            *gaps += 1;
+            *lost_flows += declared.loss.lost_flows.unwrap_or_default();
+            self.writer.add_gap(declared.loss.clone());
+            self.log(Unlogged::Event(Event::Gap(declared)), now);
+        }
+    }
+
+    fn publish_gaps(&mut self, now: SystemTime) {
+        self.log_losses(now);
+        loop {
+            match self.losses.publish(now) {
+                Ok(None) => return,
+                Ok(Some(line)) => {
+                    self.log(Unlogged::File(line), now);
+                }
+                Err(error) => {
+                    return self.say(format!("a file of gaps cannot be written: {}", one_line(&error)));
+                }
+            }
+        }
+    }
+}
+
+impl Unlogged {
+    /// The line; of a file only where it can be read.
+    fn event(&mut self, directory: &Directory) -> std::io::Result<Event> {
+        match self {
+            Self::Event(event) => Ok(event.clone()),
+            Self::File(line) => {
+                losses::take_hash(line, directory)?;
+                Ok(Event::File(line.clone()))
+            }
+        }
+    }
+}
+
+fn remove_segment(path: &std::path::Path) {
+    if let Err(error) = wal::remove(path) {
+        warn!("cannot remove `{}`, whose rows are all published: {error}", path.display());
+    }
+}
+
+/// The time in microseconds since 1970.
+fn micros(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! Rows of segments become files: what the write-ahead log is for.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_schema::ArrowError;
+use arrow_select::filter::filter_record_batch;
+use rangemap::RangeInclusiveSet;
+use tracing::{error, warn};
+
+use super::Store;
+use crate::causes::one_line;
+use crate::gaps::{Cause, Gap, Stage};
+use crate::log::wal::{self, Damage, DamageCause, Frame, HeaderError, ReadError, Segment};
+use crate::log::writer::seqs;
+
+/// Segments of the run itself whose rows were dropped from memory, because their files could not be
+/// written.
+#[derive(Debug, Default)]
+pub(super) struct Conversion(Vec<Segment>);
+
+impl Conversion {
+    pub(super) fn add(&mut self, segments: Vec<Segment>) {
+        self.0.extend(segments);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn segments(&self) -> &[Segment] {
+        &self.0
+    }
+}
+
+/// What reading segments gave, besides their rows.
+#[derive(Debug, Default)]
+pub(super) struct Readout {
+    /// Rows that were handed on.
+    pub(super) rows: u64,
+    /// Rows that are in published files, or were handed on before.
+    pub(super) already_published: u64,
+    /// All flows that were received before this time were in the log.
+    pub(super) complete_until_us: Option<i64>,
+    /// Bytes that could not be read, and why the first of them could not.
+    pub(super) dropped_bytes: u64,
+    pub(super) dropped_reason: Option<String>,
+    /// Segments that are damaged, not just torn at their end, which is how a crash leaves them.
+    pub(super) damaged: Vec<PathBuf>,
+}
+
+impl Readout {
+    /// What is lost by damage.
+    pub(super) fn gap(&self, from_us: i64, to_us: i64) -> Option<Gap> {
+        if self.damaged.is_empty() {
+            return None;
+        }
+        let from_us = self.complete_until_us.unwrap_or(from_us).min(to_us);
+        let detail = self.dropped_reason.clone();
+        Some(Gap { lost_flows: None, detail, ..Gap::new(Cause::WalError, Stage::Recover, from_us, to_us) })
+    }
+}
+
+/// Reads the rows of segments, and hands those on that are not published. Where the process that wrote them
+/// was killed, the last segment may be torn at its end; in any other place that is damage.
+///
+/// # Errors
+///
+/// A segment cannot be read now, or its rows cannot be taken.
+pub(super) fn read_out(
+    segments: &[PathBuf],
+    was_killed: bool,
+    published: &RangeInclusiveSet<i64>,
+    mut each: impl FnMut(RecordBatch, &Path) -> Result<(), Fault>,
+) -> Result<Readout, Fault> {
+    let mut readout = Readout::default();
+    let mut taken = published.clone();
+    for (index, path) in segments.iter().enumerate() {
+        let may_be_torn = was_killed && index + 1 == segments.len();
+        let frames = match wal::read(path) {
+            Ok((_, frames)) => frames,
+            // Nothing can be done about it by waiting.
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                readout.drop_bytes(0, format!("`{}` was removed", path.display()));
+                readout.damaged.push(path.clone());
+                continue;
+            }
+            Err(ReadError::Io(error)) => return Err(error.into()),
+            Err(ReadError::Header { bytes, cause }) => {
+                // One that was killed while it made a segment had written no rows to it.
+                if !(may_be_torn && matches!(cause, HeaderError::Torn)) {
+                    readout.damaged.push(path.clone());
+                }
+                readout.drop_bytes(bytes, cause.to_string());
+                continue;
+            }
+        };
+        for frame in frames {
+            let Frame { batch, complete_until_us } = match frame {
+                Ok(frame) => frame,
+                Err(Damage { cause: DamageCause::Io(error), .. }) => return Err(error.into()),
+                Err(damage) => {
+                    if !(may_be_torn && matches!(damage.cause, DamageCause::Torn)) {
+                        readout.damaged.push(path.clone());
+                    }
+                    readout.drop_bytes(damage.bytes, damage.to_string());
+                    break;
+                }
+            };
+            // The last one counts, not the largest: the clock may have been set back.
+            readout.complete_until_us = Some(complete_until_us);
+            let Some(batch) = batch else { continue };
+            let new = take_new(&batch, &mut taken)?;
+            let (all, new_rows) = (batch.num_rows(), new.num_rows());
+            readout.already_published += u64::try_from(all - new_rows).unwrap_or(u64::MAX);
+            readout.rows += u64::try_from(new_rows).unwrap_or(u64::MAX);
+            if new_rows > 0 {
+                each(new, path)?;
+            }
+        }
+    }
+    Ok(readout)
+}
+
+impl Readout {
+    fn drop_bytes(&mut self, bytes: u64, reason: String) {
+        self.dropped_bytes += bytes;
+        self.dropped_reason.get_or_insert(reason);
+    }
+}
+
+/// The rows whose number is not in the set. Then it is: somebody may have put back a copy of a segment.
+fn take_new(batch: &RecordBatch, taken: &mut RangeInclusiveSet<i64>) -> Result<RecordBatch, Fault> {
+    let seqs = seqs(batch).map_err(|error| Fault(one_line(&error)))?.values();
+    let is_new: BooleanArray = seqs.iter().map(|seq| Some(!taken.contains(seq))).collect();
+    // The numbers of a frame have no holes.
+    if let (Some(first), Some(last)) = (seqs.first(), seqs.last()) {
+        taken.insert(*first..=*last);
+    }
+    Ok(filter_record_batch(batch, &is_new)?)
+}
+
+/// Moves a damaged segment out of the way, so that it is looked at by people and not at each start.
+pub(super) fn set_aside(path: &Path) {
+    let aside = path.with_extension("wal.damaged");
+    match std::fs::rename(path, &aside) {
+        Ok(()) => error!("a segment of the write-ahead log is damaged, and kept as `{}`", aside.display()),
+        Err(error) => warn!("cannot rename the damaged segment `{}`: {error}", path.display()),
+    }
+}
+
+impl Store {
+    /// Writes the rows that were dropped from memory once more.
+    pub(super) fn convert_own(&mut self, now: SystemTime) {
+        let Conversion(segments) = std::mem::take(&mut self.conversion);
+        if segments.is_empty() {
+            return;
+        }
+        let paths: Vec<PathBuf> = segments.iter().map(|segment| segment.path.clone()).collect();
+        // From here on they are segments like others: needed until their rows are published.
+        self.sealed.extend(segments);
+        let Self { writer, seqs, .. } = self;
+        let read = read_out(&paths, false, seqs, |batch, path| {
+            writer.append(&batch, path, now).map_err(|error| Fault(one_line(&error)))
+        });
+        match read {
+            Ok(readout) => {
+                if let Some(gap) = readout.gap(self.watched_since_us, super::micros(now)) {
+                    self.losses.add(gap);
+                }
+                self.settle(Ok(()), now);
+                // Not only what the rotation asks for: these rows have waited long enough.
+                let (damaged, intact) = std::mem::take(&mut self.sealed)
+                    .into_iter()
+                    .partition::<Vec<_>, _>(|segment: &Segment| readout.damaged.contains(&segment.path));
+                self.sealed = intact;
+                self.rotate(now);
+                if self.conversion.is_empty() {
+                    damaged.iter().for_each(|segment| set_aside(&segment.path));
+                    tracing::info!(rows = readout.rows, "wrote the files of rows that had to wait");
+                } else {
+                    // Their good rows are still to be published.
+                    self.conversion.add(damaged);
+                }
+            }
+            Err(Fault(error)) => {
+                self.say(format!("files cannot be written: {error}"));
+                self.writer.discard();
+                for file in self.writer.take_published() {
+                    self.take_published(file, None, now);
+                }
+                self.seal();
+                self.conversion.add(std::mem::take(&mut self.sealed));
+            }
+        }
+    }
+}
+
+/// Why rows could not be taken.
+pub(super) struct Fault(pub(super) String);
+
+impl From<ArrowError> for Fault {
+    fn from(error: ArrowError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string())
+    }
+}

@@ -1,0 +1,372 @@
+//! What runs left that did not stop: the rows of their write-ahead log become files, and the time in
+//! which nobody watched becomes a gap.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufReader};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rangemap::RangeInclusiveSet;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::convert::{Fault, Readout, read_out, set_aside};
+use super::losses::{Losses, gap_file};
+use super::{Store, Unlogged};
+use crate::causes::one_line;
+use crate::gaps::{Cause, Gap, Stage, unnoticed_since_us};
+use crate::log::ledger::{self, DeclaredGap, Event, History, PublishedFile, Recovered};
+use crate::log::schema::{RunContext, RunFacts};
+use crate::log::wal::{self, Damage, DamageCause, Frame, Frames, ReadError, SegmentHeader};
+use crate::log::writer::{Directory, FLOWS, GAPS, Published, Writer, read_gap_file, seqs};
+
+/// What the ledger says of a file.
+#[derive(Clone, Copy)]
+struct Listed {
+    seq_first: i64,
+    seq_last: i64,
+    rows: u64,
+}
+
+impl Listed {
+    /// The numbers of its rows, where they have no holes: those of a file that is not there any more.
+    fn seqs(self) -> Option<RangeInclusive<i64>> {
+        let Self { seq_first, seq_last, rows } = self;
+        let numbers = seq_last.checked_sub(seq_first)?.checked_add(1)?;
+        (i64::try_from(rows) == Ok(numbers)).then_some(seq_first..=seq_last)
+    }
+}
+
+/// A run that did not stop.
+pub(super) struct Unfinished {
+    run_id: Uuid,
+    /// By the ledger, later by its segments. `None` where neither says it; then it has no rows to be recovered.
+    facts: Option<RunFacts>,
+    segments: Vec<PathBuf>,
+    /// Its files that the ledger has.
+    listed: BTreeMap<String, Listed>,
+    gaps: Vec<DeclaredGap>,
+    /// Whether the ledger waits for the end of the run.
+    is_open: bool,
+}
+
+impl Unfinished {
+    /// Whether this file is of the run.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        let in_name = in_file_names(self.run_id);
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.contains(&in_name))
+    }
+
+    /// The ledger has this file now.
+    fn list(&mut self, file: &Published) {
+        let (seq_first, seq_last) = file.seq_range();
+        let listed = Listed { seq_first, seq_last, rows: file.rows };
+        self.listed.insert(file.path.display().to_string(), listed);
+    }
+}
+
+/// The runs that did not stop, by their ledger and by what they left, oldest first; and since when nobody
+/// watched, in microseconds since 1970, where there was a run before.
+pub(super) fn unfinished(
+    directory: &Directory,
+    history: History,
+) -> io::Result<(Vec<Unfinished>, Option<i64>)> {
+    let History { last, unfinished, torn: _, damaged: _ } = history;
+    let mut runs: BTreeMap<Uuid, Unfinished> = BTreeMap::new();
+    let new = |run_id, is_open| Unfinished {
+        run_id,
+        facts: None,
+        segments: Vec::new(),
+        listed: BTreeMap::new(),
+        gaps: Vec::new(),
+        is_open,
+    };
+    let mut undeclared_since_us = None;
+    for (run_id, ledger::Unfinished { started, last_time: _, files, gaps, has_declared_down }) in unfinished {
+        let mut run = new(run_id, true);
+        let since_us = started.as_ref().and_then(|started| started.unwatched_since_us);
+        undeclared_since_us = since_us.filter(|_| !has_declared_down);
+        run.facts = started.map(|started| RunFacts {
+            run: RunContext {
+                run_id,
+                host_id: started.host_id,
+                host_name: started.host_name,
+                boot_id: started.boot_id,
+            },
+            kernel: started.kernel,
+            acct: None,
+            timestamp: None,
+            filter: started.filter,
+        });
+        let listed = |file: &PublishedFile| Listed {
+            seq_first: file.seq_first.unwrap_or(i64::MAX),
+            seq_last: file.seq_last.unwrap_or(i64::MAX),
+            rows: file.rows,
+        };
+        run.listed = files.iter().map(|file| (file.path.clone(), listed(file))).collect();
+        run.gaps = gaps.into_iter().map(|(gap, loss)| DeclaredGap { gap, loss }).collect();
+        runs.insert(run_id, run);
+    }
+    let listing = wal::segments(&directory.wal())?;
+    for path in listing.foreign {
+        warn!("`{}` is not of the write-ahead log, and left alone", path.display());
+    }
+    for segment in listing.segments {
+        let run = runs.entry(segment.run_id).or_insert_with(|| new(segment.run_id, false));
+        run.segments.push(segment.path);
+    }
+    let unwatched_since_us = last.map(|last| {
+        let last_us = last.time.as_microsecond();
+        if let Some(stopped_us) = last.complete_until_us {
+            return stopped_us;
+        }
+        let complete_until_us = runs.get(&last.run_id).and_then(|run| complete_until_us(&run.segments));
+        let since_us = complete_until_us.unwrap_or(last_us);
+        // What expired then, the kernel may have told nobody.
+        let since_us = unnoticed_since_us(since_us, began_us(last.run_id));
+        undeclared_since_us.map_or(since_us, |undeclared_us: i64| undeclared_us.min(since_us))
+    });
+    Ok((runs.into_values().collect(), unwatched_since_us))
+}
+
+impl Store {
+    /// Publishes what earlier runs left, and declares the time in which nobody watched. What fails now is
+    /// tried again by [`Store::tick`].
+    pub fn recover(&mut self, now: SystemTime) {
+        if let Some(since_us) = self.unwatched_since_us.take() {
+            let to_us = self.watched_since_us;
+            let gap = Gap::new(Cause::DaemonDown, Stage::Receive, since_us.min(to_us), to_us);
+            self.losses.add(Gap { lost_flows: None, ..gap });
+            self.log_losses(now);
+        }
+        for mut run in std::mem::take(&mut self.unfinished) {
+            if let Err(Fault(error)) = self.recover_run(&mut run, now) {
+                self.say(format!("the rows of the run {} cannot be published: {error}", run.run_id));
+                self.unfinished.push(run);
+            }
+        }
+    }
+
+    fn recover_run(&mut self, run: &mut Unfinished, now: SystemTime) -> Result<(), Fault> {
+        let mut readout = Readout::default();
+        // Segments say more than the ledger. Where one cannot be read now, the run waits, and not the start.
+        run.facts = facts_of(&run.segments)?.or(run.facts.take());
+        if let Some(facts) = run.facts.clone() {
+            // Of the files in the ledger those matter that were published last: their rows may still be in
+            // the write-ahead log.
+            let first_seq = first_seq(&run.segments)?.unwrap_or(i64::MAX);
+            let mut seqs = RangeInclusiveSet::new();
+            let present = files_of(&self.directory, FLOWS, run.run_id)?;
+            let is_present = |path: &String| present.iter().any(|file| file.as_os_str() == path.as_str());
+            let gone = run.listed.iter().filter(|(path, _)| !is_present(path));
+            seqs.extend(gone.filter_map(|(_, listed)| listed.seqs()));
+            for path in present {
+                let listed = run.listed.get(&path.display().to_string()).copied();
+                if listed.is_some_and(|listed| listed.seq_last < first_seq) {
+                    continue;
+                }
+                let file = match (Published::read(self.directory.root(), path), listed.and_then(Listed::seqs))
+                {
+                    (Ok(file), _) => file,
+                    (Err(error), Some(of_ledger)) => {
+                        warn!(
+                            "a published file cannot be read, the ledger tells its rows: {}",
+                            one_line(&error)
+                        );
+                        seqs.insert(of_ledger);
+                        continue;
+                    }
+                    (Err(error), None) => return Err(Fault(one_line(&error))),
+                };
+                seqs.extend(file.seqs.iter().cloned());
+                // The ledger has all files of a run that it says has ended.
+                if listed.is_none() && run.is_open {
+                    run.list(&file);
+                    self.take_published(file, Some(run.run_id), now);
+                }
+            }
+            let mut writer =
+                Writer::new(Arc::clone(&self.directory), self.rotation, self.compatibility, &facts);
+            let read = read_out(&run.segments, true, &seqs, |batch, path| {
+                writer.append(&batch, path, now).map_err(|error| Fault(one_line(&error)))
+            });
+            let read = read.and_then(|readout| {
+                writer.rotate_all().map_err(|error| Fault(one_line(&error))).map(|()| readout)
+            });
+            for file in writer.take_published() {
+                run.list(&file);
+                self.take_published(file, Some(run.run_id), now);
+            }
+            if read.is_err() {
+                writer.discard();
+            }
+            readout = read?;
+            self.publish_gaps_of(run, now)?;
+        } else if !run.segments.is_empty() {
+            // No segment has its header, so none has rows that can be read.
+            readout = read_out(&run.segments, true, &RangeInclusiveSet::new(), |_, _| Ok(()))?;
+        }
+        self.finish_run(run, &readout, now);
+        Ok(())
+    }
+
+    /// Everything of the run is published: the ledger says so, and its segments go.
+    fn finish_run(&mut self, run: &mut Unfinished, readout: &Readout, now: SystemTime) {
+        let Readout { rows, already_published, complete_until_us: _, dropped_bytes, dropped_reason, damaged } =
+            readout;
+        if let Some(gap) = readout.gap(self.watched_since_us, self.watched_since_us) {
+            self.losses.add(gap);
+        }
+        if run.is_open || *rows > 0 {
+            info!(run = %run.run_id, rows, dropped_bytes, "recovered what a run left that did not stop");
+            let recovered = Recovered {
+                of_run: run.run_id,
+                rows: *rows,
+                already_published: *already_published,
+                dropped_bytes: *dropped_bytes,
+                dropped_reason: dropped_reason.clone(),
+            };
+            self.log(Unlogged::Event(Event::Recover(recovered)), now);
+        }
+        for path in &run.segments {
+            if damaged.contains(path) {
+                set_aside(path);
+            } else {
+                // Removed when the ledger says that its rows are published.
+                self.recovered.push(path.clone());
+            }
+        }
+    }
+
+    /// The losses that the run declared in the ledger, but in no file.
+    fn publish_gaps_of(&mut self, run: &mut Unfinished, now: SystemTime) -> Result<(), Fault> {
+        let Some(facts) = &run.facts else { return Ok(()) };
+        // A file that has its name, but no line.
+        for path in files_of(&self.directory, GAPS, run.run_id)? {
+            if run.is_open && !run.listed.contains_key(&path.display().to_string()) {
+                let read = read_gap_file(&self.directory.root().join(&path));
+                let (numbers, rows) = read.map_err(|error| Fault(one_line(&error)))?;
+                run.gaps.retain(|gap| !numbers.contains(&gap.gap));
+                let line = PublishedFile { of_run: Some(run.run_id), ..gap_file(&path, numbers, rows) };
+                run.listed.insert(path.display().to_string(), Listed { seq_first: 0, seq_last: 0, rows });
+                self.unlogged.push_back(Unlogged::File(line));
+            }
+        }
+        let gaps = std::mem::take(&mut run.gaps);
+        let mut losses = Losses::of_ledger(Arc::clone(&self.directory), facts, gaps);
+        let result = loop {
+            match losses.publish(now) {
+                Ok(None) => break Ok(()),
+                Ok(Some(line)) => {
+                    let line = PublishedFile { of_run: Some(run.run_id), ..line };
+                    self.unlogged.push_back(Unlogged::File(line));
+                }
+                Err(error) => break Err(Fault(one_line(&error))),
+            }
+        };
+        run.gaps = losses.into_unpublished();
+        self.flush_log(now);
+        result
+    }
+}
+
+/// What is in the names of the files of a run.
+fn in_file_names(run_id: Uuid) -> String {
+    format!("_{run_id}_")
+}
+
+/// The files of a table whose name says that they have rows of this run, below the output directory.
+fn files_of(directory: &Directory, table: &str, run_id: Uuid) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let in_name = in_file_names(run_id);
+    let mut partitions = subdirectories(&directory.root().join(table))?;
+    while let Some(partition) = partitions.pop() {
+        partitions.extend(subdirectories(&partition)?);
+        for entry in fs::read_dir(partition)? {
+            let entry = entry?;
+            // Others leave files of their own beside, such as `.name.parquet.crc`.
+            let is_of_run = entry.file_name().to_str().is_some_and(|name| {
+                name.contains(&in_name) && name.ends_with(".parquet") && !name.starts_with('.')
+            });
+            if let Ok(below) = entry.path().strip_prefix(directory.root())
+                && is_of_run
+            {
+                files.push(below.to_owned());
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// None where the directory is not there.
+fn subdirectories(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// The run, by the first segment that says it.
+fn facts_of(segments: &[PathBuf]) -> Result<Option<RunFacts>, Fault> {
+    for path in segments {
+        if let Some((header, _)) = read_if_intact(path)? {
+            return Ok(Some(header.facts()));
+        }
+    }
+    Ok(None)
+}
+
+/// The number of the first row that the segments have. What cannot be read now may have an earlier one.
+fn first_seq(segments: &[PathBuf]) -> Result<Option<i64>, Fault> {
+    for path in segments {
+        let Some((_, frames)) = read_if_intact(path)? else { continue };
+        for frame in frames {
+            match frame {
+                Ok(Frame { batch: None, .. }) => {}
+                Ok(Frame { batch: Some(batch), .. }) => {
+                    let seqs = seqs(&batch).map_err(|error| Fault(one_line(&error)))?;
+                    return Ok(seqs.values().first().copied());
+                }
+                Err(Damage { cause: DamageCause::Io(error), .. }) => return Err(error.into()),
+                Err(_) => break,
+            }
+        }
+    }
+    Ok(None)
+}
+
+type SegmentFrames = Frames<BufReader<File>>;
+
+/// A segment; `None` where waiting does not make it one.
+fn read_if_intact(path: &Path) -> Result<Option<(SegmentHeader, SegmentFrames)>, Fault> {
+    match wal::read(path) {
+        Ok(segment) => Ok(Some(segment)),
+        Err(ReadError::Io(error)) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        Err(_) => Ok(None),
+    }
+}
+
+/// When a run began, by its id, in microseconds since 1970.
+fn began_us(run_id: Uuid) -> i64 {
+    let Some((began_s, nanos)) = run_id.get_timestamp().map(|began| began.to_unix()) else { return i64::MIN };
+    i64::try_from(began_s * 1_000_000 + u64::from(nanos / 1000)).unwrap_or(i64::MIN)
+}
+
+/// Until when all flows that ended are in the segments.
+fn complete_until_us(segments: &[PathBuf]) -> Option<i64> {
+    segments.iter().rev().find_map(|path| {
+        let (_, frames) = wal::read(path).ok()?;
+        frames.map_while(Result::ok).map(|frame| frame.complete_until_us).last()
+    })
+}

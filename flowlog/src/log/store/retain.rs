@@ -1,0 +1,113 @@
+//! Deletes what may be deleted, and says so in the ledger.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use tracing::{info, warn};
+
+use super::{Store, Unlogged};
+use crate::log::ledger::{DeleteReason, Deleted, Event, Hash};
+use crate::log::retention::{Kept, to_delete};
+use crate::log::writer::{Directory, FLOWS, GAPS};
+
+/// How often files are looked at.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+impl Store {
+    /// Deletes the files that are beyond a bound.
+    pub(super) fn retain(&mut self, now: SystemTime) {
+        let is_due = now.duration_since(self.retained).map_or(true, |waited| waited >= INTERVAL);
+        if self.retention.is_off() || !is_due {
+            return;
+        }
+        self.retained = now;
+        let found = files(&self.directory).and_then(|files| Ok((files, free_bytes(&self.directory)?)));
+        let (files, free_bytes) = match found {
+            Ok(found) => found,
+            Err(error) => return warn!("cannot see which files are to be deleted: {error}"),
+        };
+        for (file, reason) in to_delete(files, self.retention, free_bytes, now) {
+            // The rows of a run that is not recovered yet are compared with its files.
+            let is_needed = self.unfinished.iter().any(|run| run.has(&file.path));
+            // What could not be deleted has its line.
+            if is_needed || self.undeletable.contains(&file.path) {
+                continue;
+            }
+            if let Err(error) = self.delete(&file, reason, now) {
+                warn!("cannot delete `{}`: {error}", file.path.display());
+                self.undeletable.insert(file.path);
+            }
+        }
+    }
+
+    fn delete(&mut self, file: &Kept, reason: DeleteReason, now: SystemTime) -> io::Result<()> {
+        let path = self.directory.root().join(&file.path);
+        let (sha256, bytes) = Hash::of_reader(fs::File::open(&path)?, |_| {})?;
+        let line = Deleted { path: file.path.display().to_string(), sha256, bytes, reason };
+        // The line comes first, so that no file is missing without one; but a full disk may have no room
+        // for it before the file is gone.
+        self.log(Unlogged::Event(Event::Delete(line)), now);
+        fs::remove_file(&path)?;
+        info!(path = %file.path.display(), bytes, ?reason, "deleted");
+        // The partition, where this was its last file.
+        let _ = path.parent().map(fs::remove_dir);
+        self.flush_log(now);
+        Ok(())
+    }
+}
+
+fn free_bytes(directory: &Directory) -> io::Result<u64> {
+    let found = nix::sys::statvfs::statvfs(directory.root())?;
+    Ok(found.blocks_available().saturating_mul(found.fragment_size()))
+}
+
+/// The published files, with the end of the time of their partition.
+fn files(directory: &Directory) -> io::Result<Vec<Kept>> {
+    let mut found = Vec::new();
+    for table in [FLOWS, GAPS] {
+        match walk(directory.root(), Path::new(table), None, &mut found) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
+    }
+    Ok(found)
+}
+
+fn walk(root: &Path, below: &Path, until: Option<SystemTime>, found: &mut Vec<Kept>) -> io::Result<()> {
+    for entry in fs::read_dir(root.join(below))? {
+        let entry = entry?;
+        let path: PathBuf = below.join(entry.file_name());
+        let metadata = entry.metadata()?;
+        if metadata.is_dir() {
+            let name = entry.file_name();
+            let until = name.to_str().and_then(|name| end_of_partition(name, until));
+            if let Some(until) = until {
+                walk(root, &path, Some(until), found)?;
+            }
+        } else if let Some(until) = until
+            && path.extension().is_some_and(|extension| extension == "parquet")
+        {
+            found.push(Kept { until, path, bytes: metadata.len() });
+        }
+    }
+    Ok(())
+}
+
+/// End of the time of a partition `date=YYYY-MM-DD` or, in one, `hour=HH`.
+fn end_of_partition(name: &str, of_date: Option<SystemTime>) -> Option<SystemTime> {
+    const HOUR: Duration = Duration::from_secs(3600);
+    match (name.split_once('=')?, of_date) {
+        (("date", date), None) => {
+            let date: jiff::civil::Date = date.parse().ok()?;
+            let begin = date.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
+            Some(SystemTime::from(begin) + HOUR * 24)
+        }
+        (("hour", hour), Some(end_of_day)) => {
+            let hour: u32 = hour.parse().ok().filter(|hour| *hour < 24)?;
+            Some(end_of_day - HOUR * (23 - hour))
+        }
+        _ => None,
+    }
+}

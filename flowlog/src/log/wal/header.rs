@@ -1,0 +1,118 @@
+//! What stands before the first frame of a segment.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::bytes::Bytes;
+use super::frame::checksum;
+use crate::log::schema::{RunContext, RunFacts};
+
+/// The first bytes of a segment.
+const MAGIC: [u8; 8] = *b"flowlogW";
+
+/// Version of the format. To be raised when an older flowlog could misread what this one writes, also
+/// when columns of the schema change other than by new ones at the end.
+const VERSION: u32 = 1;
+
+/// The run that wrote a segment: all that is needed to make its rows files of that run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentHeader {
+    /// UUIDv7 of the run.
+    pub run_id: Uuid,
+    /// Application-specific hash of the machine id.
+    pub host_id: String,
+    /// Name of the host.
+    pub host_name: String,
+    /// Boot id of the kernel, where known.
+    pub boot_id: Option<String>,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Whether the kernel counted packets and bytes, where known.
+    pub acct: Option<bool>,
+    /// Whether the kernel took start and stop times, where known.
+    pub timestamp: Option<bool>,
+    /// Which flows were recorded; `None` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Value>,
+    /// When the run began, in microseconds since 1970.
+    pub started_us: i64,
+}
+
+impl SegmentHeader {
+    /// The header of the segments of a run.
+    pub fn of(facts: &RunFacts, started_us: i64) -> Self {
+        let RunFacts { run, kernel, acct, timestamp, filter } = facts.clone();
+        let RunContext { run_id, host_id, host_name, boot_id } = run;
+        Self { run_id, host_id, host_name, boot_id, kernel, acct, timestamp, filter, started_us }
+    }
+
+    /// The run, for the files made of it.
+    pub fn facts(&self) -> RunFacts {
+        let Self { run_id, host_id, host_name, boot_id, kernel, acct, timestamp, filter, started_us: _ } =
+            self.clone();
+        RunFacts { run: RunContext { run_id, host_id, host_name, boot_id }, kernel, acct, timestamp, filter }
+    }
+
+    /// The bytes before the first frame.
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let json = serde_json::to_vec(self)?;
+        // A name that is longer than 4 GiB does not exist.
+        let length = u32::try_from(json.len()).unwrap_or(u32::MAX);
+        let fields = [VERSION, length, checksum(length, &json)].map(u32::to_le_bytes);
+        Ok([&MAGIC, fields.as_flattened(), &json].concat())
+    }
+}
+
+/// Why the beginning of a file is not that of a segment.
+#[derive(Debug, thiserror::Error)]
+pub enum HeaderError {
+    /// The file is shorter than its header: making it was interrupted, or a power failure came before it
+    /// was synced for the first time.
+    #[error("the file ends within its header")]
+    Torn,
+    /// The file is something else, or its first bytes are damaged.
+    #[error("the file does not begin as a segment of a write-ahead log does")]
+    Magic,
+    /// The file has a format of another flowlog.
+    #[error("the format has version {found}, expected {VERSION}: read it with the flowlog that wrote it")]
+    Version {
+        /// The version.
+        found: u32,
+    },
+    /// The header is damaged.
+    #[error("the checksum of the header is wrong")]
+    Checksum,
+    /// The header is intact and says something else than expected.
+    #[error("the header cannot be understood: {0}")]
+    Content(#[from] serde_json::Error),
+}
+
+/// What stands before the JSON: magic, version, length and checksum.
+pub(super) const FIXED_BYTES: u64 = 20;
+
+/// How long the JSON is, as the fixed part says; 0 where that is not whole.
+pub(super) fn json_bytes(fixed: &[u8]) -> u64 {
+    let length = fixed.get(12..).and_then(|rest| rest.first_chunk());
+    length.map_or(0, |length| u64::from(u32::from_le_bytes(*length)))
+}
+
+/// Reads the header and leaves what follows it.
+pub(super) fn parse(bytes: &mut Bytes<'_>) -> Result<SegmentHeader, HeaderError> {
+    let magic: [u8; 8] = bytes.array().ok_or(HeaderError::Torn)?;
+    if magic != MAGIC {
+        return Err(HeaderError::Magic);
+    }
+    let found = bytes.u32().ok_or(HeaderError::Torn)?;
+    if found != VERSION {
+        return Err(HeaderError::Version { found });
+    }
+    let length = bytes.u32().ok_or(HeaderError::Torn)?;
+    let crc = bytes.u32().ok_or(HeaderError::Torn)?;
+    let json = usize::try_from(length).ok().and_then(|length| bytes.take(length));
+    let json = json.ok_or(HeaderError::Torn)?;
+    if checksum(length, json) != crc {
+        return Err(HeaderError::Checksum);
+    }
+    Ok(serde_json::from_slice(json)?)
+}

@@ -6,6 +6,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`causes`] | errors as one line of the log |
+//! | [`time`] | units of time, and what is made of what |
 //! | [`flow`] | a tracked connection, as the kernel describes it |
 //! | [`gaps`] | declared losses |
 //! | [`record`] | what one row says of a flow, before it is columns |
@@ -21,6 +22,8 @@
 #![forbid(unsafe_code)]
 
 pub mod causes;
+pub mod time;
+
 pub mod flow;
 pub mod gaps;
 pub mod record;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// Modules that compute and do nothing else, by their path below `src`.
 const WITHOUT_IO: &[&str] = &[
     "causes.rs",
+    "time.rs",
     "flow.rs",
     "gaps.rs",
     "record.rs",
@@ -195,6 +196,19 @@ fn a_library_has_one_user() {
             // Names of column metadata come from the library that defines them.
             let code = without_tests(&code).replace("parquet::arrow::PARQUET_FIELD_ID_META_KEY", "");
             assert!(is_user || !code.contains(library), "{name} uses `{library}`");
+        }
+    }
+}
+
+#[test]
+fn units_of_time_are_converted_in_one_place() {
+    for (name, code) in sources() {
+        for conversion in ["ns / 1000", "ns / 1_000", "UNIX_EPOCH).", "as_micros()", "as_nanos() /"] {
+            let is_there = without_tests(&code).contains(conversion);
+            assert!(
+                !is_there || name == "time.rs" || is_test(&name),
+                "{name} has `{conversion}`; see `time`"
+            );
         }
     }
 }

@@ -14,13 +14,14 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::attribution::clocks::Moment;
 use crate::attribution::sockets::mapped;
+use crate::time::NS_PER_S;
 
 /// How many lives that have ended are remembered: a megabyte. Hosts with containers make some for each of them.
 const MAX_ENDED: usize = 16_384;
 
 /// How long a life is remembered after its end, in nanoseconds. A TCP connection without packets stays in the
 /// connection tracking table for five days by default; others for minutes.
-const LINGER_NS: u64 = 6 * 24 * 3600 * 1_000_000_000;
+const LINGER_NS: u64 = 6 * 24 * 3600 * NS_PER_S;
 
 /// Bits of an address, IPv4 as v4-mapped.
 const ADDRESS_BITS: u8 = 128;

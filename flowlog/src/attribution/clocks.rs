@@ -10,6 +10,7 @@
 
 pub mod read;
 
+use crate::time::NS_PER_S;
 use std::collections::VecDeque;
 
 /// How many eras are remembered: a flow that is older than all of them has no start that could be converted.
@@ -26,11 +27,11 @@ const TOLD_LATE_NS: u64 = 1_000_000;
 
 /// By how much a time may seem to be off, in nanoseconds, because the clock was set twice between two looks. Who sets it
 /// by more shows a time that is of no era that is known.
-const NEAR_NS: u64 = 1_000_000_000;
+const NEAR_NS: u64 = NS_PER_S;
 
 /// How long it is considered, in nanoseconds, that a flow may have started at a moment at which the clock was set. Each
 /// such moment makes a join longer; what starts then and lasts longer is ambiguous.
-const UNSURE_FOR_NS: u64 = 600 * 1_000_000_000;
+const UNSURE_FOR_NS: u64 = 600 * NS_PER_S;
 
 /// One reading of `CLOCK_REALTIME` between two readings of `CLOCK_MONOTONIC`, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,6 +27,7 @@ use crate::flow::{Flow, L4, Protocol, Status, Tuple};
 use crate::record::{
     Attribution, CommandLine, Direction, End, FlowRecord, Holder, Method, Origin, Process, Sighting,
 };
+use crate::time::NS_PER_S;
 
 pub use self::observer::Observer;
 
@@ -354,7 +355,7 @@ pub fn attribute<'a>(
     let estimate_ns = observer.timeouts.last_seen_ns(flow);
     let destroyed_ns = flow.stop_ns.or(flow.event_ns).unwrap_or(received_ns);
     // The last packet was up to a second later than the estimate, which rests on whole seconds.
-    let latest_ns = estimate_ns.map(|estimate| estimate.saturating_add(1_000_000_000));
+    let latest_ns = estimate_ns.map(|estimate| estimate.saturating_add(NS_PER_S));
     let end_ns = latest_ns.unwrap_or(destroyed_ns).min(destroyed_ns);
     let is_answered = flow.status.is_some_and(|status| status.contains(Status::SEEN_REPLY));
     let clocks = observer.clocks;

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::hash::Hash;
 
+use crate::time::NS_PER_S;
 use hashbrown::HashMap;
 
 /// How much is remembered, in each table.
@@ -24,7 +25,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sockets: 458_752, linger_ns: 600 * 1_000_000_000 }
+        Self { sockets: 458_752, linger_ns: 600 * NS_PER_S }
     }
 }
 

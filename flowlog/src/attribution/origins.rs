@@ -33,6 +33,7 @@ use self::cgroups::{Cgroups, Hierarchy, told};
 use crate::attribution::clocks::read::now_ns;
 use crate::attribution::containers::{container_id, pod_uid, unit};
 use crate::record::{Cgroup, Origin};
+use crate::time::NS_PER_S;
 
 /// How many processes are remembered for what /proc said of them. One takes about 500 bytes.
 const MAX_PROCESSES: usize = 4096;
@@ -242,7 +243,7 @@ fn running(tgid: u32, suspended_ns: u64) -> Option<(u64, u64, Vec<ProcessCGroup>
     // In ticks since boot, rounded down.
     let ticks = process.stat().ok()?.starttime.checked_add(1)?;
     let ProcessCGroups(lines) = process.cgroups().ok()?;
-    let tick_ns = 1_000_000_000 / procfs::ticks_per_second().max(1);
+    let tick_ns = NS_PER_S / procfs::ticks_per_second().max(1);
     let from_ns = ticks.checked_mul(tick_ns)?.checked_sub(suspended_ns)?;
     Some((from_ns, until_ns, lines))
 }

@@ -28,6 +28,7 @@ use crate::log::store::{OpenError, Refused, Store, StoreConfig, Summary};
 use crate::log::wal::WalSync;
 use crate::log::writer::{Compatibility, Directory, Rotation};
 use crate::record::{FlowRecord, Sighting};
+use crate::time::{NS_PER_S, ns_since_1970, us_since_1970};
 use lines::Source;
 pub use lines::{BadLine, Place};
 pub use unknown::Unknown;
@@ -216,7 +217,7 @@ fn sighting(format: Format, line: &Line) -> Result<Option<Sighting>, &'static st
         }
         (Format::NfConntrack, Event::Other) => {
             let start_ns = line.entry.timestamps.as_ref().and_then(|times| times.start_ns);
-            let age_ns = line.age_s.and_then(|age_s| age_s.checked_mul(1_000_000_000));
+            let age_ns = line.age_s.and_then(|age_s| age_s.checked_mul(NS_PER_S));
             let listed_ns = start_ns.zip(age_ns).and_then(|(start_ns, age_ns)| start_ns.checked_add(age_ns));
             Ok(Some(Sighting::ImportedEntry { listed_ns }))
         }
@@ -294,7 +295,7 @@ impl Rows {
         self.batch.append(&FlowRecord {
             flow,
             sighting,
-            received_ns: nanos(self.started),
+            received_ns: ns_since_1970(self.started),
             counters_final: matches!(sighting, Sighting::ImportedEnd { .. }),
             observer_netns: UNKNOWN_NAMESPACE,
             last_seen_ns: None,
@@ -308,7 +309,7 @@ impl Rows {
     fn flush(&mut self) -> Result<(), ImportError> {
         let Some(from) = self.first.take() else { return Ok(()) };
         let now = SystemTime::now();
-        let nothing_was_watched_us = i64::try_from(nanos(self.started) / 1000).unwrap_or(i64::MAX);
+        let nothing_was_watched_us = us_since_1970(self.started);
         self.store
             .append(&self.batch.finish(), nothing_was_watched_us, now)
             .map_err(|source| ImportError::Refused { from, source })?;
@@ -324,10 +325,4 @@ impl Rows {
             (_, false) => Err(ImportError::Unpublished),
         }
     }
-}
-
-/// Nanoseconds since 1970.
-fn nanos(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

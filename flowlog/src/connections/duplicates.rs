@@ -10,15 +10,16 @@ use foldhash::quality::FixedState;
 use hashbrown::{HashMap, HashSet};
 
 use crate::flow::Flow;
+use crate::time::NS_PER_S;
 
 /// After this time without becoming full, a generation is followed by the next one. The kernel repeats
 /// an event as soon as the listener that had no room for it has read something, so a duplicate this old
 /// means a listener that stood still for as long.
-const GENERATION_NS: u64 = 600 * 1_000_000_000;
+const GENERATION_NS: u64 = 600 * NS_PER_S;
 
 /// For how long a flow without a start is remembered. Its tuple, id and counters may come again as those of
 /// another flow: an entry lives for ten seconds at least, unless somebody removes it.
-const WITHOUT_START_NS: u64 = 2 * 1_000_000_000;
+const WITHOUT_START_NS: u64 = 2 * NS_PER_S;
 
 /// What identifies a flow: its id and tuple, and when it started.
 ///

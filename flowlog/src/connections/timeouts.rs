@@ -4,6 +4,7 @@
 use std::fs;
 
 use crate::flow::{Flow, ProtoState, Protocol, SctpState, Status, TcpState};
+use crate::time::NS_PER_S;
 
 /// Directory of the sysctls. /proc shows those of the namespace of the thread that opens a file.
 const SYSCTLS: &str = "/proc/sys/net/netfilter/nf_conntrack_";
@@ -86,9 +87,9 @@ impl Timeouts {
     /// the second to which the kernel rounds down what is left of a timeout.
     pub fn last_seen_ns(&self, flow: &Flow) -> Option<u64> {
         let idle_s = self.of(flow)?.checked_sub(flow.timeout_s.unwrap_or(0))?;
-        let last_ns = flow.stop_ns.or(flow.event_ns)?.checked_sub(u64::from(idle_s) * 1_000_000_000)?;
+        let last_ns = flow.stop_ns.or(flow.event_ns)?.checked_sub(u64::from(idle_s) * NS_PER_S)?;
         match flow.start_ns {
-            Some(start_ns) if start_ns > last_ns.saturating_add(1_000_000_000) => None,
+            Some(start_ns) if start_ns > last_ns.saturating_add(NS_PER_S) => None,
             Some(start_ns) => Some(last_ns.max(start_ns)),
             None => Some(last_ns),
         }

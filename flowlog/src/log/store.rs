@@ -40,6 +40,7 @@ use crate::log::retention::RetentionLimits;
 use crate::log::schema::RunFacts;
 use crate::log::wal::{self, Segment, SegmentHeader, Wal, WalError, WalSync};
 use crate::log::writer::{Compatibility, Directory, Published, Rotation, WriteError, Writer};
+use crate::time::us_since_1970;
 use convert::Conversion;
 use losses::Losses;
 use recover::Unfinished;
@@ -171,7 +172,7 @@ impl Store {
             recover::unfinished(&directory, history).map_err(unusable(directory.wal()))?;
         started.unwatched_since_us = unwatched_since_us;
         let unwatched_since_us = unwatched_since_us.filter(|_| watched_since_us.is_some());
-        let watched_since_us = watched_since_us.unwrap_or(micros(now));
+        let watched_since_us = watched_since_us.unwrap_or(us_since_1970(now));
         let header = SegmentHeader::of(&facts, watched_since_us);
         let mut store = Self {
             wal: Wal::open(directory.wal(), &header, wal_sync)?,
@@ -504,12 +505,6 @@ fn remove_segment(path: &std::path::Path) {
     if let Err(error) = wal::remove(path) {
         warn!("cannot remove `{}`, whose rows are all published: {error}", path.display());
     }
-}
-
-/// The time in microseconds since 1970.
-fn micros(time: SystemTime) -> i64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use procfs::{ProcResult, ticks_per_second};
 use super::exe::resolved;
 use crate::attribution::cmdline::{self, Mode};
 use crate::record::{CommandLine, Process};
+use crate::time::NS_PER_S;
 
 /// The login uid where it is not set: `AUDIT_UID_UNSET` of `linux/audit.h`.
 const UNSET: u32 = u32::MAX;
@@ -43,7 +44,7 @@ fn read(directory: &Directory, boot_ns: u64, mode: Mode) -> ProcResult<Option<Pr
     let parent_exe = Directory::new(stat.ppid).and_then(|parent| parent.exe());
     // While a process has the same parent, that one lives, and its number is its own.
     let parent_exe = parent_exe.ok().filter(|_| directory.stat().is_ok_and(|now| now.ppid == stat.ppid));
-    let start_ns = stat.starttime.checked_mul(1_000_000_000).map(|ticks| ticks / ticks_per_second());
+    let start_ns = stat.starttime.checked_mul(NS_PER_S).map(|ticks| ticks / ticks_per_second());
     Ok(Some(Process {
         tgid,
         start_ns: start_ns.and_then(|start| boot_ns.checked_add(start)),

@@ -1,7 +1,7 @@
 //! Entries and expectations to stdout, in the format that was asked for.
 
 use std::io::{self, BufWriter, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use jiff::tz::TimeZone;
 
@@ -14,6 +14,7 @@ use crate::connections::ctnetlink::{Entry, Expectation};
 use crate::connections::proc_net::print::Style;
 use crate::connections::proc_net::{LabelNames, print, xml};
 use crate::host::time_zone;
+use crate::time::since_1970;
 
 /// Room for lines that are written with one system call.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -134,7 +135,7 @@ impl Printer {
     /// XML has it at another place.
     fn time_of_event(&mut self) {
         if self.format.timestamp && !self.format.xml {
-            let now = now();
+            let now = since_1970(SystemTime::now());
             let (seconds, micros) = (now.as_secs(), now.subsec_micros());
             // Writing into memory cannot fail.
             let _ = write!(self.line, "[{seconds:<8}.{micros:06}]\t");
@@ -162,12 +163,7 @@ fn style<'a>(
         timestamps,
         labels,
         when: format.timestamp,
-        now_s: now().as_secs(),
+        now_s: since_1970(SystemTime::now()).as_secs(),
         time_zone,
     }
-}
-
-fn now() -> std::time::Duration {
-    // Before 1970 is as good as 1970.
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

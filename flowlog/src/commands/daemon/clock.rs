@@ -11,6 +11,7 @@ use tracing::warn;
 pub(super) use crate::attribution::clocks::read::now_ns;
 use crate::attribution::clocks::read::{self, SLOW_NS, compare, sample};
 use crate::attribution::clocks::{Clocks, Sample, Set};
+use crate::time::{NS_PER_S, to_us};
 
 /// The clocks are fast where they are compared in less: then they are compared before each join, which tells of a
 /// change before the kernel does.
@@ -53,8 +54,8 @@ impl Watch {
             warn!(
                 "the clocks of this host can be compared to within {} us only, expected less than {} us: connections that use a \
                  port again within this time have ambiguous processes; choose a faster clock source, such as tsc",
-                error_ns / 1000,
-                SLOW_NS / 1000,
+                to_us(error_ns),
+                to_us(SLOW_NS),
             );
         }
         Ok(Self { clocks, timer, is_fast: took_ns < FAST_NS, sampled_ns: 0, set: None })
@@ -111,17 +112,12 @@ impl Watch {
 
 /// Lets the timer wait for the end of time: only a clock that is set ends it.
 fn arm(timer: &TimerFd) -> Result<()> {
-    let end_of_time = Expiration::OneShot(TimeSpec::seconds(i64::MAX / 1_000_000_000 - 1));
+    let end_of_time = Expiration::OneShot(TimeSpec::seconds(i64::MAX / NS_PER_S.cast_signed() - 1));
     let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
     timer.set(end_of_time, flags).context("cannot wait for the clock to be set")
 }
 
 /// The wall clock in microseconds since 1970, as the flow log has it.
 pub(super) fn now_us() -> i64 {
-    micros(now_ns(ClockId::CLOCK_REALTIME))
-}
-
-/// Nanoseconds as the microseconds of the flow log.
-pub(super) fn micros(ns: u64) -> i64 {
-    i64::try_from(ns / 1000).unwrap_or(i64::MAX)
+    to_us(now_ns(ClockId::CLOCK_REALTIME))
 }

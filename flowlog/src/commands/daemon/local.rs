@@ -8,7 +8,7 @@ use flowlog_common::{COMM_LEN, PathLayout, TaskLayout};
 use nix::time::ClockId;
 use tracing::{debug, warn};
 
-use super::clock::{self, micros, now_ns, now_us};
+use super::clock::{self, now_ns, now_us};
 use super::watched::Watched;
 use crate::attribution::clocks::Set;
 use crate::attribution::clocks::read::boot_ns;
@@ -22,6 +22,7 @@ use crate::attribution::origins::Origins;
 use crate::attribution::processes::walk;
 use crate::causes::one_line;
 use crate::gaps::{Cause, Gap, Pending, Stage};
+use crate::time::to_us;
 
 /// No process has this number.
 const NOBODY: u32 = 0;
@@ -227,7 +228,7 @@ impl Local {
         if lost_now == 0 && !*is_stuck {
             return Ok(());
         }
-        let from_us = micros(clock.clocks.realtime_ns(since_ns));
+        let from_us = to_us(clock.clocks.realtime_ns(since_ns));
         let blind = self.blind.get_or_insert(Blind { from_us, to_us: from_us, events: 0 });
         blind.to_us = now_us();
         blind.events += lost_now;
@@ -293,7 +294,7 @@ impl Local {
             "somebody set the clock {direction} by {by_s:.6} s: times of flows jump, and flows of this moment may have an ambiguous process"
         );
         // As it was before, and as it is now.
-        let times_us = [after_ns, before_ns].map(|at_ns| micros(self.clock.clocks.realtime_ns(at_ns)));
+        let times_us = [after_ns, before_ns].map(|at_ns| to_us(self.clock.clocks.realtime_ns(at_ns)));
         let [from_us, to_us] = [times_us[0].min(times_us[1]), times_us[0].max(times_us[1])];
         let gap = Gap::new(Cause::ClockSet, Stage::Attribute, from_us, to_us);
         gaps.add(Gap { detail: Some(format!("the clock was set {direction} by {by_s:.6} s")), ..gap });

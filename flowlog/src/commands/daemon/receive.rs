@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::time::ClockId;
 use tracing::{debug, error};
 
-use super::clock::{micros, now_ns, now_us};
+use super::clock::{now_ns, now_us};
 use super::counts::Counts;
 use super::output::Output;
 use super::watched::{Dump, Watched};
@@ -17,6 +17,7 @@ use crate::connections::filter::FlowFilter;
 use crate::flow::Flow;
 use crate::gaps::{Cause, Gap, Stage, unnoticed_since_us};
 use crate::record::{FlowRecord, Sighting};
+use crate::time::to_us;
 
 /// Reads of one listener before signals, ticks and the other listeners get their turn.
 const READS_PER_TURN: usize = 16;
@@ -71,7 +72,7 @@ impl Daemon {
         local.declare_lost(&mut output.gaps);
         local.expire();
         let complete_until_us = |watched: &Watched| {
-            let silent_us = watched.dumps.complete_until_ns().map_or(i64::MAX, micros);
+            let silent_us = watched.dumps.complete_until_ns().map_or(i64::MAX, to_us);
             watched.read_until_us.min(silent_us)
         };
         output.complete_until_us = watched.iter().map(complete_until_us).min().unwrap_or(i64::MIN);
@@ -296,7 +297,7 @@ fn record(
 /// Counts a flow that is dropped because the writing side is behind.
 fn lose_flow(flow: &Flow, received_ns: u64, output: &mut Output, counts: &mut Counts) {
     let end_ns = flow.stop_ns.or(flow.event_ns).unwrap_or(received_ns);
-    let end_us = micros(end_ns);
+    let end_us = to_us(end_ns);
     counts.lost += 1;
     output.gaps.add(Gap {
         lost_flows: Some(1),

@@ -21,8 +21,7 @@ use crate::connections::ctnetlink::sets::{
     CounterAttributes, Helper, L4Attributes, ProtoInfo, SecurityContext, TupleAttributes,
 };
 use crate::flow::{DccpState, ProtoState, Protocol, SctpState, Status, TcpState};
-
-const NANOS: u64 = 1_000_000_000;
+use crate::time::NS_PER_S;
 
 /// What [`ParseError::expected`] has where a field or flag is not known.
 const KNOWN_FIELD: &str = "a field such as `mark=`, or the end of the line";
@@ -192,7 +191,7 @@ fn printed_at(words: &mut Words<'_>) -> Result<Option<u64>, ParseError> {
     let time_ns = words.bracketed().and_then(|text| {
         let (seconds, micros) = text.strip_prefix('[')?.split_once('.')?;
         let micros: u64 = decimal(micros.trim_end_matches(' ')).filter(|micros| *micros < 1_000_000)?;
-        let nanos = decimal::<u64>(seconds.trim_end_matches(' '))?.checked_mul(NANOS)?;
+        let nanos = decimal::<u64>(seconds.trim_end_matches(' '))?.checked_mul(NS_PER_S)?;
         nanos.checked_add(micros * 1000)
     });
     time_ns.map(Some).ok_or_else(|| start.error(EXPECTED))
@@ -492,7 +491,7 @@ fn date(words: &mut Words<'_>, name: &str, zone: &TimeZone) -> Result<u64, Parse
     let time_ns = words.bracketed().and_then(|text| {
         let date = strtime::parse("%a %b %e %H:%M:%S %Y", text.strip_prefix(name)?).ok()?;
         let time = zone.to_timestamp(date.to_datetime().ok()?).ok()?;
-        u64::try_from(time.as_second()).ok()?.checked_mul(NANOS)
+        u64::try_from(time.as_second()).ok()?.checked_mul(NS_PER_S)
     });
     time_ns.ok_or_else(|| start.error(EXPECTED))
 }

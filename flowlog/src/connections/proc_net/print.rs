@@ -14,6 +14,7 @@ use crate::connections::ctnetlink::sets::{
 };
 use crate::connections::ctnetlink::{Entry, Expectation};
 use crate::flow::{Protocol, Status};
+use crate::time::NS_PER_S;
 
 /// What a line says besides the entry itself.
 #[derive(Clone, Debug)]
@@ -246,17 +247,16 @@ fn keys(text: &mut Text<'_>, tuple: &TupleAttributes) {
 }
 
 fn times(text: &mut Text<'_>, entry: &Entry, style: &Style<'_>) {
-    const NANOS: u64 = 1_000_000_000;
     let Some(times) = &entry.timestamps else { return };
     if let Some(start_ns) = times.start_ns {
-        let end_s = times.stop_ns.map_or(style.now_s, |stop_ns| stop_ns / NANOS);
-        text.field("delta-time", end_s.saturating_sub(start_ns / NANOS));
+        let end_s = times.stop_ns.map_or(style.now_s, |stop_ns| stop_ns / NS_PER_S);
+        text.field("delta-time", end_s.saturating_sub(start_ns / NS_PER_S));
     }
     if style.timestamps {
         for (name, time_ns) in [("[start=", times.start_ns), ("[stop=", times.stop_ns)] {
             if let Some(time_ns) = time_ns {
                 text.push(name);
-                date(text, time_ns / NANOS, style.time_zone);
+                date(text, time_ns / NS_PER_S, style.time_zone);
                 text.push("] ");
             }
         }

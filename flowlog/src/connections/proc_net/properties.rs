@@ -15,8 +15,7 @@ use crate::connections::ctnetlink::sets::{
     CounterAttributes, Helper, L4Attributes, SecurityContext, Timestamps, TupleAttributes,
 };
 use crate::flow::{DccpState, ProtoState, SctpState, TcpState};
-
-const NANOS: u64 = 1_000_000_000;
+use crate::time::NS_PER_S;
 
 /// Lines of each kind: of this kernel, of older ones, and of several versions of conntrack(8).
 const LINES: [&str; 18] = [
@@ -77,8 +76,8 @@ fn times_are_of_the_zone_and_of_the_event() {
     };
     let line = at(&format!("[1795249382.7     ]\t{text}"));
     let times = line.entry.timestamps.unwrap();
-    let start_ns = 1_795_242_182 * NANOS;
-    assert_eq!((times.start_ns, times.stop_ns), (Some(start_ns), Some(start_ns + 2 * NANOS)));
+    let start_ns = 1_795_242_182 * NS_PER_S;
+    assert_eq!((times.start_ns, times.stop_ns), (Some(start_ns), Some(start_ns + 2 * NS_PER_S)));
     assert_eq!((line.entry.event_ns, line.age_s), (Some(1_795_249_382_000_007_000), Some(2)));
     assert_eq!(at(&format!("[1795249382.437389]\t{text}")).entry.event_ns, Some(1_795_249_382_437_389_000));
     // Without names, labels are left out.
@@ -376,8 +375,8 @@ fn entry() -> impl Strategy<Value = Entry> {
                             .map(|word| SecurityContext { name: name(word), ..SecurityContext::default() }),
                         helper: helper.map(|word| Helper { name: name(word), ..Helper::default() }),
                         timestamps: times.map(|(start_s, stop_s)| Timestamps {
-                            start_ns: start_s.map(|start_s| start_s.saturating_mul(NANOS)),
-                            stop_ns: stop_s.map(|stop_s| stop_s.saturating_mul(NANOS)),
+                            start_ns: start_s.map(|start_s| start_s.saturating_mul(NS_PER_S)),
+                            stop_ns: stop_s.map(|stop_s| stop_s.saturating_mul(NS_PER_S)),
                             ..Timestamps::default()
                         }),
                         labels: Some(label_bits),
@@ -417,7 +416,7 @@ proptest! {
         if let Some(age_s) = line.age_s {
             // Where a line has no start, it has the age; both are of the time of the stop, or now.
             let times = line.entry.timestamps.get_or_insert_default();
-            times.start_ns.get_or_insert((MAX_TIME_S - age_s) * NANOS);
+            times.start_ns.get_or_insert((MAX_TIME_S - age_s) * NS_PER_S);
         }
         let again = print(&line.entry);
         prop_assert_eq!(again, text);

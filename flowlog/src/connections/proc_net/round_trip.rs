@@ -7,10 +7,9 @@ use jiff::tz::TimeZone;
 use super::parse::{self, Context, Line};
 use super::print::{self, Style};
 use super::{LabelNames, ParseError};
+use crate::time::NS_PER_S;
 
 static UTC: TimeZone = TimeZone::UTC;
-
-const NANOS: u64 = 1_000_000_000;
 
 /// A second of the year 2540: later ones do not fit in nanoseconds.
 pub(crate) const MAX_TIME_S: u64 = 18_000_000_000;
@@ -37,8 +36,8 @@ pub(crate) fn print_as(text: &str, line: &Line) -> String {
     // Where a line has no start, it may have the age.
     let age_s = line.age_s.unwrap_or(0).min(MAX_TIME_S);
     let has_age = line.age_s.is_some();
-    let now_s = times.start_ns.map_or(MAX_TIME_S, |start_ns| start_ns / NANOS + age_s);
-    times.start_ns = times.start_ns.or(has_age.then_some((MAX_TIME_S - age_s) * NANOS));
+    let now_s = times.start_ns.map_or(MAX_TIME_S, |start_ns| start_ns / NS_PER_S + age_s);
+    times.start_ns = times.start_ns.or(has_age.then_some((MAX_TIME_S - age_s) * NS_PER_S));
     let mut out = Vec::new();
     print::entry(&mut out, &entry, line.event, &style(text, line, &names(), now_s));
     String::from_utf8(out).unwrap()

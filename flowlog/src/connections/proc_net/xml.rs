@@ -10,6 +10,7 @@ use crate::connections::ctnetlink::decode::Event;
 use crate::connections::ctnetlink::sets::{CounterAttributes, ExpectationFlags, Name, TupleAttributes};
 use crate::connections::ctnetlink::{Entry, Expectation};
 use crate::flow::{Protocol, Status};
+use crate::time::NS_PER_S;
 
 /// Appends the element `flow` of an entry; [`Event::Other`] is none.
 pub fn entry(out: &mut Vec<u8>, entry: &Entry, event: Event, style: &Style<'_>) {
@@ -190,7 +191,6 @@ fn keys(text: &mut Text<'_>, tuple: &Option<TupleAttributes>) {
 }
 
 fn times(text: &mut Text<'_>, entry: &Entry, style: &Style<'_>) {
-    const NANOS: u64 = 1_000_000_000;
     let Some(times) = &entry.timestamps else { return };
     if style.timestamps {
         text.wrapped("timestamp", |text| {
@@ -203,8 +203,8 @@ fn times(text: &mut Text<'_>, entry: &Entry, style: &Style<'_>) {
     }
     if let Some(start_ns) = times.start_ns {
         let age_s = match times.stop_ns {
-            Some(stop_ns) => stop_ns.saturating_sub(start_ns) / NANOS,
-            None => style.now_s.saturating_sub(start_ns / NANOS),
+            Some(stop_ns) => stop_ns.saturating_sub(start_ns) / NS_PER_S,
+            None => style.now_s.saturating_sub(start_ns / NS_PER_S),
         };
         text.element("deltatime", age_s);
     }

@@ -15,12 +15,13 @@ use uuid::Uuid;
 
 use super::columns::{ColumnType, batch_schema};
 use super::end::EndColumns;
-use super::row::{Nat, StatusBits, Times, end_reason, micros, ports, saturate};
+use super::row::{Nat, StatusBits, Times, end_reason, ports, saturate};
 use super::sparse::{Sparse, Unknown, utc};
 use super::text::{Keyed, Names, constant, dictionary};
 use super::values;
 use crate::flow::{Counters, EndReason, Flow, L4, ProtoState};
 use crate::record::FlowRecord;
+use crate::time::to_us;
 
 /// What is the same in all rows of one run of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -238,7 +239,7 @@ impl FlowBatch {
         self.offloaded.append_option(status.offloaded);
         append_labels(&mut self.ct_labels, *labels);
         self.observer_netns.append_value(saturate(*observer_netns));
-        self.last_seen_time.append(last_seen_ns.map(micros));
+        self.last_seen_time.append(last_seen_ns.map(to_us));
         self.direction.append(direction.map(values::direction));
         self.src.append(*src);
         self.dst.append(*dst);

@@ -4,11 +4,12 @@ use arrow_array::ArrayRef;
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use flowlog_common::{COMM_LEN, Owner};
 
-use super::row::{comm, micros, saturate};
+use super::row::{comm, saturate};
 use super::sparse::{Sparse, Unknown, utc};
 use super::text::{Keyed, Names, Shared};
 use super::values;
 use crate::record::{Attribution, Cgroup, CommandLine, End, Holder, Origin, Process, TcpStats};
+use crate::time::to_us;
 
 /// Columns of the local process at one end.
 #[derive(Debug)]
@@ -132,7 +133,7 @@ impl ProcessColumns {
         let unknown = &Process::default();
         let Process { tgid: _, start_ns, ppid, login_uid, exe, cmdline, parent_exe, is_kernel: _ } =
             process.unwrap_or(unknown);
-        self.process_start_time.append(start_ns.map(micros));
+        self.process_start_time.append(start_ns.map(to_us));
         self.ppid.append(ppid.and_then(|ppid| i32::try_from(ppid).ok()));
         self.login_uid.append(login_uid.map(i64::from));
         self.exe.append(exe.as_ref());

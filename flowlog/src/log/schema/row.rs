@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::flow::{EndReason, Flow, L4, Protocol, Status, Tuple};
 use crate::record::{FlowRecord, Sighting};
+use crate::time::to_us;
 
 /// Times of a flow in microseconds since the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +29,8 @@ impl Times {
                 (record.received_ns, "receive")
             }
         };
-        let start_us = start_ns.map(micros);
-        let end_us = micros(end_ns);
+        let start_us = start_ns.map(to_us);
+        let end_us = to_us(end_ns);
         // Of the microseconds, so that it always equals end_time - start_time. A clock that was set
         // back in between leaves no duration.
         let duration_us = match (start_us, stop_ns) {
@@ -38,10 +39,6 @@ impl Times {
         };
         Self { start_us, end_us, source, duration_us }
     }
-}
-
-pub(super) fn micros(ns: u64) -> i64 {
-    saturate(ns / 1000)
 }
 
 /// A number of the kernel as the signed integer that all engines can read. Counters and cookies do

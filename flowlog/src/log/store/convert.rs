@@ -15,6 +15,7 @@ use crate::causes::one_line;
 use crate::gaps::{Cause, Gap, Stage};
 use crate::log::wal::{self, Damage, DamageCause, Frame, HeaderError, ReadError, Segment};
 use crate::log::writer::seqs;
+use crate::time::us_since_1970;
 
 /// Segments of the run itself whose rows were dropped from memory, because their files could not be
 /// written.
@@ -167,7 +168,7 @@ impl Store {
         });
         match read {
             Ok(readout) => {
-                if let Some(gap) = readout.gap(self.watched_since_us, super::micros(now)) {
+                if let Some(gap) = readout.gap(self.watched_since_us, us_since_1970(now)) {
                     self.losses.add(gap);
                 }
                 self.settle(Ok(()), now);

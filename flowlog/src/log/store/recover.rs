@@ -22,6 +22,7 @@ use crate::log::ledger::{self, DeclaredGap, Event, History, PublishedFile, Recov
 use crate::log::schema::{RunContext, RunFacts};
 use crate::log::wal::{self, Damage, DamageCause, Frame, Frames, ReadError, SegmentHeader};
 use crate::log::writer::{Directory, FLOWS, GAPS, Published, Writer, read_gap_file, seqs};
+use crate::time::{NS_PER_S, to_us};
 
 /// What the ledger says of a file.
 #[derive(Clone, Copy)]
@@ -360,7 +361,7 @@ fn read_if_intact(path: &Path) -> Result<Option<(SegmentHeader, SegmentFrames)>,
 /// When a run began, by its id, in microseconds since 1970.
 fn began_us(run_id: Uuid) -> i64 {
     let Some((began_s, nanos)) = run_id.get_timestamp().map(|began| began.to_unix()) else { return i64::MIN };
-    i64::try_from(began_s * 1_000_000 + u64::from(nanos / 1000)).unwrap_or(i64::MIN)
+    to_us(began_s.saturating_mul(NS_PER_S).saturating_add(nanos.into()))
 }
 
 /// Until when all flows that ended are in the segments.

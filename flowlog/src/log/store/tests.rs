@@ -19,6 +19,7 @@ use crate::log::verify::verify;
 use crate::log::wal::{self, WalSync};
 use crate::log::writer::{Compatibility, Directory, Published, Rotation};
 use crate::record::{FlowRecord, Sighting};
+use crate::time::us_since_1970;
 
 /// 2026-11-21 08:00:00 UTC
 const EIGHT: u64 = 1_795_248_000;
@@ -28,7 +29,7 @@ fn at(seconds: u64) -> SystemTime {
 }
 
 fn micros(seconds: u64) -> i64 {
-    super::micros(at(seconds))
+    us_since_1970(at(seconds))
 }
 
 /// By its id the run began at eight.

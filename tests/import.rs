@@ -20,6 +20,7 @@ use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, binary, flowlog};
 use crate::harness::dataset::Dataset;
 use crate::harness::entries::make_and_flush;
+use crate::harness::kernel::{ENDS, lacks};
 use crate::harness::namespace::Namespace;
 use crate::harness::process::{Finished, Process};
 use crate::harness::wait::wait_for;
@@ -291,9 +292,11 @@ fn events_become_the_rows_that_a_daemon_has() {
         let same = |other: &&&crate::harness::dataset::Row| other.int("ct_id") == row.int("ct_id");
         let rows = logged.rows();
         let daemons = rows.iter().find(same).unwrap();
-        for column in
-            ["src_ip", "dst_ip", "ct_state", "end_reason", "proto_name", "nat_src_ip", "time_source"]
-        {
+        // Before Linux 5.11 the daemon does not know why a connection ended, while the text says that a program asked.
+        if !lacks(ENDS) {
+            assert_eq!(row.text("end_reason"), daemons.text("end_reason"), "{row:?}\n{daemons:?}");
+        }
+        for column in ["src_ip", "dst_ip", "ct_state", "proto_name", "nat_src_ip", "time_source"] {
             assert_eq!(row.text(column), daemons.text(column), "{column}: {row:?}\n{daemons:?}");
         }
         for column in ["src_port", "dst_port", "icmp_id", "orig_packets", "reply_bytes", "ct_mark", "ct_zone"]

@@ -73,17 +73,23 @@ impl Parts {
     }
 }
 
+/// The ids of the links that attach programs of a process to cgroups.
+#[track_caller]
+pub(crate) fn attached_links(pid: i32) -> Vec<String> {
+    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
+    let infos = infos.map(|file| fs::read_to_string(file.unwrap().path()).unwrap_or_default());
+    let line = |info: &str, name: &str| {
+        Some(info.lines().find_map(|line| line.strip_prefix(name))?.trim().to_owned())
+    };
+    // A link that was detached is of no cgroup.
+    let is_attached = |info: &String| line(info, "cgroup_id:").is_some_and(|cgroup| cgroup != "0");
+    infos.filter(is_attached).filter_map(|info| line(&info, "link_id:")).collect()
+}
+
 /// Detaches all links of a process to cgroups, as somebody does who takes them for leftovers. Gives how many.
 #[track_caller]
 pub(crate) fn detach_links(pid: i32) -> usize {
-    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
-    let infos = infos.map(|file| fs::read_to_string(file.unwrap().path()).unwrap_or_default());
-    let links: Vec<String> = infos
-        .filter(|info| info.contains("cgroup_id:"))
-        .filter_map(|info| {
-            Some(info.lines().find_map(|line| line.strip_prefix("link_id:"))?.trim().to_owned())
-        })
-        .collect();
+    let links = attached_links(pid);
     for link in &links {
         let mut command = Command::new("bpftool");
         command.args(["link", "detach", "id", link]);

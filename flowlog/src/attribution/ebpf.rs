@@ -318,8 +318,7 @@ impl Ebpf {
                 })?;
             }
         }
-        *links = Links::find().map_err(unknown)?;
-        Ok(())
+        links.find_again().map_err(unknown)
     }
 
     /// Gives, once, the table of what raw sockets sent, to be read.

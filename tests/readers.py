@@ -1,6 +1,7 @@
 """Reads a flow log with DuckDB, Polars and pyarrow and prints what each saw, as JSON.
 
-What they must have seen is said by readers.rs. The argument is the directory `flows/v1`.
+What they must have seen is said by readers.rs. The arguments are the directory `flows/v1` and the output of
+`flowlog schema --format sql`.
 """
 
 import json
@@ -55,5 +56,18 @@ def with_pyarrow(directory):
     }
 
 
+def durations(directory, statements):
+    """The sum of `duration_us` of the view, in the table of all rows."""
+    duckdb.execute(statements)
+    duckdb.sql(
+        "INSERT INTO flows BY NAME SELECT * EXCLUDE (date, hour) "
+        f"FROM read_parquet('{directory}/**/*.parquet', hive_partitioning = true)"
+    )
+    return duckdb.sql("SELECT sum(duration_us)::BIGINT FROM flows_with_duration").fetchone()[0]
+
+
 readers = {"DuckDB": with_duckdb, "Polars": with_polars, "pyarrow": with_pyarrow}
-json.dump({name: read(sys.argv[1]) for name, read in readers.items()}, sys.stdout)
+flows, statements = sys.argv[1:]
+seen = {name: read(flows) for name, read in readers.items()}
+seen["durations"] = durations(flows, statements)
+json.dump(seen, sys.stdout)

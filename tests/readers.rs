@@ -7,8 +7,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::daemon::Daemon;
-use crate::harness::dataset::Dataset;
+use crate::harness::daemon::{Daemon, binary};
+use crate::harness::dataset::{Dataset, Row};
 use crate::harness::entries::make_and_flush;
 use crate::harness::namespace::Namespace;
 use crate::harness::process::run;
@@ -50,6 +50,11 @@ fn duckdb_polars_and_pyarrow_read_the_files() {
         values.as_object_mut().unwrap().remove("columns");
         assert_eq!(values, expected_values(&dataset), "left: what {engine} read");
     }
+    let kernels = |row: &&&Row| row.text("time_source") == Some("kernel");
+    let duration = |row: &&Row| row.time("end_time").unwrap() - row.time("start_time").unwrap();
+    let durations: i64 = dataset.rows().iter().filter(kernels).map(duration).sum();
+    assert!(durations > 0);
+    assert_eq!(seen["durations"], durations, "left: what the view of `flowlog schema --format sql` says");
 }
 
 #[track_caller]
@@ -59,7 +64,9 @@ fn read_with_engines(flows: &Path) -> Value {
          run `cargo xtask test`, which makes one",
     );
     let mut command = Command::new(python);
-    command.arg(SCRIPT).arg(flows);
+    let mut schema = Command::new(binary());
+    schema.args(["schema", "--format", "sql"]);
+    command.arg(SCRIPT).arg(flows).arg(run(schema).success());
     serde_json::from_str(&run(command).success()).unwrap()
 }
 

@@ -178,7 +178,7 @@ fn check_path(file: &DataFile) {
 fn check_metadata(file: &DataFile) {
     let row = &file.rows[0];
     let numbers = || file.rows.iter().map(|row| row.int("seq").unwrap());
-    assert_eq!(file.number("flowlog.schema_version"), 1);
+    assert_eq!(file.number("flowlog.schema_version"), 2);
     assert_eq!(file.number("flowlog.rows"), i64::try_from(file.rows.len()).unwrap());
     assert_eq!(file.number("flowlog.seq_first"), numbers().min().unwrap());
     assert_eq!(file.number("flowlog.seq_last"), numbers().max().unwrap());

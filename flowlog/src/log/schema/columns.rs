@@ -1,221 +1,264 @@
-//! The table of all columns, and the Arrow schemas that follow from it.
+//! The table of all columns: each is one row here, and nowhere else.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use arrow_array::ArrayRef;
 
-use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use super::column::{ColumnType, Definition, Kind as _, NULLABLE, REQUIRED};
+use super::row::{EndRow, FlowRow, known_cookie, known_uid, saturate};
+use super::sparse::{Bool, Int32, Int64, Sequence, Time, Unknown};
+use super::text::{Address, Labels, Names, Same, Shared, State, Task};
+use super::values;
+use crate::flow::EndReason;
+use crate::record::CommandLine;
+use crate::time::to_us;
 
-use ColumnType::{Bool, Int32, Int64, Text, TimestampUs};
+/// Version of the schema, as files carry it in `flowlog.schema_version`. New columns do not change it.
+pub const VERSION: &str = "2";
 
-/// Version of the schema, as files carry it in `flowlog.schema_version`. New columns at the end do
-/// not change it.
-pub const VERSION: &str = "1";
+/// Columns that older versions wrote, by id, name and type. Their ids are not used again.
+pub(super) const RETIRED: [(u16, &str, ColumnType); 1] = [(9, "duration_us", ColumnType::Int64)];
 
-/// The metadata key under which Parquet's Arrow writer looks for a field id, which Iceberg and other
-/// table formats identify columns by.
-pub(super) const FIELD_ID_KEY: &str = "PARQUET:field_id";
+/// Defines columns in the order in which files have them. A row is
+///
+/// ```text
+/// id name: kind, form, "meaning", |row| value;
+/// ```
+///
+/// The id is any that no other column has or had; a column may be added between two others. The kind is the builder
+/// ([`Kind`](super::column::Kind)), to which the value of each row is appended.
+macro_rules! columns {
+    ($(#[$doc:meta])* $Columns:ident of $Row:ident, with ids $Id:ty {
+        $($id:tt $name:ident: $Kind:ty, $form:expr, $meaning:literal, |$row:ident| $value:expr;)+
+    }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub(super) struct $Columns { $($name: $Kind,)+ }
 
-/// A column of the flow record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Column {
-    /// Field id: the number of the column, from 1.
-    pub id: usize,
-    /// Name.
-    pub name: String,
-    /// Type.
-    pub kind: ColumnType,
-    /// Whether every row has a value.
-    pub required: bool,
-    /// What the values mean and where they come from, in one line.
-    pub doc: String,
-}
+        impl $Columns {
+            /// What the columns are.
+            pub(super) const DEFINITIONS: &[Definition<$Id>] = &[$(Definition {
+                id: $id,
+                name: stringify!($name),
+                kind: <$Kind>::TYPE,
+                form: $form,
+                meaning: $meaning,
+            },)+];
 
-/// Type of a column: the few that all engines read the same way. No unsigned integers (Iceberg,
-/// Spark, Trino) and no nanoseconds (Spark).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ColumnType {
-    /// UTF-8 text.
-    Text,
-    /// Signed 32 bit integer.
-    Int32,
-    /// Signed 64 bit integer.
-    Int64,
-    /// Boolean.
-    Bool,
-    /// Microseconds since the Unix epoch, UTC.
-    TimestampUs,
-}
+            /// Appends the value of a row to each.
+            pub(super) fn append(&mut self, row: &$Row<'_>) {
+                $({
+                    let $row = row;
+                    self.$name.append($value);
+                })+
+            }
 
-impl ColumnType {
-    /// The name that `flowlog schema` prints.
-    pub fn name(self) -> &'static str {
-        match self {
-            Text => "text",
-            Int32 => "int32",
-            Int64 => "int64",
-            Bool => "bool",
-            TimestampUs => "timestamp us UTC",
+            /// Appends the columns, which begin anew, to `arrays`.
+            pub(super) fn finish(&mut self, unknown: &Unknown, arrays: &mut Vec<ArrayRef>) {
+                $(arrays.push(self.$name.finish(unknown));)+
+            }
         }
-    }
-
-    /// The Arrow type of the files.
-    pub fn arrow(self) -> DataType {
-        match self {
-            Text => DataType::Utf8,
-            Int32 => DataType::Int32,
-            Int64 => DataType::Int64,
-            Bool => DataType::Boolean,
-            TimestampUs => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-        }
-    }
-}
-
-/// All columns, in the order of their field ids.
-pub fn columns() -> Vec<Column> {
-    let flow =
-        FLOW.iter().map(|&(name, kind, required, doc)| (name.to_owned(), kind, required, doc.to_owned()));
-    let ends = ENDS.iter().flat_map(|(prefix, end)| {
-        BLOCK
-            .iter()
-            .map(move |(name, kind, doc)| (format!("{prefix}{name}"), *kind, false, format!("{end}: {doc}")))
-    });
-    flow.chain(ends)
-        .zip(1..)
-        .map(|((name, kind, required, doc), id)| Column { id, name, kind, required, doc })
-        .collect()
-}
-
-/// The schema of the files.
-pub fn file_schema() -> SchemaRef {
-    schema(ColumnType::arrow)
-}
-
-/// The schema of the batches in memory: that of the files, with text as dictionary keys. A text that
-/// repeats is then a number from the row to the encoder.
-pub fn batch_schema() -> SchemaRef {
-    schema(|kind| match kind {
-        Text => DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)),
-        Int32 | Int64 | Bool | TimestampUs => kind.arrow(),
-    })
-}
-
-fn schema(data_type: impl Fn(ColumnType) -> DataType) -> SchemaRef {
-    let field = |column: Column| {
-        Field::new(column.name, data_type(column.kind), !column.required)
-            .with_metadata(HashMap::from([(FIELD_ID_KEY.to_owned(), column.id.to_string())]))
     };
-    Arc::new(Schema::new(columns().into_iter().map(field).collect::<Vec<_>>()))
 }
 
-const REQUIRED: bool = true;
-const NULLABLE: bool = false;
+columns! {
+    /// Columns of the flow itself.
+    FlowColumns of FlowRow, with ids u16 {
+        1 record_type: Names, REQUIRED,
+            "end (finished flow) or active (interim record, opt-in)",
+            |row| Some(values::record_type(row.record.sighting));
+        2 run_id: Same, REQUIRED,
+            "UUIDv7 of the run of the daemon",
+            |row| Some(&row.run.run_id);
+        3 seq: Sequence, REQUIRED.delta(),
+            "number of the row in the run, from 1, without holes; with run_id it names the row",
+            |_row| ();
+        4 host_id: Same, REQUIRED,
+            "application-specific hash of the machine id",
+            |row| Some(&row.run.host_id);
+        5 host_name: Same, REQUIRED,
+            "name of the host",
+            |row| Some(&row.run.host_name);
+        6 boot_id: Same, NULLABLE,
+            "boot id of the kernel",
+            |row| row.run.boot_id.as_ref();
+        7 start_time: Time, NULLABLE.delta(),
+            "first packet (CTA_TIMESTAMP_START)",
+            |row| row.times.start_us;
+        8 end_time: Time, REQUIRED.delta(),
+            "when the entry was destroyed; see time_source",
+            |row| Some(row.times.end_us);
+        10 time_source: Names, REQUIRED,
+            "source of end_time: kernel (CTA_TIMESTAMP_STOP), event (CTA_TIMESTAMP_EVENT), receive or dump",
+            |row| Some(row.times.source);
+        11 last_seen_time: Time, NULLABLE.delta(),
+            "last packet",
+            |row| row.record.last_seen_ns.map(to_us);
+        12 ip_version: Int32, REQUIRED,
+            "4 or 6",
+            |row| Some(if row.flow.orig.src.is_ipv4() { 4 } else { 6 });
+        13 proto: Int32, REQUIRED,
+            "IANA protocol number",
+            |row| Some(row.flow.orig.proto.0.into());
+        14 proto_name: Names, NULLABLE,
+            "tcp, udp, udplite, icmp, icmpv6, sctp, dccp, gre, esp ...",
+            |row| row.flow.orig.proto.name();
+        15 src_ip: Address, REQUIRED.looked_up(),
+            "initiator, original source: RFC 5952 text, IPv4 as dotted quad",
+            |row| Some(row.flow.orig.src);
+        16 src_port: Int32, NULLABLE.delta(),
+            "port of the initiator, NULL where the protocol has none",
+            |row| row.ports.map(|(src, _)| src.into());
+        17 dst_ip: Address, REQUIRED.looked_up(),
+            "responder, original destination",
+            |row| Some(row.flow.orig.dst);
+        18 dst_port: Int32, NULLABLE,
+            "port of the responder, NULL where the protocol has none",
+            |row| row.ports.map(|(_, dst)| dst.into());
+        19 icmp_type: Int32, NULLABLE,
+            "ICMP or ICMPv6 type of the first packet",
+            |row| row.icmp.map(|icmp| icmp.icmp_type.into());
+        20 icmp_code: Int32, NULLABLE,
+            "ICMP or ICMPv6 code of the first packet",
+            |row| row.icmp.map(|icmp| icmp.code.into());
+        21 icmp_id: Int32, NULLABLE,
+            "ICMP or ICMPv6 echo id",
+            |row| row.icmp.map(|icmp| icmp.id.into());
+        22 nat_src_ip: Address, NULLABLE.looked_up(),
+            "what NAT made of src_ip, NULL where unchanged",
+            |row| row.nat.src_ip;
+        23 nat_src_port: Int32, NULLABLE.delta(),
+            "what NAT made of src_port, NULL where unchanged",
+            |row| row.nat.src_port.map(i32::from);
+        24 nat_dst_ip: Address, NULLABLE.looked_up(),
+            "what NAT made of dst_ip, NULL where unchanged",
+            |row| row.nat.dst_ip;
+        25 nat_dst_port: Int32, NULLABLE,
+            "what NAT made of dst_port, NULL where unchanged",
+            |row| row.nat.dst_port.map(i32::from);
+        26 orig_packets: Int64, NULLABLE,
+            "packets from src to dst, NULL where accounting was off",
+            |row| row.flow.orig_counters.map(|counters| saturate(counters.packets));
+        27 orig_bytes: Int64, NULLABLE,
+            "layer 3 bytes from src to dst, counted per socket buffer",
+            |row| row.flow.orig_counters.map(|counters| saturate(counters.bytes));
+        28 reply_packets: Int64, NULLABLE,
+            "packets from dst to src, NULL where accounting was off",
+            |row| row.flow.reply_counters.map(|counters| saturate(counters.packets));
+        29 reply_bytes: Int64, NULLABLE,
+            "layer 3 bytes from dst to src, counted per socket buffer",
+            |row| row.flow.reply_counters.map(|counters| saturate(counters.bytes));
+        30 counters_final: Bool, REQUIRED,
+            "false where the counters are a snapshot (active, reconcile, import of a list)",
+            |row| Some(row.record.counters_final);
+        31 end_reason: Names, NULLABLE,
+            "closed, reset, timeout, deleted (removed while it was open, also by a full table) or unknown",
+            |row| row.end_reason.map(EndReason::name);
+        32 end_source: Names, REQUIRED,
+            "destroy (kernel event), reconcile (gone between two dumps), active or import",
+            |row| Some(values::end_source(row.record.sighting));
+        33 ct_state: State, NULLABLE,
+            "TCP, SCTP or DCCP state at the end: time_wait, syn_sent ...",
+            |row| row.flow.state;
+        34 direction: Names, NULLABLE,
+            "outbound, inbound, local or forwarded",
+            |row| row.record.direction.map(values::direction);
+        35 ct_id: Int64, NULLABLE.delta(),
+            "id of the entry (CTA_ID)",
+            |row| row.flow.id.map(i64::from);
+        36 ct_zone: Int32, NULLABLE,
+            "zone (CTA_ZONE); the kernel leaves out 0",
+            |row| row.flow.zone.map(i32::from);
+        37 ct_mark: Int64, NULLABLE,
+            "mark (CTA_MARK); the kernel leaves out 0",
+            |row| row.flow.mark.map(i64::from);
+        38 ct_status: Int64, NULLABLE,
+            "status bits (CTA_STATUS), unknown ones kept; NULL in an import",
+            |row| row.status.all.map(i64::from);
+        39 seen_reply: Bool, NULLABLE,
+            "packets went both ways (IPS_SEEN_REPLY)",
+            |row| row.status.seen_reply;
+        40 assured: Bool, NULLABLE,
+            "not evicted early when the table is full (IPS_ASSURED)",
+            |row| row.status.assured;
+        41 offloaded: Bool, NULLABLE,
+            "handled by a flow table or hardware; its counters may be frozen",
+            |row| row.status.offloaded;
+        42 ct_labels: Labels, NULLABLE,
+            "labels as 32 hex digits (CTA_LABELS)",
+            |row| row.flow.labels;
+        43 observer_netns: Int64, REQUIRED,
+            "inode of the network namespace that tracked the flow; 0: not known (import)",
+            |row| Some(saturate(row.record.observer_netns));
+    }
+}
 
-/// Columns of the flow itself.
-const FLOW: [(&str, ColumnType, bool, &str); 43] = [
-    ("record_type", Text, REQUIRED, "end (finished flow) or active (interim record, opt-in)"),
-    ("run_id", Text, REQUIRED, "UUIDv7 of the run of the daemon"),
-    (
-        "seq",
-        Int64,
-        REQUIRED,
-        "number of the row in the run, from 1, without holes; with run_id it names the row",
-    ),
-    ("host_id", Text, REQUIRED, "application-specific hash of the machine id"),
-    ("host_name", Text, REQUIRED, "name of the host"),
-    ("boot_id", Text, NULLABLE, "boot id of the kernel"),
-    ("start_time", TimestampUs, NULLABLE, "first packet (CTA_TIMESTAMP_START)"),
-    ("end_time", TimestampUs, REQUIRED, "when the entry was destroyed; see time_source"),
-    ("duration_us", Int64, NULLABLE, "end_time - start_time, where both are the kernel's"),
-    (
-        "time_source",
-        Text,
-        REQUIRED,
-        "source of end_time: kernel (CTA_TIMESTAMP_STOP), event (CTA_TIMESTAMP_EVENT), receive or dump",
-    ),
-    ("last_seen_time", TimestampUs, NULLABLE, "last packet"),
-    ("ip_version", Int32, REQUIRED, "4 or 6"),
-    ("proto", Int32, REQUIRED, "IANA protocol number"),
-    ("proto_name", Text, NULLABLE, "tcp, udp, udplite, icmp, icmpv6, sctp, dccp, gre, esp ..."),
-    ("src_ip", Text, REQUIRED, "initiator, original source: RFC 5952 text, IPv4 as dotted quad"),
-    ("src_port", Int32, NULLABLE, "port of the initiator, NULL where the protocol has none"),
-    ("dst_ip", Text, REQUIRED, "responder, original destination"),
-    ("dst_port", Int32, NULLABLE, "port of the responder, NULL where the protocol has none"),
-    ("icmp_type", Int32, NULLABLE, "ICMP or ICMPv6 type of the first packet"),
-    ("icmp_code", Int32, NULLABLE, "ICMP or ICMPv6 code of the first packet"),
-    ("icmp_id", Int32, NULLABLE, "ICMP or ICMPv6 echo id"),
-    ("nat_src_ip", Text, NULLABLE, "what NAT made of src_ip, NULL where unchanged"),
-    ("nat_src_port", Int32, NULLABLE, "what NAT made of src_port, NULL where unchanged"),
-    ("nat_dst_ip", Text, NULLABLE, "what NAT made of dst_ip, NULL where unchanged"),
-    ("nat_dst_port", Int32, NULLABLE, "what NAT made of dst_port, NULL where unchanged"),
-    ("orig_packets", Int64, NULLABLE, "packets from src to dst, NULL where accounting was off"),
-    ("orig_bytes", Int64, NULLABLE, "layer 3 bytes from src to dst, counted per socket buffer"),
-    ("reply_packets", Int64, NULLABLE, "packets from dst to src, NULL where accounting was off"),
-    ("reply_bytes", Int64, NULLABLE, "layer 3 bytes from dst to src, counted per socket buffer"),
-    (
-        "counters_final",
-        Bool,
-        REQUIRED,
-        "false where the counters are a snapshot (active, reconcile, import of a list)",
-    ),
-    (
-        "end_reason",
-        Text,
-        NULLABLE,
-        "closed, reset, timeout, deleted (removed while it was open, also by a full table) or unknown",
-    ),
-    (
-        "end_source",
-        Text,
-        REQUIRED,
-        "destroy (kernel event), reconcile (gone between two dumps), active or import",
-    ),
-    ("ct_state", Text, NULLABLE, "TCP, SCTP or DCCP state at the end: time_wait, syn_sent ..."),
-    ("direction", Text, NULLABLE, "outbound, inbound, local or forwarded"),
-    ("ct_id", Int64, NULLABLE, "id of the entry (CTA_ID)"),
-    ("ct_zone", Int32, NULLABLE, "zone (CTA_ZONE); the kernel leaves out 0"),
-    ("ct_mark", Int64, NULLABLE, "mark (CTA_MARK); the kernel leaves out 0"),
-    ("ct_status", Int64, NULLABLE, "status bits (CTA_STATUS), unknown ones kept; NULL in an import"),
-    ("seen_reply", Bool, NULLABLE, "packets went both ways (IPS_SEEN_REPLY)"),
-    ("assured", Bool, NULLABLE, "not evicted early when the table is full (IPS_ASSURED)"),
-    ("offloaded", Bool, NULLABLE, "handled by a flow table or hardware; its counters may be frozen"),
-    ("ct_labels", Text, NULLABLE, "labels as 32 hex digits (CTA_LABELS)"),
-    (
-        "observer_netns",
-        Int64,
-        REQUIRED,
-        "inode of the network namespace that tracked the flow; 0: not known (import)",
-    ),
-];
-
-/// The two ends that have the columns of [`BLOCK`]: prefix, and what it stands for.
-const ENDS: [(&str, &str); 2] = [("src_", "initiating end"), ("dst_", "responding end")];
-
-/// Columns of the local process at one end.
-const BLOCK: [(&str, ColumnType, &str); 22] = [
-    (
-        "attribution",
-        Text,
-        "how the process is known: socket, endpoint, inherited, closer, seed, raw, ambiguous; NULL: no local process is known",
-    ),
-    ("pid", Int32, "thread group id in the initial pid namespace"),
-    ("process_start_time", TimestampUs, "start of the process; with pid an identity that survives reuse"),
-    ("ppid", Int32, "thread group id of the parent when the process began"),
-    ("uid", Int64, "user id"),
-    ("login_uid", Int64, "audit login uid: who logged in before sudo; NULL: nobody did"),
-    ("user", Text, "name of uid, where the host knows it"),
-    ("comm", Text, "name of the thread that opened the socket"),
-    ("exe", Text, "path of the program that runs, as `/proc/PID/exe` tells it"),
-    ("cmdline", Text, "arguments, separated by spaces, secrets masked"),
-    ("parent_exe", Text, "path of the parent's program when the process began"),
-    ("cgroup", Text, "cgroup path"),
-    ("unit", Text, "systemd unit or scope"),
-    ("container_id", Text, "container, from the cgroup path"),
-    ("pod_uid", Text, "Kubernetes pod, from the cgroup path"),
-    ("netns_cookie", Int64, "cookie of the socket's network namespace (SO_NETNS_COOKIE)"),
-    ("socket_cookie", Int64, "cookie of the socket (SO_COOKIE)"),
-    ("tcp_srtt_us", Int64, "smoothed round trip time at close"),
-    ("tcp_min_rtt_us", Int64, "smallest round trip time"),
-    ("tcp_retrans", Int64, "segments sent again"),
-    ("tcp_bytes_sent", Int64, "payload sent and acknowledged"),
-    ("tcp_bytes_received", Int64, "payload received"),
-];
+columns! {
+    /// Columns of the local process at one end, for both: the ids are those of the initiating and of the responding end.
+    EndColumns of EndRow, with ids [u16; 2] {
+        [44, 66] attribution: Names, NULLABLE,
+            "how the process is known: socket, endpoint, inherited, closer, seed, raw, ambiguous; NULL: no local process is known",
+            |end| end.method.map(values::attribution);
+        [45, 67] pid: Int32, NULLABLE,
+            "thread group id in the initial pid namespace",
+            |end| end.owner.and_then(|owner| owner.tgid.try_into().ok());
+        [46, 68] process_start_time: Time, NULLABLE,
+            "start of the process; with pid an identity that survives reuse",
+            |end| end.process.and_then(|process| process.start_ns).map(to_us);
+        [47, 69] ppid: Int32, NULLABLE,
+            "thread group id of the parent when the process began",
+            |end| end.process.and_then(|process| process.ppid?.try_into().ok());
+        [48, 70] uid: Int64, NULLABLE,
+            "user id",
+            |end| end.owner.and_then(known_uid);
+        [49, 71] login_uid: Int64, NULLABLE,
+            "audit login uid: who logged in before sudo; NULL: nobody did",
+            |end| end.process.and_then(|process| process.login_uid).map(i64::from);
+        [50, 72] user: Shared, NULLABLE,
+            "name of uid, where the host knows it",
+            |end| end.origin.and_then(|origin| origin.user.as_ref());
+        [51, 73] comm: Task, NULLABLE,
+            "name of the thread that opened the socket",
+            |end| end.owner.map(|owner| owner.comm);
+        [52, 74] exe: Shared, NULLABLE,
+            "path of the program that runs, as `/proc/PID/exe` tells it",
+            |end| end.process.and_then(|process| process.exe.as_ref());
+        [53, 75] cmdline: Shared, NULLABLE,
+            "arguments, separated by spaces, secrets masked",
+            |end| end.process.and_then(|process| process.cmdline.as_ref()).map(CommandLine::text);
+        [54, 76] parent_exe: Shared, NULLABLE,
+            "path of the parent's program when the process began",
+            |end| end.process.and_then(|process| process.parent_exe.as_ref());
+        [55, 77] cgroup: Shared, NULLABLE,
+            "cgroup path",
+            |end| end.cgroup.and_then(|cgroup| cgroup.path.as_ref());
+        [56, 78] unit: Shared, NULLABLE,
+            "systemd unit or scope",
+            |end| end.cgroup.and_then(|cgroup| cgroup.unit.as_ref());
+        [57, 79] container_id: Shared, NULLABLE.looked_up(),
+            "container, from the cgroup path",
+            |end| end.cgroup.and_then(|cgroup| cgroup.container_id.as_ref());
+        [58, 80] pod_uid: Shared, NULLABLE,
+            "Kubernetes pod, from the cgroup path",
+            |end| end.cgroup.and_then(|cgroup| cgroup.pod_uid.as_ref());
+        [59, 81] netns_cookie: Int64, NULLABLE,
+            "cookie of the socket's network namespace (SO_NETNS_COOKIE)",
+            |end| end.owner.and_then(|owner| known_cookie(owner.netns_cookie));
+        [60, 82] socket_cookie: Int64, NULLABLE.delta(),
+            "cookie of the socket (SO_COOKIE)",
+            |end| end.socket_cookie.and_then(known_cookie);
+        [61, 83] tcp_srtt_us: Int64, NULLABLE.delta(),
+            "smoothed round trip time at close",
+            |end| end.stats.and_then(|stats| stats.srtt_us).map(i64::from);
+        [62, 84] tcp_min_rtt_us: Int64, NULLABLE.delta(),
+            "smallest round trip time",
+            |end| end.stats.and_then(|stats| stats.min_rtt_us).map(i64::from);
+        [63, 85] tcp_retrans: Int64, NULLABLE,
+            "segments sent again",
+            |end| end.stats.map(|stats| stats.retrans.into());
+        [64, 86] tcp_bytes_sent: Int64, NULLABLE,
+            "payload sent and acknowledged",
+            |end| end.stats.map(|stats| saturate(stats.bytes_sent));
+        [65, 87] tcp_bytes_received: Int64, NULLABLE,
+            "payload received",
+            |end| end.stats.map(|stats| saturate(stats.bytes_received));
+    }
+}

@@ -1,14 +1,13 @@
 //! The table of gaps as columns.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow_schema::{Field, Schema, SchemaRef};
+use arrow_schema::{Schema, SchemaRef};
 
 use super::batch::RunContext;
-use super::columns::ColumnType::{self, Int64, Text, TimestampUs};
-use super::columns::FIELD_ID_KEY;
+use super::column::ColumnType::{self, Int64, Text, TimestampUs};
+use super::column::field;
 use super::row::saturate;
 use crate::gaps::{Cause, Gap, Stage};
 
@@ -28,11 +27,9 @@ const COLUMNS: [(&str, ColumnType, bool); 10] = [
 
 /// The schema of the files of gaps.
 pub fn gap_schema() -> SchemaRef {
-    let field = |((name, kind, required), id): ((&str, ColumnType, bool), usize)| {
-        Field::new(name, kind.arrow(), !required)
-            .with_metadata(HashMap::from([(FIELD_ID_KEY.to_owned(), id.to_string())]))
-    };
-    Arc::new(Schema::new(COLUMNS.into_iter().zip(1..).map(field).collect::<Vec<_>>()))
+    let fields =
+        (1..).zip(COLUMNS).map(|(id, (name, kind, is_required))| field(name, kind.arrow(), !is_required, id));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// The gaps of a run as rows.

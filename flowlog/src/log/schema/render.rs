@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::columns::{Column, ColumnType, columns};
+use super::column::{Column, ColumnType, columns};
 
 /// A table for people: name, type, null, meaning.
 pub fn table() -> String {
@@ -13,8 +13,8 @@ pub fn table() -> String {
     table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
     table.set_header(["name", "type", "null", "meaning"]);
     for column in columns() {
-        let null = if column.required { "no" } else { "yes" };
-        table.add_row([column.name.as_str(), column.kind.name(), null, column.doc.as_str()]);
+        let null = if column.form.is_required { "no" } else { "yes" };
+        table.add_row([column.name.as_str(), column.kind.name(), null, column.meaning.as_str()]);
     }
     format!("{table}\n")
 }
@@ -27,44 +27,58 @@ pub fn table() -> String {
 pub fn json() -> serde_json::Result<String> {
     #[derive(Serialize)]
     struct Row<'a> {
-        id: usize,
+        id: u16,
         name: &'a str,
         #[serde(rename = "type")]
         kind: &'static str,
         required: bool,
         doc: &'a str,
     }
-    let columns = columns();
-    let rows: Vec<Row<'_>> = columns
-        .iter()
-        .map(|Column { id, name, kind, required, doc }| Row {
-            id: *id,
-            name,
-            kind: kind.name(),
-            required: *required,
-            doc,
-        })
-        .collect();
+    let row = |column: &'static Column| {
+        let Column { id, name, kind, form, meaning } = column;
+        Row { id: *id, name, kind: kind.name(), required: form.is_required, doc: meaning }
+    };
+    let rows: Vec<Row<'_>> = columns().iter().map(row).collect();
     Ok(serde_json::to_string_pretty(&rows)? + "\n")
 }
 
-/// A `CREATE TABLE` statement with the types of the SQL standard.
+/// A `CREATE TABLE` statement with the types of the SQL standard, and a view that has also what follows from other columns.
 pub fn sql() -> String {
-    let columns = columns();
+    let lines: Vec<String> = columns().iter().map(sql_column).collect();
+    // A comma goes before the comment, and there is none after the last column.
+    let last = lines.len().saturating_sub(1);
     let mut sql = String::from("CREATE TABLE flows (\n");
-    for column in &columns {
-        let kind = match column.kind {
-            ColumnType::Text => "VARCHAR",
-            ColumnType::Int32 => "INTEGER",
-            ColumnType::Int64 => "BIGINT",
-            ColumnType::Bool => "BOOLEAN",
-            ColumnType::TimestampUs => "TIMESTAMP WITH TIME ZONE",
-        };
-        let null = if column.required { " NOT NULL" } else { "" };
-        let comma = if column.id == columns.len() { "" } else { "," };
+    for (number, (line, column)) in lines.iter().zip(columns()).enumerate() {
+        let comma = if number == last { "" } else { "," };
         // Writing to a String cannot fail.
-        let _ = writeln!(sql, "    {} {kind}{null}{comma} -- {}", column.name, column.doc);
+        let _ = writeln!(sql, "    {line}{comma} -- {}", column.meaning);
     }
-    sql.push_str(");\n");
+    sql.push_str(");\n\n");
+    sql.push_str(VIEW);
     sql
 }
+
+fn sql_column(column: &Column) -> String {
+    let kind = match column.kind {
+        ColumnType::Text => "VARCHAR",
+        ColumnType::Int32 => "INTEGER",
+        ColumnType::Int64 => "BIGINT",
+        ColumnType::Bool => "BOOLEAN",
+        ColumnType::TimestampUs => "TIMESTAMP WITH TIME ZONE",
+    };
+    let null = if column.form.is_required { " NOT NULL" } else { "" };
+    format!("{} {kind}{null}", column.name)
+}
+
+/// Files do not have how long a flow lasted, since it follows from two other columns and would be a tenth of the bytes.
+const VIEW: &str = "\
+-- How long each flow lasted, where both times are the kernel's.
+CREATE VIEW flows_with_duration AS
+SELECT
+    flows.*,
+    CASE
+        WHEN time_source = 'kernel' AND end_time >= start_time
+        THEN CAST(EXTRACT(EPOCH FROM (end_time - start_time)) * 1000000 AS BIGINT)
+    END AS duration_us
+FROM flows;
+";

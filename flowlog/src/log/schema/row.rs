@@ -2,9 +2,104 @@
 
 use std::net::IpAddr;
 
+use flowlog_common::{COMM_LEN, Owner};
+
+use super::RunContext;
 use crate::flow::{EndReason, Flow, L4, Protocol, Status, Tuple};
-use crate::record::{FlowRecord, Sighting};
+use crate::record::{
+    Attribution, Cgroup, End, FlowRecord, Holder, Method, Origin, Process, Sighting, TcpStats,
+};
 use crate::time::to_us;
+
+/// What is the same in all rows of a run, as text.
+#[derive(Debug)]
+pub(super) struct RunTexts {
+    pub(super) run_id: String,
+    pub(super) host_id: String,
+    pub(super) host_name: String,
+    pub(super) boot_id: Option<String>,
+}
+
+impl RunTexts {
+    pub(super) fn new(run: &RunContext) -> Self {
+        let RunContext { run_id, host_id, host_name, boot_id } = run.clone();
+        Self { run_id: run_id.to_string(), host_id, host_name, boot_id }
+    }
+}
+
+/// What the columns of the flow itself are taken from.
+pub(super) struct FlowRow<'a> {
+    pub(super) run: &'a RunTexts,
+    pub(super) record: &'a FlowRecord<'a>,
+    pub(super) flow: &'a Flow,
+    pub(super) times: Times,
+    pub(super) end_reason: Option<EndReason>,
+    pub(super) status: StatusBits,
+    /// Source and destination.
+    pub(super) ports: Option<(u16, u16)>,
+    pub(super) icmp: Option<Icmp>,
+    pub(super) nat: Nat,
+}
+
+/// What ICMP has in the place of ports.
+#[derive(Clone, Copy)]
+pub(super) struct Icmp {
+    pub(super) icmp_type: u8,
+    pub(super) code: u8,
+    pub(super) id: u16,
+}
+
+impl<'a> FlowRow<'a> {
+    pub(super) fn new(record: &'a FlowRecord<'a>, run: &'a RunTexts) -> Self {
+        let flow = record.flow;
+        let icmp = match flow.orig.l4 {
+            L4::Icmp { icmp_type, code, id } => Some(Icmp { icmp_type, code, id }),
+            L4::Ports { .. } | L4::None => None,
+        };
+        Self {
+            run,
+            record,
+            flow,
+            times: Times::of(record),
+            end_reason: end_reason(record),
+            status: StatusBits::of(record),
+            ports: ports(&flow.orig),
+            icmp,
+            nat: Nat::of(flow),
+        }
+    }
+}
+
+/// What the columns of one end are taken from.
+#[derive(Default)]
+pub(super) struct EndRow<'a> {
+    pub(super) method: Option<Method>,
+    pub(super) owner: Option<&'a Owner>,
+    pub(super) process: Option<&'a Process>,
+    pub(super) origin: Option<&'a Origin>,
+    pub(super) cgroup: Option<&'a Cgroup>,
+    pub(super) socket_cookie: Option<u64>,
+    pub(super) stats: Option<TcpStats>,
+}
+
+impl<'a> EndRow<'a> {
+    pub(super) fn new(attribution: Option<Attribution<'a>>) -> Self {
+        let Some(Attribution { method, end }) = attribution else { return Self::default() };
+        let Some(End { holder, cookie, stats, closed_ns: _ }) = end else {
+            return Self { method: Some(method), ..Self::default() };
+        };
+        let Holder { owner, process, origin, is_seeded: _ } = holder;
+        Self {
+            method: Some(method),
+            owner: Some(owner),
+            process: process.as_deref(),
+            origin: Some(origin),
+            cgroup: origin.cgroup.as_deref(),
+            socket_cookie: cookie,
+            stats,
+        }
+    }
+}
 
 /// Times of a flow in microseconds since the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +108,6 @@ pub(super) struct Times {
     pub(super) end_us: i64,
     /// Where `end_us` comes from.
     pub(super) source: &'static str,
-    pub(super) duration_us: Option<i64>,
 }
 
 impl Times {
@@ -29,15 +123,7 @@ impl Times {
                 (record.received_ns, "receive")
             }
         };
-        let start_us = start_ns.map(to_us);
-        let end_us = to_us(end_ns);
-        // Of the microseconds, so that it always equals end_time - start_time. A clock that was set
-        // back in between leaves no duration.
-        let duration_us = match (start_us, stop_ns) {
-            (Some(start_us), Some(_)) if start_us <= end_us => Some(end_us - start_us),
-            _ => None,
-        };
-        Self { start_us, end_us, source, duration_us }
+        Self { start_us: start_ns.map(to_us), end_us: to_us(end_ns), source }
     }
 }
 
@@ -49,7 +135,7 @@ pub(super) fn saturate(n: u64) -> i64 {
 }
 
 /// Why the flow ended; `None` where it has not.
-pub(super) fn end_reason(record: &FlowRecord<'_>) -> Option<EndReason> {
+fn end_reason(record: &FlowRecord<'_>) -> Option<EndReason> {
     match record.sighting {
         Sighting::ImportedEnd { by_program: true } => Some(match record.flow.end_of_protocol() {
             EndReason::Unknown => EndReason::Deleted,
@@ -88,7 +174,7 @@ impl StatusBits {
 
 /// The keys of a tuple that are ports; `None` for ICMP, for protocols without ports, and for GRE,
 /// whose call ids the kernel carries in the attributes of ports.
-pub(super) fn ports(tuple: &Tuple) -> Option<(u16, u16)> {
+fn ports(tuple: &Tuple) -> Option<(u16, u16)> {
     match tuple.l4 {
         L4::Ports { src, dst } if tuple.proto != Protocol::GRE => Some((src, dst)),
         L4::Ports { .. } | L4::Icmp { .. } | L4::None => None,
@@ -129,6 +215,16 @@ fn changed<T: PartialEq>(before: T, after: T) -> Option<T> {
 }
 
 /// A task's name up to its first zero byte; `None` where it is empty.
-pub(super) fn comm(raw: &[u8]) -> Option<&[u8]> {
+pub(super) fn comm(raw: &[u8; COMM_LEN]) -> Option<&[u8]> {
     raw.split(|&byte| byte == 0).next().filter(|name| !name.is_empty())
+}
+
+/// All ones are a uid that is not known.
+pub(super) fn known_uid(owner: &Owner) -> Option<i64> {
+    (owner.uid != u32::MAX).then_some(owner.uid.into())
+}
+
+/// Cookies count from 1; 0 is a kernel that could not tell.
+pub(super) fn known_cookie(cookie: u64) -> Option<i64> {
+    (cookie != 0).then(|| saturate(cookie))
 }

@@ -1,13 +1,22 @@
-//! Columns that are NULL in most rows, or in all.
+//! Columns of numbers, most of which are NULL in most rows, or in all.
 
 use std::sync::Arc;
 
-use arrow_array::builder::{ArrayBuilder, PrimitiveBuilder};
-use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{ArrayRef, ArrowPrimitiveType, Int32Array, PrimitiveArray, new_null_array};
+use arrow_array::builder::{ArrayBuilder, BooleanBuilder, PrimitiveBuilder};
+use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{ArrayRef, ArrowPrimitiveType, Int32Array, Int64Array, PrimitiveArray, new_null_array};
 
-use super::columns::ColumnType;
+use super::column::{ColumnType, Kind};
 use super::text::dictionary;
+
+/// Integers of 32 bits.
+pub(super) type Int32 = Sparse<Int32Type>;
+
+/// Integers of 64 bits.
+pub(super) type Int64 = Sparse<Int64Type>;
+
+/// Microseconds since 1970.
+pub(super) type Time = Sparse<TimestampMicrosecondType>;
 
 /// A builder to which a NULL costs a count. Most columns of most batches have nothing else.
 #[derive(Debug)]
@@ -17,13 +26,15 @@ pub(super) struct Sparse<T: ArrowPrimitiveType> {
     nulls: usize,
 }
 
-impl<T: ArrowPrimitiveType> Sparse<T> {
-    pub(super) fn new() -> Self {
+impl<T: ArrowPrimitiveType> Default for Sparse<T> {
+    fn default() -> Self {
         // Without capacity: a batch of few rows, as an idle host makes each second, does not carry
         // buffers for many.
         Self { builder: PrimitiveBuilder::with_capacity(0), nulls: 0 }
     }
+}
 
+impl<T: ArrowPrimitiveType> Sparse<T> {
     pub(super) fn append(&mut self, value: Option<T::Native>) {
         match value {
             Some(value) => {
@@ -37,7 +48,7 @@ impl<T: ArrowPrimitiveType> Sparse<T> {
     }
 
     /// The column, or `None` where it has no value at all.
-    pub(super) fn finish(&mut self) -> Option<PrimitiveArray<T>> {
+    pub(super) fn finish_known(&mut self) -> Option<PrimitiveArray<T>> {
         let nulls = std::mem::take(&mut self.nulls);
         if self.builder.is_empty() {
             return None;
@@ -45,20 +56,90 @@ impl<T: ArrowPrimitiveType> Sparse<T> {
         self.builder.append_nulls(nulls);
         Some(self.builder.finish())
     }
+}
 
-    /// The column, which is `unknown` where it has no value at all.
-    pub(super) fn finish_or(&mut self, unknown: ArrayRef) -> ArrayRef {
-        self.finish().map_or(unknown, |array| Arc::new(array))
+impl Kind for Int32 {
+    const TYPE: ColumnType = ColumnType::Int32;
+
+    fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
+        self.finish_known().map_or_else(|| unknown.int32(), |array| Arc::new(array))
     }
 }
 
-/// A column of times as the schema has it.
-pub(super) fn utc(times: PrimitiveArray<TimestampMicrosecondType>) -> ArrayRef {
-    Arc::new(times.with_timezone("UTC"))
+impl Kind for Int64 {
+    const TYPE: ColumnType = ColumnType::Int64;
+
+    fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
+        self.finish_known().map_or_else(|| unknown.int64(), |array| Arc::new(array))
+    }
 }
 
-/// Columns without any value, made once a batch and shared by all that have its type.
+impl Kind for Time {
+    const TYPE: ColumnType = ColumnType::TimestampUs;
+
+    fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
+        let times = self.finish_known().map(|times| times.with_timezone("UTC"));
+        times.map_or_else(|| unknown.timestamp(), |times| Arc::new(times))
+    }
+}
+
+/// Truths.
+#[derive(Debug)]
+pub(super) struct Bool(BooleanBuilder);
+
+impl Default for Bool {
+    fn default() -> Self {
+        Self(BooleanBuilder::with_capacity(0))
+    }
+}
+
+impl Bool {
+    pub(super) fn append(&mut self, value: Option<bool>) {
+        self.0.append_option(value);
+    }
+}
+
+impl Kind for Bool {
+    const TYPE: ColumnType = ColumnType::Bool;
+
+    fn finish(&mut self, _: &Unknown) -> ArrayRef {
+        Arc::new(self.0.finish())
+    }
+}
+
+/// The number of the row in the run.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    /// Of the first row of this batch.
+    first: i64,
+}
+
+impl Default for Sequence {
+    fn default() -> Self {
+        Self { first: 1 }
+    }
+}
+
+impl Sequence {
+    #[expect(clippy::unused_self, reason = "all kinds are appended to")]
+    pub(super) fn append(&mut self, (): ()) {}
+}
+
+impl Kind for Sequence {
+    const TYPE: ColumnType = ColumnType::Int64;
+
+    fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
+        let next = self.first.saturating_add(i64::try_from(unknown.rows()).unwrap_or(i64::MAX));
+        let numbers = Int64Array::from_iter_values(self.first..next);
+        self.first = next;
+        Arc::new(numbers)
+    }
+}
+
+/// What columns of one batch have in common: those without any value, and keys of those with one value in all rows.
+/// Made once a batch, and shared by all that have its type.
 pub(super) struct Unknown {
+    first_keys: Int32Array,
     text: ArrayRef,
     int32: ArrayRef,
     int64: ArrayRef,
@@ -68,6 +149,7 @@ pub(super) struct Unknown {
 impl Unknown {
     pub(super) fn new(rows: usize) -> Self {
         Self {
+            first_keys: Int32Array::from_value(0, rows),
             text: dictionary(Int32Array::new_null(rows), new_null_array(&ColumnType::Text.arrow(), 0)),
             int32: new_null_array(&ColumnType::Int32.arrow(), rows),
             int64: new_null_array(&ColumnType::Int64.arrow(), rows),
@@ -75,19 +157,29 @@ impl Unknown {
         }
     }
 
+    /// How many rows the batch has.
+    fn rows(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Keys of a column whose rows all have the first value of the dictionary.
+    pub(super) fn first_keys(&self) -> Int32Array {
+        self.first_keys.clone()
+    }
+
     pub(super) fn text(&self) -> ArrayRef {
         Arc::clone(&self.text)
     }
 
-    pub(super) fn int32(&self) -> ArrayRef {
+    fn int32(&self) -> ArrayRef {
         Arc::clone(&self.int32)
     }
 
-    pub(super) fn int64(&self) -> ArrayRef {
+    fn int64(&self) -> ArrayRef {
         Arc::clone(&self.int64)
     }
 
-    pub(super) fn timestamp(&self) -> ArrayRef {
+    fn timestamp(&self) -> ArrayRef {
         Arc::clone(&self.timestamp)
     }
 }

@@ -4,21 +4,27 @@
 //! A dictionary may hold a text twice (two copies of one path). That is allowed in Arrow, and the
 //! Parquet encoder makes it one.
 
+use std::fmt::Write as _;
 use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use arrow_array::builder::{ArrayBuilder, StringBuilder};
 use arrow_array::types::Int32Type;
 use arrow_array::{ArrayRef, DictionaryArray, Int32Array, StringArray};
+use flowlog_common::COMM_LEN;
 use hashbrown::HashMap;
 
-use super::sparse::Sparse;
+use super::column::{ColumnType, Kind};
+use super::row::comm;
+use super::sparse::{Int32, Unknown};
+use crate::flow::ProtoState;
 
 /// A text column of few values, such as the names of an enum. The dictionary stays from batch to
 /// batch.
 #[derive(Debug)]
 pub(super) struct Names {
-    keys: Sparse<Int32Type>,
+    keys: Int32,
     /// At most a few dozen, so that looking from the front is faster than hashing.
     names: Vec<Box<str>>,
     values: ArrayRef,
@@ -26,11 +32,13 @@ pub(super) struct Names {
     last: Option<(&'static str, i32)>,
 }
 
-impl Names {
-    pub(super) fn new() -> Self {
-        Self { keys: Sparse::new(), names: Vec::new(), values: text_array([]), last: None }
+impl Default for Names {
+    fn default() -> Self {
+        Self { keys: Int32::default(), names: Vec::new(), values: text_array([]), last: None }
     }
+}
 
+impl Names {
     pub(super) fn append(&mut self, name: Option<&'static str>) {
         let key = name.map(|name| match self.last {
             Some((last, key)) if std::ptr::eq(last, name) => key,
@@ -44,7 +52,7 @@ impl Names {
     }
 
     /// Appends what has no name of its own.
-    pub(super) fn append_number(&mut self, number: u8) {
+    fn append_number(&mut self, number: u8) {
         let key = self.key(&number.to_string());
         self.keys.append(Some(key));
     }
@@ -57,40 +65,92 @@ impl Names {
             self.names.len() - 1
         }))
     }
+}
 
-    /// The column, which is `unknown` where it has no value at all; so in the other types.
-    pub(super) fn finish_or(&mut self, unknown: ArrayRef) -> ArrayRef {
-        self.keys.finish().map_or(unknown, |keys| dictionary(keys, Arc::clone(&self.values)))
+impl Kind for Names {
+    const TYPE: ColumnType = ColumnType::Text;
+
+    fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
+        let keys = self.keys.finish_known();
+        keys.map_or_else(|| unknown.text(), |keys| dictionary(keys, Arc::clone(&self.values)))
+    }
+}
+
+/// The state of a protocol: its name, or its number where it has none, of a kernel newer than this program; that is
+/// worth the allocation.
+#[derive(Debug, Default)]
+pub(super) struct State(Names);
+
+impl State {
+    pub(super) fn append(&mut self, state: Option<ProtoState>) {
+        match state.map(|state| (state.name(), state.number())) {
+            Some((None, number)) => self.0.append_number(number),
+            Some((name, _)) => self.0.append(name),
+            None => self.0.append(None),
+        }
+    }
+}
+
+impl Kind for State {
+    const TYPE: ColumnType = ColumnType::Text;
+
+    fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
+        self.0.finish(unknown)
+    }
+}
+
+/// A text that is the same in all rows of a run.
+#[derive(Debug, Default)]
+pub(super) struct Same {
+    values: Option<ArrayRef>,
+}
+
+impl Same {
+    pub(super) fn append(&mut self, text: Option<&String>) {
+        if self.values.is_none() {
+            self.values = text.map(|text| text_array([text.as_str()]));
+        }
+    }
+}
+
+impl Kind for Same {
+    const TYPE: ColumnType = ColumnType::Text;
+
+    fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
+        let values = self.values.as_ref();
+        values.map_or_else(|| unknown.text(), |values| dictionary(unknown.first_keys(), Arc::clone(values)))
     }
 }
 
 /// A text column whose values come from small keys: each distinct key becomes text once a batch.
 #[derive(Debug)]
-pub(super) struct Keyed<K> {
-    keys: Sparse<Int32Type>,
+struct Keyed<K> {
+    keys: Int32,
     seen: HashMap<K, i32, foldhash::fast::RandomState>,
     /// The key of the row before, which often repeats.
     last: Option<(K, i32)>,
     values: StringBuilder,
 }
 
-impl<K: Copy + Eq + Hash> Keyed<K> {
-    pub(super) fn new() -> Self {
+impl<K> Default for Keyed<K> {
+    fn default() -> Self {
         Self {
-            keys: Sparse::new(),
+            keys: Int32::default(),
             seen: HashMap::default(),
             last: None,
             values: StringBuilder::with_capacity(0, 0),
         }
     }
+}
 
-    pub(super) fn append_null(&mut self) {
+impl<K: Copy + Eq + Hash> Keyed<K> {
+    fn append_null(&mut self) {
         self.keys.append(None);
     }
 
     /// Appends the text of `key`. `write` appends exactly one value; it is called where the batch has
     /// not seen the key.
-    pub(super) fn append(&mut self, key: K, write: impl FnOnce(&mut StringBuilder)) {
+    fn append(&mut self, key: K, write: impl FnOnce(&mut StringBuilder)) {
         let value = match self.last {
             Some((last, value)) if last == key => value,
             _ => *self.seen.entry(key).or_insert_with(|| {
@@ -103,15 +163,102 @@ impl<K: Copy + Eq + Hash> Keyed<K> {
         self.keys.append(Some(value));
     }
 
-    pub(super) fn finish_or(&mut self, unknown: ArrayRef) -> ArrayRef {
+    fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
         self.seen.clear();
         self.last = None;
-        self.keys.finish().map_or(unknown, |keys| dictionary(keys, Arc::new(self.values.finish())))
+        let keys = self.keys.finish_known();
+        keys.map_or_else(|| unknown.text(), |keys| dictionary(keys, Arc::new(self.values.finish())))
+    }
+}
+
+/// Addresses, as RFC 5952 and dotted quads.
+#[derive(Debug, Default)]
+pub(super) struct Address(Keyed<IpAddr>);
+
+impl Address {
+    pub(super) fn append(&mut self, addr: Option<IpAddr>) {
+        match addr {
+            Some(IpAddr::V4(v4)) => self.0.append(v4.into(), |values| append_v4(values, v4)),
+            Some(addr) => self.0.append(addr, |values| append_formatted(values, format_args!("{addr}"))),
+            None => self.0.append_null(),
+        }
+    }
+}
+
+impl Kind for Address {
+    const TYPE: ColumnType = ColumnType::Text;
+
+    fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
+        self.0.finish(unknown)
+    }
+}
+
+/// Formats by itself: that of the standard library takes several times as long.
+fn append_v4(values: &mut StringBuilder, addr: Ipv4Addr) {
+    let mut text = itoa::Buffer::new();
+    for (place, octet) in addr.octets().into_iter().enumerate() {
+        // Writing to the builder never fails.
+        let _ = if place > 0 { values.write_str(".") } else { Ok(()) };
+        let _ = values.write_str(text.format(octet));
+    }
+    values.append_value("");
+}
+
+/// Formats in place. The builder's `write_fmt` never fails and makes the text of the next value.
+fn append_formatted(values: &mut StringBuilder, text: std::fmt::Arguments<'_>) {
+    let _ = values.write_fmt(text);
+    values.append_value("");
+}
+
+/// Labels, as hexadecimal digits.
+#[derive(Debug, Default)]
+pub(super) struct Labels(Keyed<[u8; 16]>);
+
+impl Labels {
+    pub(super) fn append(&mut self, labels: Option<[u8; 16]>) {
+        match labels {
+            Some(labels) => {
+                let number = u128::from_be_bytes(labels);
+                self.0.append(labels, |values| append_formatted(values, format_args!("{number:032x}")));
+            }
+            None => self.0.append_null(),
+        }
+    }
+}
+
+impl Kind for Labels {
+    const TYPE: ColumnType = ColumnType::Text;
+
+    fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
+        self.0.finish(unknown)
+    }
+}
+
+/// Names of threads, as the kernel has them.
+#[derive(Debug, Default)]
+pub(super) struct Task(Keyed<[u8; COMM_LEN]>);
+
+impl Task {
+    pub(super) fn append(&mut self, task: Option<[u8; COMM_LEN]>) {
+        match task.as_ref().and_then(|task| Some((task, comm(task)?))) {
+            Some((task, name)) => {
+                self.0.append(*task, |values| values.append_value(String::from_utf8_lossy(name)));
+            }
+            None => self.0.append_null(),
+        }
+    }
+}
+
+impl Kind for Task {
+    const TYPE: ColumnType = ColumnType::Text;
+
+    fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
+        self.0.finish(unknown)
     }
 }
 
 /// A text column of shared texts, known by the identity of their allocation.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Shared {
     column: Keyed<usize>,
     /// Keeps the allocations of the batch, so that no address is used for another text.
@@ -119,10 +266,6 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new() -> Self {
-        Self { column: Keyed::new(), alive: Vec::new() }
-    }
-
     pub(super) fn append(&mut self, text: Option<&Arc<str>>) {
         let Some(text) = text else { return self.column.append_null() };
         self.column.append(Arc::as_ptr(text).cast::<u8>().addr(), |values| {
@@ -130,16 +273,15 @@ impl Shared {
             self.alive.push(Arc::clone(text));
         });
     }
-
-    pub(super) fn finish_or(&mut self, unknown: ArrayRef) -> ArrayRef {
-        self.alive.clear();
-        self.column.finish_or(unknown)
-    }
 }
 
-/// The dictionary of a column that has one value in all rows.
-pub(super) fn constant(text: &str) -> ArrayRef {
-    text_array([text])
+impl Kind for Shared {
+    const TYPE: ColumnType = ColumnType::Text;
+
+    fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
+        self.alive.clear();
+        self.column.finish(unknown)
+    }
 }
 
 /// A dictionary array of these keys.

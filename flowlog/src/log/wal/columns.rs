@@ -8,8 +8,8 @@
 //! distances   width u8 (0, 1, 2, 4 or 8) | smallest i64 | a number of `width` bytes each
 //! ```
 //!
-//! The ids are those of [`columns`](crate::log::schema::columns), ascending. A column without any value is
-//! left out, and so is `seq`, which follows from the frame. A number is the distance from the smallest
+//! The ids are those of [`columns`](crate::log::schema::columns), in any order, each once. A column without any value is
+//! left out, and so is `seq`, which follows from the frame. Columns that only older versions had are passed over. A number is the distance from the smallest
 //! one of the column, so a constant takes no bytes, and most keys take one or two. A NULL has distance
 //! 0. Bits are filled from the lowest, numbers are little-endian.
 //!
@@ -26,10 +26,10 @@ use arrow_array::{
     PrimitiveArray, RecordBatch, new_null_array,
 };
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer};
-use arrow_schema::{ArrowError, DataType, SchemaRef};
+use arrow_schema::{ArrowError, DataType, FieldRef, SchemaRef};
 
 use super::bytes::Bytes;
-use crate::log::schema::batch_schema;
+use crate::log::schema::{Column, batch_schema, columns, retired};
 
 /// How many rows a frame has at most. It bounds what a few bytes can make recovery allocate; batches
 /// of the daemon have 8192.
@@ -95,11 +95,19 @@ pub enum DecodeError {
         /// How many.
         rows: usize,
     },
-    /// A column that this flowlog does not know, or one that is not at its place.
-    #[error("column {id} does not exist, or is not at its place")]
+    /// A column that this flowlog does not know: a newer one wrote it.
+    #[error(
+        "found a column with the id {id}, expected one of `flowlog schema --format json`; a newer flowlog wrote it"
+    )]
     Column {
         /// Its id.
-        id: usize,
+        id: u16,
+    },
+    /// A column that is there twice.
+    #[error("found column {id} twice")]
+    Twice {
+        /// Its id.
+        id: u16,
     },
     /// A byte that says how something is stored has an unknown value.
     #[error("found {found} for {what}, expected {expected}")]
@@ -142,8 +150,8 @@ impl Columns {
             return Err(EncodeError::TooLong { rows });
         }
         let mut first_seq = 0;
-        for ((id, column), field) in (1_u16..).zip(batch.columns()).zip(schema.fields()) {
-            if field.name() == SEQ {
+        for (Column { id, name, .. }, column) in columns().iter().zip(batch.columns()) {
+            if name == SEQ {
                 first_seq = without_holes(column.as_primitive::<Int64Type>().values())?;
                 continue;
             }
@@ -195,23 +203,27 @@ impl Columns {
         let end_seq = i64::try_from(rows).ok().and_then(|rows| first_seq.checked_add(rows));
         let end_seq = end_seq.ok_or(DecodeError::Number(first_seq))?;
 
+        let mut found: Vec<Option<ArrayRef>> = vec![None; schema.fields().len()];
         let mut input = Input(Bytes(bytes));
-        let mut next = input.column_id()?;
-        let mut columns = Vec::with_capacity(schema.fields().len());
-        for (id, field) in (1..).zip(schema.fields()) {
-            columns.push(if field.name() == SEQ {
-                Arc::new(Int64Array::from_iter_values(first_seq..end_seq)) as ArrayRef
-            } else if next == Some(id) {
-                let column = input.column(rows, field.data_type())?;
-                next = input.column_id()?;
-                column
-            } else {
-                new_null_array(field.data_type(), rows)
-            });
+        while let Some(id) = input.column_id()? {
+            let Some(place) = columns().iter().position(|column| column.id == id && column.name != SEQ)
+            else {
+                let data_type = retired(id).ok_or(DecodeError::Column { id })?;
+                input.column(rows, &data_type)?;
+                continue;
+            };
+            let column = input.column(rows, schema.field(place).data_type())?;
+            if found.get_mut(place).and_then(|place| place.replace(column)).is_some() {
+                return Err(DecodeError::Twice { id });
+            }
         }
-        if let Some(id) = next {
-            return Err(DecodeError::Column { id });
-        }
+        let column = |(array, field): (Option<ArrayRef>, &FieldRef)| {
+            if field.name() == SEQ {
+                return Arc::new(Int64Array::from_iter_values(first_seq..end_seq)) as ArrayRef;
+            }
+            array.unwrap_or_else(|| new_null_array(field.data_type(), rows))
+        };
+        let columns = found.into_iter().zip(schema.fields()).map(column).collect();
         Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
     }
 }
@@ -306,11 +318,11 @@ impl<'a> Input<'a> {
     }
 
     /// The id of the next column, if there is one.
-    fn column_id(&mut self) -> Result<Option<usize>, DecodeError> {
+    fn column_id(&mut self) -> Result<Option<u16>, DecodeError> {
         if self.0.0.is_empty() {
             return Ok(None);
         }
-        Ok(Some(usize::from(u16::from_le_bytes(self.array()?))))
+        Ok(Some(u16::from_le_bytes(self.array()?)))
     }
 
     fn column(&mut self, rows: usize, data_type: &DataType) -> Result<ArrayRef, DecodeError> {

@@ -11,8 +11,8 @@ use crate::log::schema::{RunContext, RunFacts};
 /// The first bytes of a segment.
 const MAGIC: [u8; 8] = *b"flowlogW";
 
-/// Version of the format. To be raised when an older flowlog could misread what this one writes, also
-/// when columns of the schema change other than by new ones at the end.
+/// Version of the format. To be raised when an older flowlog could misread what this one writes. Columns are found by
+/// their ids, so it may have others, and in another order.
 const VERSION: u32 = 1;
 
 /// The run that wrote a segment: all that is needed to make its rows files of that run.

@@ -16,7 +16,6 @@ use uuid::Uuid;
 use super::{
     EncodeError, Frame, HeaderError, ReadError, SegmentHeader, Wal, WalError, WalSync, read, remove, segments,
 };
-use crate::log::schema;
 use rows::Rows;
 
 const RUN: Uuid = Uuid::from_u128(0x019a_a000_0000_7000_8000_0000_0000_0001);
@@ -305,10 +304,4 @@ fn a_file_that_is_no_segment_yields_no_frames_and_says_why() {
     assert!(matches!(cause(&damaged), HeaderError::Checksum));
 
     assert!(matches!(read(&dir.path().join("missing")), Err(ReadError::Io(_))));
-}
-
-/// Columns may come at the end, and everything else needs a new version of the format.
-#[test]
-fn the_format_is_for_this_schema() {
-    assert_eq!(schema::VERSION, "1");
 }

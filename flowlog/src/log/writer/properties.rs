@@ -23,29 +23,6 @@ use crate::log::schema::{self, RunContext, RunFacts};
 /// quarter of an hour by default.
 const MAX_GAPS: usize = 4096;
 
-/// Columns that are delta encoded: their values grow or are nearly all distinct, so that a dictionary would hold
-/// each of them.
-const DELTA_ENCODED: [&str; 14] = [
-    "seq",
-    "start_time",
-    "end_time",
-    "duration_us",
-    "last_seen_time",
-    "src_port",
-    "nat_src_port",
-    "ct_id",
-    "src_socket_cookie",
-    "src_tcp_srtt_us",
-    "src_tcp_min_rtt_us",
-    "dst_socket_cookie",
-    "dst_tcp_srtt_us",
-    "dst_tcp_min_rtt_us",
-];
-
-/// Columns that people look up single values of: the filter spares the row groups without it.
-const BLOOM_FILTERED: [&str; 6] =
-    ["src_ip", "dst_ip", "nat_src_ip", "nat_dst_ip", "src_container_id", "dst_container_id"];
-
 /// What all files of a run have in common.
 #[derive(Debug)]
 pub(super) struct Properties {
@@ -141,7 +118,6 @@ pub(super) fn gap_options() -> ArrowWriterOptions {
 /// Each setting is one that DuckDB, Polars, ClickHouse, Spark and DataFusion all read: pages of
 /// version 1, and no encoding besides PLAIN, dictionaries and DELTA_BINARY_PACKED, which is left out for older readers.
 pub(super) fn writer_properties(compatibility: Compatibility) -> WriterProperties {
-    let columns = schema::columns();
     let mut builder = base_properties()
         .set_statistics_enabled(EnabledStatistics::Page)
         // Also what the crate sizes bloom filters for, before they are folded to what the values need: those
@@ -154,14 +130,14 @@ pub(super) fn writer_properties(compatibility: Compatibility) -> WriterPropertie
     if let Ok(blocks) = DeltaBinaryPackedEncoderOptions::try_new(128, 4) {
         builder = builder.set_delta_binary_packed_encoder_options(blocks);
     }
-    for column in &columns {
-        let path = || ColumnPath::from(column.name.clone());
-        if compatibility == Compatibility::Current && DELTA_ENCODED.contains(&column.name.as_str()) {
+    for schema::Column { name, form, .. } in schema::columns() {
+        let path = || ColumnPath::from(name.clone());
+        if compatibility == Compatibility::Current && form.is_delta_encoded {
             builder = builder
                 .set_column_dictionary_enabled(path(), false)
                 .set_column_encoding(path(), Encoding::DELTA_BINARY_PACKED);
         }
-        if BLOOM_FILTERED.contains(&column.name.as_str()) {
+        if form.is_looked_up {
             builder = builder.set_column_bloom_filter_enabled(path(), true);
         }
     }

@@ -3,8 +3,9 @@
 use std::fs;
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type};
-use arrow_array::{Array, ArrayRef, PrimitiveArray, RecordBatch};
+use arrow_array::{Array, ArrayRef, PrimitiveArray, RecordBatch, new_null_array};
 use proptest::prelude::*;
 
 use super::super::columns::Columns;
@@ -152,16 +153,37 @@ fn encoded(batch: &RecordBatch) -> Vec<u8> {
 }
 
 #[test]
-fn columns_have_their_order_and_are_known() {
+fn columns_are_found_by_their_ids() {
     let decode = |bytes: &[u8]| Columns::new().decode(9, 1, bytes);
-    let batch = encoded(&Rows::new(0).batch(9));
-    // A column of the future, at its place; then one that is there already.
-    for id in [88_u16, 1] {
-        let error = decode(&[&batch[..], &id.to_le_bytes()].concat()).unwrap_err();
-        assert!(matches!(error, DecodeError::Column { id: found } if found == usize::from(id)), "{error}");
-    }
-    let error = decode(&[&[3, 0], &batch[..]].concat()).unwrap_err();
+    let batch = Rows::new(0).batch(9);
+    let bytes = encoded(&batch);
+    // A column with one number in all rows.
+    let constant = |id: u16| [&id.to_le_bytes()[..], &[0, 0], &7_i64.to_le_bytes()].concat();
+    // One of the future.
+    let error = decode(&[&bytes[..], &constant(9999)].concat()).unwrap_err();
+    assert!(matches!(error, DecodeError::Column { id: 9999 }), "{error}");
+    let error = decode(&[&bytes[..], &constant(12), &constant(12)].concat()).unwrap_err();
+    assert!(matches!(error, DecodeError::Twice { id: 12 }), "{error}");
+    let error = decode(&[&constant(3), &bytes[..]].concat()).unwrap_err();
     assert!(matches!(error, DecodeError::Column { id: 3 }), "the numbers follow from the frame: {error}");
+    // One that older versions wrote, `duration_us`, wherever it is.
+    for bytes in [[&constant(9), &bytes[..]], [&bytes[..], &constant(9)]] {
+        assert_eq!(decode(&bytes.concat()).unwrap(), batch);
+    }
+    // A version with another order of its columns.
+    let schema = batch.schema();
+    let without = |wanted: &str| {
+        let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| match field.name() {
+            name if name == wanted => new_null_array(field.data_type(), 9),
+            _ => Arc::clone(column),
+        });
+        columns.collect::<Vec<_>>()
+    };
+    let other = RecordBatch::try_new(Arc::clone(&schema), without("ct_mark")).unwrap();
+    let bytes = [&constant(37), &encoded(&other)[..]].concat();
+    let marks =
+        decode(&bytes).unwrap().column_by_name("ct_mark").unwrap().as_primitive::<Int64Type>().clone();
+    assert!(marks.iter().all(|mark| mark == Some(7)), "{marks:?}");
 }
 
 /// Numbers that need all widths, and the ends of the range.

@@ -44,6 +44,7 @@ const WITHOUT_IO: &[&str] = &[
     "attribution/join/",
     "log/schema.rs",
     "log/schema/",
+    "log/layout.rs",
     "log/retention.rs",
     "commands/metrics.rs",
 ];
@@ -209,6 +210,17 @@ fn units_of_time_are_converted_in_one_place() {
                 !is_there || name == "time.rs" || is_test(&name),
                 "{name} has `{conversion}`; see `time`"
             );
+        }
+    }
+}
+
+#[test]
+fn paths_below_the_output_directory_are_spelled_in_one_place() {
+    for (name, code) in sources() {
+        for path in ["_flowlog", ".parquet\"", "\"flows/", "\"gaps/", ".wal\"", "ledger.jsonl"] {
+            let is_there = without_tests(&code).contains(path);
+            let is_known = name == "log/layout.rs" || name.starts_with("fuzzing/") || is_test(&name);
+            assert!(!is_there || is_known, "{name} has `{path}`; see `log::layout`");
         }
     }
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use uuid::Uuid;
 
 use super::directory;
-use crate::log::ledger::{self, Event, Hash, Ledger, Line, Stopped, lines};
+use crate::log::layout;
+use crate::log::ledger::{Event, Hash, Ledger, Line, Stopped, lines};
 use crate::log::verify::verify;
 
 /// What each line begins with; 64 digits follow.
@@ -26,7 +27,7 @@ pub fn ledger(bytes: &[u8]) {
 
 fn check(bytes: &[u8]) {
     let dir = directory();
-    let path = dir.path().join(ledger::PATH);
+    let path = dir.path().join(layout::LEDGER);
     fs::create_dir(path.parent().unwrap()).unwrap();
     fs::write(&path, bytes).unwrap();
     let (readable, readable_before_end) = readable(&path);

@@ -10,6 +10,7 @@ use arrow_array::Array as _;
 use uuid::Uuid;
 
 use super::{directory, faults};
+use crate::log::layout;
 use crate::log::ledger::Started;
 use crate::log::retention::RetentionLimits;
 use crate::log::schema::{RunContext, RunFacts};
@@ -84,7 +85,7 @@ pub fn recovery(bytes: &[u8]) {
 fn recover(segment: &[u8]) {
     let dir = directory();
     let (run_id, logged) = logged(segment);
-    let log = dir.path().join("_flowlog/wal");
+    let log = dir.path().join(layout::WAL);
     fs::create_dir_all(&log).unwrap();
     fs::write(log.join(format!("{run_id}_00000001.wal")), segment).unwrap();
 
@@ -112,7 +113,7 @@ fn logged(segment: &[u8]) -> (Uuid, BTreeSet<i64>) {
 /// The numbers of all rows in files. Each is there once.
 fn published(output: &Path) -> BTreeSet<i64> {
     let mut numbers = BTreeSet::new();
-    let mut directories = vec![output.join("flows")];
+    let mut directories = vec![output.join(layout::FLOWS)];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();

@@ -33,9 +33,6 @@ pub use line::{
 };
 pub use lines::{Entry, Lines, lines};
 
-/// Path of the ledger below the output directory.
-pub const PATH: &str = "_flowlog/ledger.jsonl";
-
 /// The ledger of an output directory, open for appending. The caller sees to it that there is one.
 #[derive(Debug)]
 pub struct Ledger {

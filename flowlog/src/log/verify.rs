@@ -26,12 +26,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 pub use report::{Check, Finding, GapTotal, Level, Report};
 
 use self::chain::Chain;
 use self::report::Findings;
 use self::runs::Runs;
-use crate::log::ledger::{self, Deleted, Entry, Event, Hash, Line, Lines};
+use crate::log::layout;
+use crate::log::ledger::{Deleted, Entry, Event, Hash, Line, Lines};
 
 /// How long a daemon may take from the name of a file to its line in the ledger. Only where it would
 /// be a fault is it waited for.
@@ -88,7 +91,7 @@ pub fn verify(
         total_bytes,
         progress,
     };
-    let path = output.join(ledger::PATH);
+    let path = output.join(layout::LEDGER);
     match File::open(&path) {
         Ok(file) => {
             verification.read(Lines::new(file), was_in_use).map_err(|source| VerifyError { path, source })?;
@@ -242,10 +245,9 @@ impl Verification<'_> {
             self.findings.add(finding.expected("the file, or a line that says that it was deleted"));
         }
         // Of a run that stopped, each file has its line.
-        let unfinished: Vec<String> =
-            self.runs.unfinished().map(|(run_id, _)| format!("_{run_id}_")).collect();
+        let unfinished: Vec<Uuid> = self.runs.unfinished().map(|(run_id, _)| run_id).collect();
         for path in self.unnamed.keys() {
-            let finding = if unfinished.iter().any(|run_id| path.contains(run_id)) {
+            let finding = if unfinished.iter().any(|run_id| layout::is_of_run(Path::new(path), *run_id)) {
                 let found =
                     "is in no line of the ledger yet: the run that made it did not get there, or not yet";
                 Finding::new(Level::Information, Check::Foreign, found)
@@ -281,7 +283,7 @@ impl Verification<'_> {
         }
         if chain.lines() == 0 {
             let finding = Finding::fault(Check::End, "there is no ledger, or it is empty");
-            findings.add(finding.path(ledger::PATH).expected("a line for each run and each file"));
+            findings.add(finding.path(layout::LEDGER).expected("a line for each run and each file"));
         }
     }
 }

@@ -35,17 +35,18 @@ use std::time::{Duration, SystemTime};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
-pub use directory::{Directory, FLOWS, GAPS};
+pub use directory::Directory;
 pub use error::{Fault, OpenError, WriteError};
 pub use gap_file::{GapWriter, read_gap_file};
 pub use partition::seqs;
 pub use published::Published;
 
 use crate::gaps::Gap;
+use crate::log::layout::Hour;
 use crate::log::schema::{self, RunFacts};
 use error::Losses;
 use open_file::{FileNames, OpenFile};
-use partition::{Hour, by_hour};
+use partition::by_hour;
 use row_group::split_off;
 
 /// How many hours have an open file: the current one and the one before, for the rows that come late

@@ -9,6 +9,7 @@ use super::{Finding, Level};
 use crate::connections::ctnetlink::Requests;
 use crate::gaps::{Cause, Gap};
 use crate::host::kernel_losses::{Counted, KernelLosses};
+use crate::log::layout;
 use crate::log::ledger::{self, Entry, Event, Line};
 
 const CHECK: &str = "connection tracking table";
@@ -87,7 +88,7 @@ struct Full {
 impl Full {
     /// Where there is no ledger, nothing is known.
     fn of_ledger(netns: &str, output: &Path) -> Self {
-        let Ok(lines) = ledger::lines(&output.join(ledger::PATH)) else { return Self::default() };
+        let Ok(lines) = ledger::lines(&output.join(layout::LEDGER)) else { return Self::default() };
         let gaps = lines.filter_map(|entry| match entry {
             Ok(Entry { line: Ok(Line { event: Event::Gap(declared), .. }), .. }) => Some(declared.loss),
             _ => None,

@@ -8,11 +8,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, bind, recv, sendto, socket};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::connections::ctnetlink::Requests;
 
@@ -23,8 +27,18 @@ const DISABLE_IPV6: &str = "/proc/sys/net/ipv6/conf/lo/disable_ipv6";
 /// other IP version.
 const PACKETS: u32 = 3;
 
-/// A TCP segment with the flag RST alone, from port 0 to port 0, with its checksum yet to be filled in.
+/// How long the packets may take to arrive. Older kernels leave them to a thread (`ksoftirqd`) where that is busy with
+/// others, and the counter of invalid packets tells of them only then.
+const ARRIVE_WITHIN: Duration = Duration::from_millis(200);
+
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
+const ETHERNET_BYTES: usize = 14;
+
+/// A TCP segment with the flag RST alone, from port 0 to port 0, with its sequence number and checksum yet to be filled
+/// in.
 const RST: [u8; 20] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5 << 4, 4, 0, 0, 0, 0, 0, 0];
+const RST_NUMBER: usize = 4;
 const RST_CHECKSUM: usize = 16;
 const IPPROTO_TCP: u8 = 6;
 const TTL: u8 = 64;
@@ -61,10 +75,15 @@ impl Probe {
             }
         }
         let (socket, loopback) = self.frames.as_ref()?;
-        let frame = if is_ipv6 { frame_of_ipv6() } else { frame_of_ipv4() };
+        let (frame, protocol) =
+            if is_ipv6 { (frame_of_ipv6(), ETH_P_IPV6) } else { (frame_of_ipv4(), ETH_P_IP) };
+        let arrivals = Arrivals::open(&frame, protocol, loopback).ok()?;
         let before = requests.invalid().ok()?;
         for _ in 0..PACKETS {
             sendto(socket.as_raw_fd(), &frame, loopback, MsgFlags::MSG_DONTWAIT).ok()?;
+        }
+        if !arrivals.have_come() {
+            return None;
         }
         let counted = requests.invalid().ok()?.wrapping_sub(before);
         Some(counted >= PACKETS)
@@ -74,6 +93,53 @@ impl Probe {
         let mut value = [0; 1];
         let read = self.disable_ipv6.as_ref().map(|file| file.read_exact_at(&mut value, 0));
         matches!(read, Some(Ok(()))) && value == *b"0"
+    }
+}
+
+/// What arrives on the loopback interface of what was sent.
+struct Arrivals(Socket);
+
+impl Arrivals {
+    /// A socket for one protocol on one interface gets a packet after the protocol itself, and so after connection
+    /// tracking has counted it (`__netif_receive_skb_core`). It takes frames with the numbers of this one only.
+    fn open(frame: &[u8], protocol: u16, loopback: &LinkAddr) -> io::Result<Self> {
+        let protocol = Protocol::from(i32::from(protocol.to_be()));
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
+        let ports = frame.len() - RST.len();
+        let number = frame
+            .iter()
+            .skip(ports + RST_NUMBER)
+            .take(4)
+            .fold(0, |number, byte| number << 8 | u32::from(*byte));
+        let place = |offset: usize| u32::try_from(offset).map_err(io::Error::other);
+        // In the words of `linux/filter.h`: load a word, go on where it is equal, accept all, accept nothing.
+        let [load, go_on_if, end] = [0x20, 0x15, 0x06];
+        socket.attach_filter(&[
+            SockFilter::new(load, 0, 0, place(ports)?),
+            SockFilter::new(go_on_if, 0, 3, 0),
+            SockFilter::new(load, 0, 0, place(ports + RST_NUMBER)?),
+            SockFilter::new(go_on_if, 0, 1, number),
+            SockFilter::new(end, 0, 0, u32::MAX),
+            SockFilter::new(end, 0, 0, 0),
+        ])?;
+        bind(socket.as_raw_fd(), loopback)?;
+        Ok(Self(socket))
+    }
+
+    /// Waits until all packets have arrived.
+    fn have_come(&self) -> bool {
+        let start = Instant::now();
+        let mut missing = PACKETS;
+        while missing > 0 {
+            if recv(self.0.as_raw_fd(), &mut [0; 1], MsgFlags::MSG_DONTWAIT).is_ok() {
+                missing -= 1;
+                continue;
+            }
+            let Some(left) = ARRIVE_WITHIN.checked_sub(start.elapsed()) else { return false };
+            let mut readable = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut readable, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
+        }
+        true
     }
 }
 
@@ -89,7 +155,6 @@ fn frames() -> io::Result<(OwnedFd, LinkAddr)> {
 /// From 0.0.0.0 to 255.255.255.255: for this host, and no address that is not to be seen on this interface, of which
 /// the kernel may write to its log (`log_martians`).
 fn frame_of_ipv4() -> Vec<u8> {
-    const ETH_P_IP: u16 = 0x0800;
     const LEN: u8 = 40;
     let mut header = [0x45, 0, 0, LEN, 0, 0, 0, 0, TTL, IPPROTO_TCP, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255];
     let checksum = checksum(&header);
@@ -100,7 +165,6 @@ fn frame_of_ipv4() -> Vec<u8> {
 
 /// From ::1 to ::1.
 fn frame_of_ipv6() -> Vec<u8> {
-    const ETH_P_IPV6: u16 = 0x86dd;
     let loopback = std::net::Ipv6Addr::LOCALHOST.octets();
     let header = [0x60, 0, 0, 0, 0, 20, IPPROTO_TCP, TTL];
     let pseudo_header = [&loopback[..], &loopback, &[0, 0, 0, 20, 0, 0, 0, IPPROTO_TCP]].concat();
@@ -108,14 +172,18 @@ fn frame_of_ipv6() -> Vec<u8> {
 }
 
 /// The header of a frame on the loopback interface, whose address is zero.
-fn ethernet(protocol: u16) -> [u8; 14] {
+fn ethernet(protocol: u16) -> [u8; ETHERNET_BYTES] {
     let [high, low] = protocol.to_be_bytes();
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, high, low]
 }
 
 fn segment(pseudo_header: &[u8]) -> [u8; 20] {
+    /// Tells the packets of one question from those of others.
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = std::process::id().rotate_left(16) ^ NUMBER.fetch_add(1, Ordering::Relaxed);
     let mut segment = RST;
-    let checksum = checksum(&[pseudo_header, &RST].concat());
+    segment[RST_NUMBER..RST_NUMBER + 4].copy_from_slice(&number.to_be_bytes());
+    let checksum = checksum(&[pseudo_header, &segment].concat());
     segment[RST_CHECKSUM..RST_CHECKSUM + 2].copy_from_slice(&checksum);
     segment
 }

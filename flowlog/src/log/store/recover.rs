@@ -18,10 +18,11 @@ use super::losses::{Losses, gap_file};
 use super::{Store, Unlogged};
 use crate::causes::one_line;
 use crate::gaps::{Cause, Gap, Stage, unnoticed_since_us};
+use crate::log::layout;
 use crate::log::ledger::{self, DeclaredGap, Event, History, PublishedFile, Recovered};
 use crate::log::schema::{RunContext, RunFacts};
 use crate::log::wal::{self, Damage, DamageCause, Frame, Frames, ReadError, SegmentHeader};
-use crate::log::writer::{Directory, FLOWS, GAPS, Published, Writer, read_gap_file, seqs};
+use crate::log::writer::{Directory, Published, Writer, read_gap_file, seqs};
 use crate::time::{NS_PER_S, to_us};
 
 /// What the ledger says of a file.
@@ -57,8 +58,7 @@ pub(super) struct Unfinished {
 impl Unfinished {
     /// Whether this file is of the run.
     pub(super) fn has(&self, path: &Path) -> bool {
-        let in_name = in_file_names(self.run_id);
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.contains(&in_name))
+        layout::is_of_run(path, self.run_id)
     }
 
     /// The ledger has this file now.
@@ -160,7 +160,7 @@ impl Store {
             // the write-ahead log.
             let first_seq = first_seq(&run.segments)?.unwrap_or(i64::MAX);
             let mut seqs = RangeInclusiveSet::new();
-            let present = files_of(&self.directory, FLOWS, run.run_id)?;
+            let present = files_of(&self.directory, layout::FLOWS, run.run_id)?;
             let is_present = |path: &String| present.iter().any(|file| file.as_os_str() == path.as_str());
             let gone = run.listed.iter().filter(|(path, _)| !is_present(path));
             seqs.extend(gone.filter_map(|(_, listed)| listed.seqs()));
@@ -246,7 +246,7 @@ impl Store {
     fn publish_gaps_of(&mut self, run: &mut Unfinished, now: SystemTime) -> Result<(), Fault> {
         let Some(facts) = &run.facts else { return Ok(()) };
         // A file that has its name, but no line.
-        for path in files_of(&self.directory, GAPS, run.run_id)? {
+        for path in files_of(&self.directory, layout::GAPS, run.run_id)? {
             if run.is_open && !run.listed.contains_key(&path.display().to_string()) {
                 let read = read_gap_file(&self.directory.root().join(&path));
                 let (numbers, rows) = read.map_err(|error| Fault(one_line(&error)))?;
@@ -274,24 +274,16 @@ impl Store {
     }
 }
 
-/// What is in the names of the files of a run.
-fn in_file_names(run_id: Uuid) -> String {
-    format!("_{run_id}_")
-}
-
 /// The files of a table whose name says that they have rows of this run, below the output directory.
 fn files_of(directory: &Directory, table: &str, run_id: Uuid) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    let in_name = in_file_names(run_id);
     let mut partitions = subdirectories(&directory.root().join(table))?;
     while let Some(partition) = partitions.pop() {
         partitions.extend(subdirectories(&partition)?);
         for entry in fs::read_dir(partition)? {
             let entry = entry?;
-            // Others leave files of their own beside, such as `.name.parquet.crc`.
-            let is_of_run = entry.file_name().to_str().is_some_and(|name| {
-                name.contains(&in_name) && name.ends_with(".parquet") && !name.starts_with('.')
-            });
+            let is_file = entry.file_name().to_str().is_some_and(layout::is_file);
+            let is_of_run = is_file && layout::is_of_run(&entry.path(), run_id);
             if let Ok(below) = entry.path().strip_prefix(directory.root())
                 && is_of_run
             {

@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 use tracing::{info, warn};
 
 use super::{Store, Unlogged};
+use crate::log::layout;
 use crate::log::ledger::{DeleteReason, Deleted, Event, Hash};
 use crate::log::retention::{Kept, to_delete};
-use crate::log::writer::{Directory, FLOWS, GAPS};
+use crate::log::writer::Directory;
 
 /// How often files are looked at.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -66,8 +67,8 @@ fn free_bytes(directory: &Directory) -> io::Result<u64> {
 /// The published files, with the end of the time of their partition.
 fn files(directory: &Directory) -> io::Result<Vec<Kept>> {
     let mut found = Vec::new();
-    for table in [FLOWS, GAPS] {
-        match walk(directory.root(), Path::new(table), None, &mut found) {
+    for table in [layout::FLOWS, layout::GAPS] {
+        match walk(directory.root(), Path::new(table), &mut found) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             result => result?,
         }
@@ -75,39 +76,22 @@ fn files(directory: &Directory) -> io::Result<Vec<Kept>> {
     Ok(found)
 }
 
-fn walk(root: &Path, below: &Path, until: Option<SystemTime>, found: &mut Vec<Kept>) -> io::Result<()> {
+fn walk(root: &Path, below: &Path, found: &mut Vec<Kept>) -> io::Result<()> {
+    let until = layout::end_of_directory(below);
     for entry in fs::read_dir(root.join(below))? {
         let entry = entry?;
         let path: PathBuf = below.join(entry.file_name());
         let metadata = entry.metadata()?;
         if metadata.is_dir() {
-            let name = entry.file_name();
-            let until = name.to_str().and_then(|name| end_of_partition(name, until));
-            if let Some(until) = until {
-                walk(root, &path, Some(until), found)?;
+            // What is no directory of flowlog's, and all below it, is of somebody else.
+            if layout::end_of_directory(&path).is_some() {
+                walk(root, &path, found)?;
             }
         } else if let Some(until) = until
-            && path.extension().is_some_and(|extension| extension == "parquet")
+            && entry.file_name().to_str().is_some_and(layout::is_file)
         {
             found.push(Kept { until, path, bytes: metadata.len() });
         }
     }
     Ok(())
-}
-
-/// End of the time of a partition `date=YYYY-MM-DD` or, in one, `hour=HH`.
-fn end_of_partition(name: &str, of_date: Option<SystemTime>) -> Option<SystemTime> {
-    const HOUR: Duration = Duration::from_secs(3600);
-    match (name.split_once('=')?, of_date) {
-        (("date", date), None) => {
-            let date: jiff::civil::Date = date.parse().ok()?;
-            let begin = date.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
-            Some(SystemTime::from(begin) + HOUR * 24)
-        }
-        (("hour", hour), Some(end_of_day)) => {
-            let hour: u32 = hour.parse().ok().filter(|hour| *hour < 24)?;
-            Some(end_of_day - HOUR * (23 - hour))
-        }
-        _ => None,
-    }
 }

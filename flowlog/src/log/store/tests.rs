@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::{Store, StoreConfig, Summary};
 use crate::flow::{Flow, L4, Protocol, Tuple};
 use crate::gaps::{Cause, Gap, Stage};
+use crate::log::layout;
 use crate::log::ledger::{self, Event, Started};
 use crate::log::retention::RetentionLimits;
 use crate::log::schema::{FlowBatch, RunContext, RunFacts};
@@ -154,7 +155,7 @@ fn seqs(output: &Path, run: u128) -> Vec<i64> {
 }
 
 fn gaps(output: &Path) -> Vec<Gap> {
-    let lines = ledger::lines(&output.join(ledger::PATH)).unwrap();
+    let lines = ledger::lines(&output.join(layout::LEDGER)).unwrap();
     let events = lines.map(|line| line.unwrap().line.unwrap().event);
     events.filter_map(|event| if let Event::Gap(gap) = event { Some(gap.loss) } else { None }).collect()
 }

@@ -4,26 +4,27 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
 use super::VerifyError;
 use super::report::{Check, Finding, Findings, Level};
+use crate::log::layout;
 use crate::log::ledger::{PublishedFile, Table};
 
 /// What is left of a run that did not stop, and what becomes of it.
 const LEFTOVERS: [(&str, &str); 2] = [
-    ("_flowlog/staging", "unfinished files, which the next run removes"),
+    (layout::STAGING, "unfinished files, which the next run removes"),
     (
-        "_flowlog/wal",
+        layout::WAL,
         "files of the write-ahead log, whose rows the next run publishes as far as it can read them",
     ),
 ];
 
 /// Whether a daemon has the directory. The lock is taken for a moment to see that.
 pub(super) fn is_in_use(output: &Path) -> bool {
-    let Ok(lock) = File::open(output.join("_flowlog/lock")) else { return false };
+    let Ok(lock) = File::open(output.join(layout::LOCK)) else { return false };
     matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
 
@@ -34,7 +35,7 @@ pub(super) fn published(
     findings: &mut Findings,
 ) -> Result<BTreeMap<String, u64>, VerifyError> {
     let mut files = BTreeMap::new();
-    let mut directories = vec![PathBuf::from("flows"), PathBuf::from("gaps")];
+    let mut directories = layout::TABLES.map(PathBuf::from).to_vec();
     while let Some(directory) = directories.pop() {
         let path = output.join(&directory);
         let entries = match fs::read_dir(&path) {
@@ -95,11 +96,12 @@ pub(super) enum Named {
 
 /// Opens a file that the ledger names, wherever a changed ledger points to.
 pub(super) fn open(output: &Path, file: &PublishedFile) -> Named {
+    let [flows, gaps] = layout::TABLES;
     let table = match file.table {
-        Table::Flows => "flows",
-        Table::Gaps => "gaps",
+        Table::Flows => flows,
+        Table::Gaps => gaps,
     };
-    let is_below = is_plain(&file.path) && Path::new(&file.path).starts_with(table);
+    let is_below = layout::is_below(&file.path) && Path::new(&file.path).starts_with(table);
     if !is_below {
         let finding = Finding::fault(Check::File, "is not a path of a published file");
         return Named::Other(finding.expected(format!("one below {table}/")));
@@ -127,7 +129,7 @@ pub(super) fn open(output: &Path, file: &PublishedFile) -> Named {
 
 /// Whether there is something of this name.
 pub(super) fn exists(output: &Path, path: &str) -> bool {
-    is_plain(path) && fs::symlink_metadata(output.join(path)).is_ok()
+    layout::is_below(path) && fs::symlink_metadata(output.join(path)).is_ok()
 }
 
 /// A file that cannot be read.
@@ -137,8 +139,4 @@ pub(super) fn unreadable(error: &io::Error) -> Finding {
 
 fn is_nothing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-fn is_plain(path: &str) -> bool {
-    Path::new(path).components().all(|component| matches!(component, Component::Normal(_)))
 }

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::gaps::{Cause, Gap, Stage};
+use crate::log::layout;
 use crate::log::ledger::{
     DeclaredGap, DeleteReason, Ledger, PublishedFile, Recovered, Started, Stopped, Table,
 };
@@ -48,7 +49,7 @@ impl Bench {
         // In memory, where syncs cost nothing.
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         fs::create_dir_all(dir.path().join("_flowlog")).unwrap();
-        let (ledger, _) = Ledger::open(&dir.path().join(ledger::PATH)).unwrap();
+        let (ledger, _) = Ledger::open(&dir.path().join(layout::LEDGER)).unwrap();
         let mut bench = Self { dir, ledger, run: run(1), files: 0 };
         bench.start(1);
         bench
@@ -165,7 +166,7 @@ impl Bench {
         let text = self.ledger_lines().pop().unwrap();
         let Event::File(file) = Line::decode(text.as_bytes()).unwrap().event else { unreachable!() };
         self.write_ledger(&before);
-        self.ledger = Ledger::open(&self.path(ledger::PATH)).unwrap().0;
+        self.ledger = Ledger::open(&self.path(layout::LEDGER)).unwrap().0;
         file
     }
 
@@ -227,13 +228,16 @@ impl Bench {
     }
 
     fn ledger_lines(&self) -> Vec<String> {
-        let text = fs::read_to_string(self.path(ledger::PATH)).unwrap();
+        let text = fs::read_to_string(self.path(layout::LEDGER)).unwrap();
         text.lines().map(str::to_owned).collect()
     }
 
     fn write_ledger(&self, lines: &[String]) {
-        fs::write(self.path(ledger::PATH), lines.iter().map(|line| format!("{line}\n")).collect::<String>())
-            .unwrap();
+        fs::write(
+            self.path(layout::LEDGER),
+            lines.iter().map(|line| format!("{line}\n")).collect::<String>(),
+        )
+        .unwrap();
     }
 
     fn verify(&self) -> Report {

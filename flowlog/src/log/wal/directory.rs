@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use crate::log::disk::{DIRECTORY_MODE, FILE_MODE, sync_directory};
-
-const EXTENSION: &str = ".wal";
+use crate::log::layout;
 
 /// A segment on the disk.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,7 +48,7 @@ pub fn segments(directory: &Path) -> io::Result<Listing> {
         let entry = entry?;
         let metadata = entry.metadata()?;
         let name = entry.file_name();
-        match name.to_str().and_then(parse_name).filter(|_| metadata.is_file()) {
+        match name.to_str().and_then(layout::parse_segment_name).filter(|_| metadata.is_file()) {
             Some((run_id, number)) => {
                 let segment = SegmentFile { run_id, number, path: entry.path(), bytes: metadata.len() };
                 listing.segments.push(segment);
@@ -74,7 +73,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
 
 /// Creates a segment, and the directory where it is missing.
 pub(super) fn create(directory: &Path, run_id: Uuid, number: u64) -> io::Result<(PathBuf, File)> {
-    let path = directory.join(name(run_id, number));
+    let path = directory.join(layout::segment_name(run_id, number));
     // Never one that exists, and so never through a link.
     let create = || OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path);
     let file = match create() {
@@ -89,15 +88,4 @@ pub(super) fn create(directory: &Path, run_id: Uuid, number: u64) -> io::Result<
     // Whatever the umask of the process.
     file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     Ok((path, file))
-}
-
-fn name(run_id: Uuid, number: u64) -> String {
-    format!("{run_id}_{number:08}{EXTENSION}")
-}
-
-fn parse_name(text: &str) -> Option<(Uuid, u64)> {
-    let (run_id, number) = text.strip_suffix(EXTENSION)?.split_once('_')?;
-    let (run_id, number) = (Uuid::try_parse(run_id).ok()?, number.parse().ok()?);
-    // Numbers and ids have several spellings, of which the log makes one.
-    (name(run_id, number) == text).then_some((run_id, number))
 }

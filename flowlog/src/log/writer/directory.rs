@@ -1,15 +1,5 @@
-//! The directories of the output: making them, taking them for one process, publishing into them.
-//!
-//! ```text
-//! <output>/flows/v1/date=YYYY-MM-DD/hour=HH/<name>.parquet   complete files of flows
-//! <output>/gaps/v1/date=YYYY-MM-DD/<name>.parquet            complete files of gaps
-//! <output>/_flowlog/lock                                     held while a writer lives
-//! <output>/_flowlog/ledger.jsonl                             what was published, lost and deleted
-//! <output>/_flowlog/wal/                                     rows that are not in a complete file
-//! <output>/_flowlog/staging/<name>.parquet.unfinished        unfinished files
-//! ```
-//!
-//! Many engines skip names that begin with `_`, but not all of them: nothing that is not complete ends with `.parquet`.
+//! The output directory: making it, taking it for one process, publishing into it. What is where says
+//! [`layout`](crate::log::layout).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
@@ -22,24 +12,10 @@ use nix::fcntl::OFlag;
 
 use super::error::OpenError;
 use crate::log::disk::{DIRECTORY_MODE, FILE_MODE, is_full, sync_directory};
+use crate::log::layout;
 
 /// Name of the empty file that is published once, to see that it can be done.
 const PROBE: &str = "_probe";
-
-/// What the name of a file ends with until it is complete.
-const UNFINISHED: &str = "unfinished";
-
-/// What is no data, below the output directory.
-const INTERNAL: &str = "_flowlog";
-
-/// Directory of the write-ahead log, below [`INTERNAL`].
-const WAL: &str = "wal";
-
-/// Directory of the table of flows, below the output directory.
-pub const FLOWS: &str = "flows/v1";
-
-/// Directory of the table of gaps, below the output directory.
-pub const GAPS: &str = "gaps/v1";
 
 /// How often the lock is tried before somebody else is said to have the directory, and how long after
 /// another.
@@ -62,14 +38,13 @@ impl Directory {
     ///
     /// Another process has it, or files cannot be published in it.
     pub fn open(output: &Path) -> Result<Self, OpenError> {
-        let flows = output.join(FLOWS);
-        let internal = output.join(INTERNAL);
-        let staging = internal.join("staging");
-        for directory in [&flows, &staging, &internal.join(WAL)] {
+        let [flows, staging, wal] =
+            [layout::FLOWS, layout::STAGING, layout::WAL].map(|path| output.join(path));
+        for directory in [&flows, &staging, &wal] {
             create_directories(directory).map_err(not_writable(directory))?;
         }
 
-        let lock_path = internal.join("lock");
+        let lock_path = output.join(layout::LOCK);
         let lock = create_file(&lock_path).map_err(not_writable(&lock_path))?;
         match take(&lock) {
             Ok(()) => {}
@@ -94,12 +69,12 @@ impl Directory {
 
     /// The ledger.
     pub fn ledger(&self) -> PathBuf {
-        self.root.join(INTERNAL).join("ledger.jsonl")
+        self.root.join(layout::LEDGER)
     }
 
     /// Where the write-ahead log is.
     pub fn wal(&self) -> PathBuf {
-        self.root.join(INTERNAL).join(WAL)
+        self.root.join(layout::WAL)
     }
 
     /// Where unfinished files are.
@@ -113,7 +88,7 @@ impl Directory {
     ///
     /// Of the file system.
     pub fn stage(&self, name: &str) -> io::Result<(PathBuf, File)> {
-        let path = self.staging.join(format!("{name}.{UNFINISHED}"));
+        let path = self.staging.join(layout::unfinished(name));
         let file = match create_file(&path) {
             // Somebody removed the directory: that must not end the log.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -166,7 +141,7 @@ impl Directory {
     /// be lost later, for lack of rights or because `flows` is on another file system than staging.
     fn probe(&self) -> io::Result<()> {
         let (staged, _) = self.stage(PROBE)?;
-        let published = self.root.join(FLOWS).join(PROBE);
+        let published = self.root.join(layout::FLOWS).join(PROBE);
         fs::rename(staged, &published)?;
         fs::remove_file(published)
     }

@@ -10,12 +10,13 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
-use super::directory::{Directory, GAPS};
+use super::directory::Directory;
 use super::error::Fault;
 use super::open_file::FileNames;
 use super::properties::gap_options;
 use super::properties::pair;
 use crate::gaps::Gap;
+use crate::log::layout;
 use crate::log::schema::{RunContext, RunFacts, gap_batch};
 
 /// Metadata: numbers of the first and last gap in the file, as the ledger has them.
@@ -50,8 +51,7 @@ impl GapWriter {
         now: SystemTime,
     ) -> Result<PathBuf, Fault> {
         let end_us = gaps.first().map_or(0, |gap| gap.to_us);
-        let day = jiff::Timestamp::from_microsecond(end_us)?.strftime("date=%Y-%m-%d").to_string();
-        let partition = Path::new(GAPS).join(day);
+        let partition = layout::gap_directory(end_us)?;
         let name = self.names.next(&directory.root().join(&partition), now)?;
         // The first file of gaps and the first of flows have the same name.
         let (staged, file) = directory.stage(&format!("gaps_{name}"))?;

@@ -12,45 +12,38 @@ use parquet::arrow::arrow_writer::ArrowRowGroupWriterFactory;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use rangemap::RangeInclusiveSet;
+use uuid::Uuid;
 
-use super::directory::{Directory, FLOWS};
+use super::directory::Directory;
 use super::error::Fault;
-use super::partition::{Hour, end_times, seqs};
+use super::partition::{end_times, seqs};
 use super::properties::Properties;
 use super::published::{Published, insert_all};
 use super::row_group::{Buffer, split_off};
+use crate::log::layout::{self, Hour};
 use crate::log::schema::RunContext;
 
-/// How much of a host's name goes into a file name, which may have 255 bytes.
-const MAX_HOST_LEN: usize = 64;
-
-/// Makes the names of files: `<host>_<start>_<run>_<n>.parquet`. Host, start, run and number make
-/// them unique among all hosts that write to one place.
+/// Makes the names of the files of a run.
 #[derive(Debug)]
 pub(super) struct FileNames {
     host: String,
-    run: String,
+    run_id: Uuid,
     made: u64,
 }
 
 impl FileNames {
     pub(super) fn new(run: &RunContext) -> Self {
         let RunContext { run_id, host_id: _, host_name, boot_id: _ } = run;
-        let safe = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '-' };
-        let host: String = host_name.chars().map(safe).take(MAX_HOST_LEN).collect();
-        // Engines skip files whose name begins with a dot.
-        let host = host.trim_start_matches('.');
-        let host = if host.is_empty() { "host" } else { host };
-        Self { host: host.to_owned(), run: run_id.to_string(), made: 0 }
+        Self { host: layout::host_in_name(host_name), run_id: *run_id, made: 0 }
     }
 
     /// A name that no file in this directory has. Another process of the same run may have made some.
     pub(super) fn next(&mut self, directory: &Path, now: SystemTime) -> Result<String, Fault> {
-        let Self { host, run, made } = self;
-        let start = jiff::Timestamp::try_from(now)?.strftime("%Y%m%dT%H%M%SZ");
+        let Self { host, run_id, made } = self;
+        let start = jiff::Timestamp::try_from(now)?;
         loop {
             *made += 1;
-            let name = format!("{host}_{start}_{run}_{made}.parquet");
+            let name = layout::file_name(host, start, *run_id, *made);
             if directory.join(&name).symlink_metadata().is_err() {
                 return Ok(name);
             }
@@ -86,7 +79,7 @@ impl OpenFile {
         hour: Hour,
         now: SystemTime,
     ) -> Result<Self, Fault> {
-        let partition = Path::new(FLOWS).join(hour.directory()?);
+        let partition = hour.directory()?;
         let name = names.next(&directory.root().join(&partition), now)?;
         let (path, file) = directory.stage(&name)?;
         let schema = properties.schema();

@@ -1,16 +1,17 @@
 //! Nothing panics, whatever the bytes are.
 
 use super::*;
+use crate::log::layout;
 
 #[test]
 fn any_changed_byte_of_the_ledger_is_found() {
     let bench = two_runs();
-    let whole = fs::read(bench.path(ledger::PATH)).unwrap();
+    let whole = fs::read(bench.path(layout::LEDGER)).unwrap();
     proptest!(ProptestConfig::with_cases(2000), |(position: prop::sample::Index, change in 1..=255_u8)| {
         let mut changed = whole.clone();
         let position = position.index(changed.len());
         changed[position] ^= change;
-        fs::write(bench.path(ledger::PATH), &changed).unwrap();
+        fs::write(bench.path(layout::LEDGER), &changed).unwrap();
         prop_assert!(!bench.verify().ok, "byte {} became {}", position, changed[position]);
     });
 }
@@ -18,11 +19,11 @@ fn any_changed_byte_of_the_ledger_is_found() {
 #[test]
 fn any_bytes_are_a_ledger() {
     let bench = two_runs();
-    let whole = fs::read(bench.path(ledger::PATH)).unwrap();
+    let whole = fs::read(bench.path(layout::LEDGER)).unwrap();
     proptest!(|(bytes: Vec<u8>, from: prop::sample::Index, to: prop::sample::Index)| {
         let (from, to) = (from.index(whole.len()), to.index(whole.len()));
         let ledger = [&whole[..from], &bytes, &whole[to..]].concat();
-        fs::write(bench.path(ledger::PATH), &ledger).unwrap();
+        fs::write(bench.path(layout::LEDGER), &ledger).unwrap();
         prop_assert!(!bench.verify().ok || ledger == whole);
     });
 }
@@ -38,7 +39,7 @@ fn any_bytes_are_a_file() {
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8);
     proptest!(|(changes in changes, cut in prop::option::weighted(0.2, any::<prop::sample::Index>()))| {
         bench.write_ledger(&start);
-        let (mut ledger, _) = Ledger::open(&bench.path(ledger::PATH)).unwrap();
+        let (mut ledger, _) = Ledger::open(&bench.path(layout::LEDGER)).unwrap();
         for (file, whole) in [&flows, &gaps].into_iter().zip(&wholes) {
             let mut bytes = whole.clone();
             for (position, byte) in &changes {

@@ -1,19 +1,20 @@
 //! What somebody does to the ledger, and what runs leave in it.
 
 use super::*;
+use crate::log::layout;
 
 #[test]
 fn a_cut_ledger_is_found_wherever_it_is_cut() {
     let bench = two_runs();
-    let whole = fs::read(bench.path(ledger::PATH)).unwrap();
+    let whole = fs::read(bench.path(layout::LEDGER)).unwrap();
     for end in 0..whole.len() {
-        fs::write(bench.path(ledger::PATH), &whole[..end]).unwrap();
+        fs::write(bench.path(layout::LEDGER), &whole[..end]).unwrap();
         assert!(!bench.verify().ok, "cut at {end} of {}", whole.len());
     }
     let lines = bench.ledger_lines();
     bench.write_ledger(&lines[..10]);
     assert_fault(&bench.verify(), Check::End, Some(8), "the end of the ledger was cut");
-    fs::remove_file(bench.path(ledger::PATH)).unwrap();
+    fs::remove_file(bench.path(layout::LEDGER)).unwrap();
     assert_fault(&bench.verify(), Check::End, None, "there is no ledger");
 }
 

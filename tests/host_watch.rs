@@ -424,7 +424,7 @@ fn programs_that_somebody_detaches_are_noticed() {
         let output = tempfile::tempdir().unwrap();
         let mut command = run_command(output.path(), &[&namespace]);
         if keep {
-            command.env("FLOWLOG__HOST__KEEP", "true");
+            command.env("FLOWLOG__HOST__KEEP", "true").env("FLOWLOG_LOG", "debug");
         }
         let daemon = Daemon::spawn(command);
         let connect = |port| {
@@ -451,6 +451,15 @@ fn programs_that_somebody_detaches_are_noticed() {
             wait_for("all programs to be attached again", is_mended);
             wait_for_log(&daemon, "attached the eBPF programs again");
             connect(5002);
+            if !lacks(OLDER_SOCKETS) {
+                wait_for("sockets to be looked for", || {
+                    let log = daemon.log();
+                    let last = |words| log.rfind(words);
+                    let (attached, looked) =
+                        (last("attached programs again"), last("sockets that are older than flowlog;"));
+                    (looked > attached).then_some(())
+                });
+            }
             // Its server bound before, and tells nothing again.
             let mut asking = client.start(&namespace, "connect-kind udp 6000");
             asking.wait_for("connected");

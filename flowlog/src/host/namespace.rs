@@ -66,6 +66,15 @@ impl Namespace {
         Self::open_path(None, Path::new(OWN))
     }
 
+    /// The namespace in which the calling thread is now, for threads that are in others.
+    ///
+    /// # Errors
+    ///
+    /// Where /proc is not mounted.
+    pub fn current() -> Result<Self, NamespaceError> {
+        Self::open_path(Some(OWN), Path::new(OWN))
+    }
+
     /// The namespace that `ip netns` knows by this name, or the one at this path: whatever has a
     /// slash is a path.
     ///
@@ -153,7 +162,8 @@ impl Namespace {
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                if self.name.is_some() {
+                // Entering takes a right that is not needed where the thread is there already.
+                if self.name.is_some() && Self::own().is_ok_and(|own| own.inode != self.inode) {
                     setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| NamespaceError::Enter {
                         name: self.name.clone().unwrap_or_default(),
                         source: errno.into(),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::time::ClockId;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::clock::{now_ns, now_us};
 use super::local::Local;
@@ -86,6 +86,7 @@ impl Programs {
                 self.needs.close(Need::Programs, now_us).into_iter().for_each(|gap| gaps.add(gap));
                 self.say(change);
                 self.has_said = false;
+                debug!("attached programs again; sockets are looked for");
                 local.want_again_soon();
             }
             Err(error) if !self.has_said => {

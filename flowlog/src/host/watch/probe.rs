@@ -19,6 +19,7 @@ use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, bi
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::connections::ctnetlink::Requests;
+use crate::host::namespace::Namespace;
 
 /// Whether IPv6 is off on the loopback interface. /proc shows the value of the namespace of the thread that opens it.
 const DISABLE_IPV6: &str = "/proc/sys/net/ipv6/conf/lo/disable_ipv6";
@@ -46,6 +47,7 @@ const TTL: u8 = 64;
 /// Finds out whether the kernel tracks, in the namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Probe {
+    namespace: Option<Namespace>,
     /// A socket for frames, and the loopback interface; `None` where there is none, as without `CAP_NET_RAW`.
     frames: Option<(OwnedFd, LinkAddr)>,
     disable_ipv6: Option<File>,
@@ -56,7 +58,12 @@ pub struct Probe {
 impl Probe {
     /// In the namespace of the calling thread.
     pub fn open() -> Self {
-        Self { frames: frames().ok(), disable_ipv6: File::open(DISABLE_IPV6).ok(), is_unlisted: false }
+        Self {
+            namespace: Namespace::current().ok(),
+            frames: frames().ok(),
+            disable_ipv6: File::open(DISABLE_IPV6).ok(),
+            is_unlisted: false,
+        }
     }
 
     /// Whether the kernel tracks the IP version; `None` where that cannot be found out: where it does not list its
@@ -77,7 +84,8 @@ impl Probe {
         let (socket, loopback) = self.frames.as_ref()?;
         let (frame, protocol) =
             if is_ipv6 { (frame_of_ipv6(), ETH_P_IPV6) } else { (frame_of_ipv4(), ETH_P_IP) };
-        let arrivals = Arrivals::open(&frame, protocol, loopback).ok()?;
+        let namespace = self.namespace.as_ref()?;
+        let arrivals = namespace.run(|| Arrivals::open(&frame, protocol, loopback)).ok()?.ok()?;
         let before = requests.invalid().ok()?;
         for _ in 0..PACKETS {
             sendto(socket.as_raw_fd(), &frame, loopback, MsgFlags::MSG_DONTWAIT).ok()?;

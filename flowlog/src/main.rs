@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use flowlog::commands::cli::{self, Command};
 use flowlog::commands::config::ConfigError;
-use flowlog::commands::{conntrack, daemon};
+use flowlog::commands::{conntrack, doctor, import, run, schema, verify};
 use flowlog::host::time_zone::UnusableTimeZone;
 
 fn main() -> ExitCode {
@@ -23,13 +23,11 @@ fn main() -> ExitCode {
     let command = cli::Args::parse().command;
     cli::log_to_stderr();
     let outcome = match command {
-        Command::Run(args) => {
-            cli::prepare(args).and_then(|(config, directory)| daemon::run(config, directory)).map(|()| true)
-        }
-        Command::Doctor(args) => cli::doctor(&args),
-        Command::Verify(args) => cli::verify(&args),
-        Command::Import(args) => cli::import(args),
-        Command::Schema(args) => cli::schema(&args).map(|()| true),
+        Command::Run(args) => run::run(args).map(|()| true),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Import(args) => import::run(args),
+        Command::Schema(args) => schema::run(&args).map(|()| true),
         Command::Conntrack { args } => return conntrack::run(args),
     };
     match outcome {

@@ -46,6 +46,7 @@ const WITHOUT_IO: &[&str] = &[
     "log/schema/",
     "log/layout.rs",
     "log/retention.rs",
+    "commands/arguments.rs",
     "commands/metrics.rs",
 ];
 
@@ -190,7 +191,7 @@ fn a_library_has_one_user() {
         ("aya::", &["attribution/ebpf.rs", "attribution/ebpf/"][..]),
         ("parquet::", &["log/writer.rs", "log/writer/", "log/verify.rs", "log/verify/"]),
         ("zstd::", &["log/writer/"]),
-        ("daemon::", &["main.rs", "commands/daemon.rs", "commands/daemon/"]),
+        ("daemon::", &["commands/run.rs", "commands/daemon.rs", "commands/daemon/"]),
     ] {
         for (name, code) in sources() {
             let is_user = users.iter().any(|user| is_in(&name, user));

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, Take};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use super::{ImportError, Progress};
+use super::rows::{ImportError, Progress};
 use crate::connections::proc_net::parse::{self, Context, Line};
 use crate::flow::Flow;
 
@@ -29,11 +29,11 @@ const IGNORE_UNKNOWN: &str = "; --ignore-unknown leaves out fields and flags tha
 
 /// Where a line is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(super) struct Place {
     /// The file as it was given.
-    pub name: String,
+    pub(super) name: String,
     /// The number of the line, from 1.
-    pub line: u64,
+    pub(super) line: u64,
 }
 
 impl fmt::Display for Place {
@@ -44,13 +44,13 @@ impl fmt::Display for Place {
 
 /// A line that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadLine {
+pub(super) struct BadLine {
     /// Where it is.
-    pub place: Place,
+    pub(super) place: Place,
     /// The number of the character from 1.
-    pub column: usize,
+    pub(super) column: usize,
     /// What is wrong.
-    pub what: String,
+    pub(super) what: String,
 }
 
 impl fmt::Display for BadLine {

@@ -12,7 +12,7 @@ const MAX_SHOWN: usize = 30;
 
 /// Fields and flags that were left out, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unknown {
+pub(super) struct Unknown {
     by_name: BTreeMap<String, u64>,
     /// Of names for which there was no room.
     others: u64,
@@ -33,7 +33,7 @@ impl Unknown {
     }
 
     /// Whether nothing was left out.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.by_name.is_empty()
     }
 }

@@ -8,8 +8,7 @@ use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table};
 use jiff::Timestamp;
 
-use super::progress::Bar;
-use super::table;
+use crate::commands::terminal::{Bar, table};
 use crate::log::ledger::Hash;
 use crate::log::verify::{self, Finding, GapTotal, Level, Progress, Report};
 
@@ -38,7 +37,7 @@ fn hash(text: &str) -> Result<Hash, String> {
 /// # Errors
 ///
 /// Where the directory cannot be read at all.
-pub fn verify(args: &VerifyArgs) -> Result<bool> {
+pub fn run(args: &VerifyArgs) -> Result<bool> {
     let VerifyArgs { output, tip, json } = args;
     // What decodes the files may fail by a panic, which is a finding: it needs no backtrace.
     std::panic::set_hook(Box::new(|panic| {

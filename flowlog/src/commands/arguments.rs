@@ -1,0 +1,21 @@
+//! Arguments that several commands have.
+
+use std::path::PathBuf;
+
+/// Which connection tracking tables, and where the files go.
+#[derive(Debug, clap::Args)]
+pub struct Where {
+    /// Directory of the flow log [default: /var/log/flowlog]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Watch this network namespace, by its name in `ip netns` or by path; may be repeated [default:
+    /// the one that flowlog runs in]
+    #[arg(long, value_name = "NAME|PATH")]
+    pub(crate) netns: Vec<String>,
+
+    /// Turn on accounting, timestamps and events, and add the nftables table `inet flowlog` where no
+    /// rule tracks connections; says how to undo it. `run` keeps it so as long as it runs
+    #[arg(long)]
+    pub(crate) fix: bool,
+}

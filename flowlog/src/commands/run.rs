@@ -1,0 +1,183 @@
+//! `flowlog run`: its arguments, what has to be well before it begins, and its start.
+
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use bytesize::ByteSize;
+use tracing::{error, info, warn};
+
+use crate::commands::arguments::Where;
+use crate::commands::config::{self, Address, Config, ConfigError, Interval, Settings, Size};
+use crate::commands::daemon;
+use crate::commands::doctor::{self, Finding, Fixed, Level, fix_namespace};
+use crate::connections::ctnetlink::Delivery;
+use crate::connections::timeouts::Timeouts;
+use crate::host::namespace::Namespace;
+use crate::log::writer::Directory;
+
+/// Arguments of `flowlog run`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The settings come from the file of --config, then from environment variables such as
+FLOWLOG__ROTATE__INTERVAL=1h, then from these flags; later ones win. The file and the variables
+have more of them: see flowlog/docs/configuration.md.")]
+pub struct RunArgs {
+    /// Read settings from this TOML file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    place: Where,
+
+    /// Do not load the eBPF programs: flows are logged without processes
+    #[arg(long)]
+    no_ebpf: bool,
+
+    /// What the kernel does with events that flowlog has no room for: `reliable` keeps them and sends
+    /// them again, `best-effort` drops them [default: reliable]
+    #[arg(long, value_name = "reliable|best-effort")]
+    delivery: Option<Delivery>,
+
+    /// Finish a file when it is this old, such as 90s, 15min or 1h [default: 15min]
+    #[arg(long, value_name = "DUR")]
+    rotate_interval: Option<Interval>,
+
+    /// Finish a file when it has this many rows [default: 4000000]
+    #[arg(long, value_name = "N")]
+    rotate_rows: Option<NonZeroU64>,
+
+    /// Finish a file when it has about this size, such as 64MiB [default: 128MiB]
+    #[arg(long, value_name = "SIZE")]
+    rotate_bytes: Option<Size>,
+
+    /// Also record connections that go on, each time after this long, such as 5min [default: off]
+    #[arg(long, value_name = "DUR")]
+    active_interval: Option<Interval>,
+
+    /// Serve metrics for Prometheus on this address, such as 127.0.0.1:9464 [default: off]
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<Address>,
+}
+
+/// `flowlog run`, until it is told to stop.
+///
+/// # Errors
+///
+/// Where it cannot begin, and where it cannot go on.
+pub fn run(args: RunArgs) -> Result<()> {
+    let (config, directory) = prepare(args)?;
+    daemon::run(config, directory)
+}
+
+/// Gathers the settings, takes the output directory for this process, checks the namespaces, fixes them where
+/// that is asked for, and makes the daemon's configuration.
+///
+/// # Errors
+///
+/// Where a setting cannot be used ([`config::ConfigError`]), without the rights that it takes, where a namespace
+/// does not exist or cannot be fixed, and where the directory cannot be used.
+fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
+    let fix = args.place.fix;
+    let settings = settings(args)?;
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "flowlog run has to be root, to read connection tracking and load eBPF; run it with sudo or as a system service"
+        );
+    }
+    settings.conflicts()?.into_iter().for_each(|what| warn!("{what}"));
+    let namespaces = Namespace::open_all(settings.netns.as_deref().unwrap_or_default())?;
+    let mut config = Config::new(settings, namespaces);
+    config.keep |= fix;
+    // Before the checks, whose packets are flows for the log of the one that has the directory.
+    let directory = Directory::open(&config.output)?;
+    check_min_free(&config)?;
+    for namespace in &config.namespaces {
+        let name = namespace.name().unwrap_or("own");
+        if config.keep {
+            let fixed = fix_namespace(namespace, |Fixed { done, undo }| {
+                info!("{done} in the network namespace `{name}`; undo: {undo}");
+            });
+            match fixed {
+                // While it runs, the same is a gap, and tried again.
+                Err(error) if !fix => error!("cannot set right the network namespace `{name}`: {error:#}"),
+                fixed => fixed?,
+            }
+        }
+        // After the module is there.
+        check_linger(&config, namespace)?;
+        for finding in namespace.run(|| doctor::check_namespace(namespace.name()))? {
+            // The daemon itself says what is missing that it watches, which is a problem, and ends without ctnetlink.
+            if finding.level == Level::Warning {
+                let Finding { check, found, advice, .. } = finding;
+                let advice = advice.unwrap_or_default();
+                warn!("{check} in the network namespace `{name}`: {found}; {advice}");
+            }
+        }
+    }
+    Ok((config, directory))
+}
+
+/// Where a file system is smaller than the space that has to stay free, each file would be deleted at once.
+fn check_min_free(config: &Config) -> Result<()> {
+    let Some(min_free_bytes) = config.retention.min_free_bytes else { return Ok(()) };
+    let found = nix::sys::statvfs::statvfs(&config.output)
+        .with_context(|| format!("cannot look at the file system of `{}`", config.output.display()))?;
+    let bytes = found.blocks().saturating_mul(found.fragment_size());
+    // Some file systems of networks do not tell their size.
+    if bytes > 0 && min_free_bytes >= bytes {
+        let [min_free, size] =
+            [min_free_bytes, bytes].map(|bytes| ByteSize(bytes).display().iec().to_string());
+        let output = config.output.display();
+        return Err(ConfigError::Conflict(format!(
+            "nothing would be kept: `retention.min_free` is {min_free}, and the file system of `output` (`{output}`) has \
+             {size} in all"
+        ))
+        .into());
+    }
+    Ok(())
+}
+
+/// A socket that is forgotten before its flow ends gives it no process.
+fn check_linger(config: &Config, namespace: &Namespace) -> Result<()> {
+    let linger = Duration::from_nanos(config.sockets.linger_ns);
+    let Some((sysctl, seconds)) = namespace.run(Timeouts::read)?.longest_after_close() else { return Ok(()) };
+    if config.ebpf && linger < Duration::from_secs(seconds.into()) {
+        warn!(
+            "`attribution.linger` (default 10min) is {}, less than the {seconds} s of the sysctl {sysctl} in the network namespace `{}`: \
+             flows that end later have no process",
+            humantime::format_duration(linger),
+            namespace.name().unwrap_or("own"),
+        );
+    }
+    Ok(())
+}
+
+/// The settings of all sources; later ones win.
+fn settings(args: RunArgs) -> Result<Settings, config::ConfigError> {
+    let RunArgs {
+        config,
+        place: Where { output, netns, fix: _ },
+        no_ebpf,
+        delivery,
+        rotate_interval,
+        rotate_rows,
+        rotate_bytes,
+        active_interval,
+        metrics,
+    } = args;
+    let file = config.map_or_else(|| Ok(Settings::default()), |path| Settings::from_file(&path))?;
+    let environment = Settings::from_environment(std::env::vars_os())?;
+    let flags = Settings {
+        output,
+        netns: (!netns.is_empty()).then_some(netns),
+        ebpf: no_ebpf.then_some(false),
+        delivery,
+        active_interval,
+        metrics,
+        rotate: config::Rotate { interval: rotate_interval, rows: rotate_rows, bytes: rotate_bytes },
+        ..Settings::default()
+    };
+    Ok(flags.or(environment).or(file))
+}

@@ -15,6 +15,11 @@ use super::usage::{self, Usage};
 use crate::background::Background;
 use crate::interrupt::Interrupt;
 use crate::namespace::Namespace;
+use crate::sh;
+
+/// Rules that make the kernel track connections.
+const TRACK: &str = "add table inet bench; add chain inet bench out { type filter hook output priority 0; }; \
+                     add rule inet bench out ct state new counter";
 
 /// How long a reader may take to subscribe, and to write what it has and end.
 const READER_LIMIT: Duration = Duration::from_secs(60);
@@ -90,6 +95,8 @@ impl<'a> Run<'a> {
         for sysctl in ["nf_conntrack_acct", "nf_conntrack_timestamp"] {
             namespace.sysctl(&format!("netfilter/{sysctl}"), "1")?;
         }
+        // A namespace that does not track is a gap of flowlog's.
+        sh::output(namespace.command("nft").arg(TRACK))?;
         let output = Output::new()?;
         let command = reader.command(&tools.flowlog, &tools.load, &namespace, &output.path().join("data"))?;
         let mut process = Background::start(command, &output.path().join("log"))?;

@@ -87,7 +87,9 @@ pub(super) fn build(extent: Extent, filter: &[&str]) -> Result<Suite> {
         if extent == Extent::Whole {
             cargo
                 .args(["--target", TARGET])
-                .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static");
+                .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static")
+                // Emulated processors take half of the time for it.
+                .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
         }
         cargo
     };

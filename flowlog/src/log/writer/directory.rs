@@ -1,5 +1,5 @@
 //! The output directory: making it, taking it for one process, publishing into it. What is where says
-//! [`layout`](crate::log::layout).
+//! [`layout`].
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;

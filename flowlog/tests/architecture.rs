@@ -226,6 +226,22 @@ fn paths_below_the_output_directory_are_spelled_in_one_place() {
     }
 }
 
+/// Only the daemon has what lasts: threads, channels, a runtime. Others do something in another namespace, on a thread
+/// that ends before they go on.
+#[test]
+fn threads_that_last_are_the_daemons() {
+    for (name, code) in sources() {
+        if is_test(&name) || name == "commands/daemon.rs" || name.starts_with("commands/daemon/") {
+            continue;
+        }
+        for lasting in ["thread::spawn", "thread::Builder", "mpsc", "tokio::", "signal("] {
+            assert!(!without_tests(&code).contains(lasting), "{name} uses `{lasting}`");
+        }
+        let is_brief = ["host/namespace.rs", "attribution/ebpf/mounts.rs"].contains(&name.as_str());
+        assert!(is_brief || !without_tests(&code).contains("thread::scope"), "{name} uses a thread");
+    }
+}
+
 #[test]
 fn files_have_one_subject() {
     for (name, code) in sources() {

@@ -87,7 +87,7 @@ pub fn run(args: &DoctorArgs) -> Result<bool> {
     let mut findings = check_host(output);
     let mut fixes = Vec::new();
     for namespace in Namespace::open_all(netns)? {
-        let name = namespace.name().unwrap_or("own").to_owned();
+        let name = namespace.label().to_owned();
         if *fix {
             let fixed = fix_namespace(&namespace, |fixed| fixes.push((name.clone(), fixed)));
             if fixed.is_err() {

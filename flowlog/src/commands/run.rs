@@ -94,7 +94,7 @@ fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
     let directory = Directory::open(&config.output)?;
     check_min_free(&config)?;
     for namespace in &config.namespaces {
-        let name = namespace.name().unwrap_or("own");
+        let name = namespace.label();
         if config.keep {
             let fixed = fix_namespace(namespace, |Fixed { done, undo }| {
                 info!("{done} in the network namespace `{name}`; undo: {undo}");
@@ -148,7 +148,7 @@ fn check_linger(config: &Config, namespace: &Namespace) -> Result<()> {
             "`attribution.linger` (default 10min) is {}, less than the {seconds} s of the sysctl {sysctl} in the network namespace `{}`: \
              flows that end later have no process",
             humantime::format_duration(linger),
-            namespace.name().unwrap_or("own"),
+            namespace.label(),
         );
     }
     Ok(())

@@ -139,6 +139,11 @@ impl Namespace {
         self.name.as_deref()
     }
 
+    /// What it is called in messages: its name, or `own`.
+    pub fn label(&self) -> &str {
+        self.name().unwrap_or("own")
+    }
+
     /// Another handle of the same namespace, for another thread.
     ///
     /// # Errors

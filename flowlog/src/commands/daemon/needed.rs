@@ -318,5 +318,5 @@ impl Needed {
 }
 
 fn name(namespace: &Namespace) -> &str {
-    namespace.name().unwrap_or("own")
+    namespace.label()
 }

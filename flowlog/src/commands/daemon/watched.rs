@@ -113,7 +113,7 @@ impl Watched {
         epoll: &Epoll,
     ) -> Result<(Self, Settings)> {
         let Watch { delivery, receive_buffer_bytes, active_interval, filter, keep } = watch;
-        let name = namespace.name().unwrap_or("own");
+        let name = namespace.label();
         let (opened, probe, settings) = namespace.run(|| {
             let opened = Requests::open().and_then(|mut requests| {
                 // Subscribing succeeds also where nothing will ever come.
@@ -169,7 +169,7 @@ impl Watched {
 
     /// Its name for messages.
     pub(super) fn name(&self) -> &str {
-        self.namespace.name().unwrap_or("own")
+        self.namespace.label()
     }
 
     /// What the join has to know of it.

@@ -167,8 +167,10 @@ impl Namespace {
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                // Entering takes a right that is not needed where the thread is there already.
-                if self.name.is_some() && Self::own().is_ok_and(|own| own.inode != self.inode) {
+                // Entering takes a right that is not needed where the thread is there already. Where /proc does not
+                // tell, it is entered.
+                let is_there = || Self::own().is_ok_and(|own| own.inode == self.inode);
+                if self.name.is_some() && !is_there() {
                     setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| NamespaceError::Enter {
                         name: self.name.clone().unwrap_or_default(),
                         source: errno.into(),

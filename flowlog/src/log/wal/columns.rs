@@ -204,11 +204,17 @@ impl Columns {
         let end_seq = end_seq.ok_or(DecodeError::Number(first_seq))?;
 
         let mut found: Vec<Option<ArrayRef>> = vec![None; schema.fields().len()];
+        let mut passed_over = Vec::new();
         let mut input = Input(Bytes(bytes));
         while let Some(id) = input.column_id()? {
             let Some(place) = columns().iter().position(|column| column.id == id && column.name != SEQ)
             else {
                 let data_type = retired(id).ok_or(DecodeError::Column { id })?;
+                // A few bytes can say many rows: as often as they like, they would take hours.
+                if passed_over.contains(&id) {
+                    return Err(DecodeError::Twice { id });
+                }
+                passed_over.push(id);
                 input.column(rows, &data_type)?;
                 continue;
             };

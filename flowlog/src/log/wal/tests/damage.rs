@@ -170,6 +170,8 @@ fn columns_are_found_by_their_ids() {
     for bytes in [[&constant(9), &bytes[..]], [&bytes[..], &constant(9)]] {
         assert_eq!(decode(&bytes.concat()).unwrap(), batch);
     }
+    let error = decode(&[&bytes[..], &constant(9), &constant(9)].concat()).unwrap_err();
+    assert!(matches!(error, DecodeError::Twice { id: 9 }), "{error}");
     // A version with another order of its columns.
     let schema = batch.schema();
     let without = |wanted: &str| {

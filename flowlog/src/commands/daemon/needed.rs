@@ -106,7 +106,7 @@ impl Needed {
             warn!(
                 "it cannot be found out whether the kernel tracks connections in the network namespace `{}`, so it is not \
                  noticed if it does not; run with CAP_NET_RAW, and set the interface `lo` up",
-                name(namespace)
+                namespace.label()
             );
         }
         for (tracking, is_ipv6) in tracking.into_iter().zip([false, true]) {
@@ -150,7 +150,7 @@ impl Needed {
             Some(Change::Met { need, after_us }) => info!(
                 "mended after {} in the network namespace `{}`: {}",
                 lasting(after_us),
-                name(namespace),
+                namespace.label(),
                 need.found()
             ),
             None => {}
@@ -158,7 +158,7 @@ impl Needed {
     }
 
     fn say_lost(&self, need: Need, namespace: &Namespace) {
-        let name = name(namespace);
+        let name = namespace.label();
         let advice = match (need, self.keep) {
             (Need::Room, _) => "raise the sysctl net.netfilter.nf_conntrack_max".to_owned(),
             (_, true) => "flowlog sets it right".to_owned(),
@@ -182,7 +182,7 @@ impl Needed {
         error!(
             "connections in the network namespace `{}` may be missing: {RELOADED}; reload rules in one transaction, as \
              `nft -f` does with a file that begins with `flush ruleset`",
-            name(namespace)
+            namespace.label()
         );
     }
 
@@ -223,7 +223,7 @@ impl Needed {
         };
         self.mending = None;
         let result = result.map(|Fixed { done, undo }| {
-            let name = name(namespace);
+            let name = namespace.label();
             if self.said.is_time(Topic::Added, Instant::now()) {
                 info!("{done} in the network namespace `{name}`; undo: {undo}");
             }
@@ -252,7 +252,7 @@ impl Needed {
                     }
                 }
                 if is_new {
-                    error!("flows of the network namespace `{}` stay incomplete: {text}", name(namespace));
+                    error!("flows of the network namespace `{}` stay incomplete: {text}", namespace.label());
                 }
                 false
             }
@@ -270,11 +270,11 @@ impl Needed {
         let at_us = now_us();
         let mut processors = Vec::new();
         if let Err(error) = requests.cpu_statistics(|cpu, statistics| processors.push((cpu, statistics))) {
-            warn!("cannot read what the kernel lost in `{}`: {}", name(namespace), one_line(&error));
+            warn!("cannot read what the kernel lost in `{}`: {}", namespace.label(), one_line(&error));
             return;
         }
         let counted = self.losses.read(processors);
-        let lost: Vec<Gap> = counted.gaps(name(namespace), table_max, self.losses_read_us, at_us).collect();
+        let lost: Vec<Gap> = counted.gaps(namespace.label(), table_max, self.losses_read_us, at_us).collect();
         for gap in lost {
             error!(
                 "{} packets of new connections were dropped by the kernel ({}): {}",
@@ -290,7 +290,7 @@ impl Needed {
             warn!(
                 "the kernel removed {evicted} connections of the network namespace `{}` from its full table before they \
                  ended: their rows are incomplete; raise the sysctl net.netfilter.nf_conntrack_max",
-                name(namespace)
+                namespace.label()
             );
         }
         self.losses_read_us = at_us;
@@ -315,8 +315,4 @@ impl Needed {
     pub(super) fn counted(&self) -> Counted {
         self.losses.total()
     }
-}
-
-fn name(namespace: &Namespace) -> &str {
-    namespace.label()
 }

@@ -34,7 +34,6 @@ const ARRIVE_WITHIN: Duration = Duration::from_millis(200);
 
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
-const ETHERNET_BYTES: usize = 14;
 
 /// A TCP segment with the flag RST alone, from port 0 to port 0, with its sequence number and checksum yet to be filled
 /// in.
@@ -180,7 +179,7 @@ fn frame_of_ipv6() -> Vec<u8> {
 }
 
 /// The header of a frame on the loopback interface, whose address is zero.
-fn ethernet(protocol: u16) -> [u8; ETHERNET_BYTES] {
+fn ethernet(protocol: u16) -> [u8; 14] {
     let [high, low] = protocol.to_be_bytes();
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, high, low]
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use flowlog_common::{COMM_LEN, Owner};
+use flowlog_common::Owner;
 
 use super::RunContext;
 use crate::flow::{EndReason, Flow, L4, Protocol, Status, Tuple};
@@ -212,11 +212,6 @@ impl Nat {
 
 fn changed<T: PartialEq>(before: T, after: T) -> Option<T> {
     (before != after).then_some(after)
-}
-
-/// A task's name up to its first zero byte; `None` where it is empty.
-pub(super) fn comm(raw: &[u8; COMM_LEN]) -> Option<&[u8]> {
-    raw.split(|&byte| byte == 0).next().filter(|name| !name.is_empty())
 }
 
 /// All ones are a uid that is not known.

@@ -127,22 +127,10 @@ fn tuple(src: &str, dst: &str, proto: Protocol, l4: L4) -> Tuple {
 
 /// A flow of which the kernel said nothing but the tuples.
 fn minimal() -> Flow {
-    Flow {
-        orig: tuple("10.0.0.1", "10.0.0.2", Protocol::OSPF, L4::None),
-        reply: tuple("10.0.0.2", "10.0.0.1", Protocol::OSPF, L4::None),
-        id: None,
-        status: None,
-        timeout_s: None,
-        mark: None,
-        zone: None,
-        orig_counters: None,
-        reply_counters: None,
-        start_ns: None,
-        stop_ns: None,
-        event_ns: None,
-        state: None,
-        labels: None,
-    }
+    Flow::new(
+        tuple("10.0.0.1", "10.0.0.2", Protocol::OSPF, L4::None),
+        tuple("10.0.0.2", "10.0.0.1", Protocol::OSPF, L4::None),
+    )
 }
 
 /// A TCP flow of which the kernel said everything, through NAT of both ends.

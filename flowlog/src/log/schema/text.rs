@@ -16,7 +16,6 @@ use flowlog_common::COMM_LEN;
 use hashbrown::HashMap;
 
 use super::column::{ColumnType, Kind};
-use super::row::comm;
 use super::sparse::{Int32, Unknown};
 use crate::flow::ProtoState;
 
@@ -255,6 +254,11 @@ impl Kind for Task {
     fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
         self.0.finish(unknown)
     }
+}
+
+/// A task's name up to its first zero byte; `None` where it is empty.
+fn comm(raw: &[u8; COMM_LEN]) -> Option<&[u8]> {
+    raw.split(|&byte| byte == 0).next().filter(|name| !name.is_empty())
 }
 
 /// A text column of shared texts, known by the identity of their allocation.

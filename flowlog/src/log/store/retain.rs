@@ -68,7 +68,7 @@ fn free_bytes(directory: &Directory) -> io::Result<u64> {
 fn files(directory: &Directory) -> io::Result<Vec<Kept>> {
     let mut found = Vec::new();
     for table in [layout::FLOWS, layout::GAPS] {
-        match walk(directory.root(), Path::new(table), &mut found) {
+        match walk(directory.root(), Path::new(table), None, &mut found) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             result => result?,
         }
@@ -76,16 +76,15 @@ fn files(directory: &Directory) -> io::Result<Vec<Kept>> {
     Ok(found)
 }
 
-fn walk(root: &Path, below: &Path, found: &mut Vec<Kept>) -> io::Result<()> {
-    let until = layout::end_of_directory(below);
+fn walk(root: &Path, below: &Path, until: Option<SystemTime>, found: &mut Vec<Kept>) -> io::Result<()> {
     for entry in fs::read_dir(root.join(below))? {
         let entry = entry?;
         let path: PathBuf = below.join(entry.file_name());
         let metadata = entry.metadata()?;
         if metadata.is_dir() {
             // What is no directory of flowlog's, and all below it, is of somebody else.
-            if layout::end_of_directory(&path).is_some() {
-                walk(root, &path, found)?;
+            if let Some(until) = layout::end_of_directory(&path) {
+                walk(root, &path, Some(until), found)?;
             }
         } else if let Some(until) = until
             && entry.file_name().to_str().is_some_and(layout::is_file)

@@ -8,10 +8,10 @@
 //! distances   width u8 (0, 1, 2, 4 or 8) | smallest i64 | a number of `width` bytes each
 //! ```
 //!
-//! The ids are those of [`columns`], in any order, each once. A column without any value is
-//! left out, and so is `seq`, which follows from the frame. Columns that only older versions had are passed over. A number is the distance from the smallest
-//! one of the column, so a constant takes no bytes, and most keys take one or two. A NULL has distance
-//! 0. Bits are filled from the lowest, numbers are little-endian.
+//! The ids are those of [`columns`], in any order, each once. A column without any value is left out, and so is `seq`,
+//! which follows from the frame. Columns that only older versions had are passed over. A number is the distance from the
+//! smallest one of the column, so a constant takes no bytes, and most keys take one or two. A NULL has distance 0. Bits
+//! are filled from the lowest, numbers are little-endian.
 //!
 //! Decoding takes nothing for granted: each length is checked against what is there, each array is
 //! validated, and [`MAX_ROWS`] bounds the memory whatever the bytes say.

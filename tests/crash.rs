@@ -126,7 +126,7 @@ pub(crate) fn note_rows_on_disk(
         let seqs = Published::read(output, below).unwrap().seqs;
         found.entry(run).or_default().extend(seqs.iter().cloned().flatten());
     }
-    for segment in wal::segments(&output.join("_flowlog/wal")).unwrap().segments {
+    for segment in flowlog_reader::segments::list(&output.join("_flowlog/wal")).unwrap().segments {
         // One that was killed while it was made has no rows.
         let Ok((header, frames)) = wal::read(&segment.path) else { continue };
         let rows = found.entry(header.run_id.to_string()).or_default();

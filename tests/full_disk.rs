@@ -94,7 +94,7 @@ fn recovery_waits_for_room() {
 
 /// Rows in the write-ahead log.
 pub(crate) fn logged_rows(output: &std::path::Path) -> u32 {
-    let segments = flowlog::log::wal::segments(&output.join("_flowlog/wal")).unwrap().segments;
+    let segments = flowlog_reader::segments::list(&output.join("_flowlog/wal")).unwrap().segments;
     let rows = segments.iter().filter_map(|segment| flowlog::log::wal::read(&segment.path).ok());
     let batches = rows.flat_map(|(_, frames)| frames.map_while(Result::ok).filter_map(|frame| frame.batch));
     batches.map(|batch| u32::try_from(batch.num_rows()).unwrap()).sum()

@@ -5,7 +5,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use flowlog::log::ledger::{Event, Ledger, Stopped};
+use flowlog::log::ledger::Ledger;
+use flowlog_reader::ledger::{Event, Stopped};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;

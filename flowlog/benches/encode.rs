@@ -23,10 +23,12 @@ use flowlog::connections::ctnetlink::uapi::IPCTNL_MSG_CT_DELETE;
 use flowlog::connections::ctnetlink::{Entry, decode, encode};
 use flowlog::connections::duplicates::Seen;
 use flowlog::flow::{Counters, Flow};
-use flowlog::log::schema::{FlowBatch, RunFacts};
-use flowlog::log::wal::{SegmentHeader, Wal, WalSync};
+use flowlog::log::schema::FlowBatch;
+use flowlog::log::wal::{Wal, WalSync};
 use flowlog::log::writer::{Compatibility, Directory, Rotation, Writer};
 use flowlog::record::FlowRecord;
+use flowlog_reader::run::RunFacts;
+use flowlog_reader::segments::SegmentHeader;
 
 use crate::rows::Rows;
 

@@ -8,7 +8,6 @@
 //! | [`causes`] | errors as one line of the log |
 //! | [`time`] | units of time, and what is made of what |
 //! | [`flow`] | a tracked connection, as the kernel describes it |
-//! | [`gaps`] | declared losses |
 //! | [`record`] | what one row says of a flow, before it is columns |
 //! | [`connections`] | what connection tracking says: over netlink and in text, which flows are recorded, which ended |
 //! | [`host`] | what flowlog needs of the machine, and what identifies it |
@@ -25,7 +24,6 @@ pub mod causes;
 pub mod time;
 
 pub mod flow;
-pub mod gaps;
 pub mod record;
 
 pub mod connections;

@@ -3,7 +3,6 @@
 //! | module | owns | IO |
 //! |---|---|---|
 //! | [`disk`] | rights, durability and full disks | disk |
-//! | [`layout`] | what is where below the output directory, and what it is called | no |
 //! | [`schema`] | record = row of a record batch; the only place that builds Arrow arrays of flows | no |
 //! | [`wal`] | rows on the disk before they are published: segments, recovery | disk |
 //! | [`ledger`] | the chain of what was written, lost and deleted | disk |
@@ -13,8 +12,6 @@
 //! | [`store`] | the order in which write-ahead log, files and ledger are written; recovery | disk |
 
 pub mod disk;
-
-pub mod layout;
 
 pub mod schema;
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::Int32Type;
 use arrow_array::{Array as _, RecordBatch};
-use flowlog::log::layout::{FLOWS, GAPS};
+use flowlog_reader::layout::{FLOWS, GAPS};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};

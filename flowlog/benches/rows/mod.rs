@@ -17,9 +17,9 @@ use flowlog::attribution::lives::Limits;
 use flowlog::attribution::sockets::{Ends, Socket};
 use flowlog::connections::timeouts::Timeouts;
 use flowlog::flow::{Flow, L4, Protocol, Tuple};
-use flowlog::log::schema::{RunContext, RunFacts};
 use flowlog::record::{Cgroup, FlowRecord, Holder, Origin, Process, Sighting, TcpStats};
 use flowlog_common::Owner;
+use flowlog_reader::run::{RunContext, RunFacts};
 use uuid::Uuid;
 
 use crate::mix::{Mix, Network, WEB_SERVERS, index};

@@ -23,6 +23,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use flowlog_common::heap;
+use flowlog_reader::gaps::Pending;
+use flowlog_reader::ledger::Started;
+use flowlog_reader::run::{RunContext, RunFacts};
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use serde_json::Value;
 use tokio::io::unix::AsyncFd;
@@ -44,11 +47,9 @@ use crate::commands::metrics::Metrics;
 use crate::connections::ctnetlink::{Buffers, Losses};
 use crate::connections::filter::FlowFilter;
 use crate::flow::Flow;
-use crate::gaps::Pending;
 use crate::host::identity::Host;
 use crate::host::needs::Need;
-use crate::log::ledger::Started;
-use crate::log::schema::{FlowBatch, RunContext, RunFacts};
+use crate::log::schema::FlowBatch;
 use crate::log::store::{Store, StoreConfig};
 use crate::log::writer::Directory;
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use flowlog_reader::gaps::{Cause, Declared};
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -14,7 +15,6 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::flow::Counters;
-use crate::gaps::{Cause, Declared};
 use crate::log::schema::attribution_name;
 use crate::record::{Attribution, FlowRecord, Method, Sighting};
 

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table};
+use flowlog_reader::ledger::Hash;
 use jiff::Timestamp;
 
 use crate::commands::terminal::{Bar, table};
-use crate::log::ledger::Hash;
 use crate::log::verify::{self, Finding, GapTotal, Level, Progress, Report};
 
 /// Arguments of `flowlog verify`.

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
+use flowlog_reader::layout;
+use flowlog_reader::ledger::{Event, Hash, Line, Stopped, lines};
 use uuid::Uuid;
 
 use super::directory;
-use crate::log::layout;
-use crate::log::ledger::{Event, Hash, Ledger, Line, Stopped, lines};
+use crate::log::ledger::Ledger;
 use crate::log::verify::verify;
 
 /// What each line begins with; 64 digits follow.

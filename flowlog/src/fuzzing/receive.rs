@@ -1,5 +1,7 @@
 //! The receiving side from bytes to rows: events of the programs and messages of the kernel.
 
+use flowlog_reader::run::RunContext;
+
 use crate::attribution::addresses::Addresses;
 use crate::attribution::clocks::Clocks;
 use crate::attribution::cmdline::Mode;
@@ -9,7 +11,7 @@ use crate::attribution::lives::Limits;
 use crate::connections::ctnetlink::decode;
 use crate::connections::duplicates::Seen;
 use crate::connections::timeouts::Timeouts;
-use crate::log::schema::{FlowBatch, RunContext};
+use crate::log::schema::FlowBatch;
 use crate::record::{Origin, Sighting};
 
 /// `CLOCK_REALTIME` less `CLOCK_MONOTONIC`.

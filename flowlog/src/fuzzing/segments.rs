@@ -7,15 +7,16 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow_array::Array as _;
+use flowlog_reader::layout;
+use flowlog_reader::ledger::Started;
+use flowlog_reader::run::{RunContext, RunFacts};
+use flowlog_reader::segments::SegmentHeader;
 use uuid::Uuid;
 
 use super::{directory, faults};
-use crate::log::layout;
-use crate::log::ledger::Started;
 use crate::log::retention::RetentionLimits;
-use crate::log::schema::{RunContext, RunFacts};
 use crate::log::store::{Store, StoreConfig};
-use crate::log::wal::{self, Frame, Frames, SegmentHeader, Wal, WalSync};
+use crate::log::wal::{self, Frame, Frames, Wal, WalSync};
 use crate::log::writer::{Compatibility, Directory, Published, Rotation, seqs};
 
 /// Bytes of a segment before the length of its header.

@@ -12,10 +12,10 @@
 //!
 //! A packet that was sent again is counted again: the numbers are attempts. Pure: counters are handed in.
 
+use flowlog_reader::gaps::{Cause, Gap, Stage};
 use hashbrown::HashMap;
 
 use crate::connections::ctnetlink::sets::CpuStatistics;
-use crate::gaps::{Cause, Gap, Stage};
 
 /// What the counters were that are looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

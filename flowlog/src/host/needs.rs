@@ -6,7 +6,7 @@
 //! each minute, the last one when it is met again. So whoever kills flowlog takes away a minute at most, which the
 //! next start declares. Pure: times are arguments, in microseconds since 1970.
 
-use crate::gaps::{Cause, Gap, Stage};
+use flowlog_reader::gaps::{Cause, Gap, Stage};
 
 /// How long a need is not met until that is declared for the first time: what is mended at once is one gap.
 const FIRST_PIECE_US: i64 = 1_000_000;

@@ -1,8 +1,6 @@
-//! The ledger: what was written, lost and deleted, one line each, chained by hashes.
+//! Appending to the ledger, and what it says of earlier runs. Its lines are in [`flowlog_reader::ledger`].
 //!
-//! Owns the format of `<output>/_flowlog/ledger.jsonl` ([`Line`]), reading it ([`lines()`]), and
-//! appending to it ([`Ledger`]). Does not read the clock and does not judge: that is
-//! [`verify`](crate::log::verify)'s.
+//! Does not read the clock and does not judge: that is [`verify`](crate::log::verify)'s.
 //!
 //! Invariants: a line that [`Ledger::append`] took is synced, and is never touched again. Each line
 //! holds the hash of the bytes of the line before it, so that a change shows in all lines after it. A
@@ -11,8 +9,6 @@
 //! last one [`Event::Stop`].
 
 mod history;
-mod line;
-mod lines;
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
@@ -20,18 +16,14 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
+use flowlog_reader::ledger::{Entry, Event, Hash, Line, Lines};
 use jiff::Timestamp;
 use nix::fcntl::OFlag;
 use uuid::Uuid;
 
 use crate::log::disk::{FILE_MODE, sync_directory};
 
-pub use history::{Damage, History, LastLine, Torn, Unfinished};
-pub use line::{
-    BadLine, DeclaredGap, DeleteReason, Deleted, Event, Hash, Line, PublishedFile, Recovered, Started,
-    Stopped, Table,
-};
-pub use lines::{Entry, Lines, lines};
+pub use history::{Damage, History, LastLine, Unfinished};
 
 /// The ledger of an output directory, open for appending. The caller sees to it that there is one.
 #[derive(Debug)]

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use crate::log::ledger::DeleteReason;
+use flowlog_reader::ledger::DeleteReason;
 
 /// Bounds of the files that are kept; beyond any of them the oldest are deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

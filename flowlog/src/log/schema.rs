@@ -21,7 +21,7 @@ mod sparse;
 mod text;
 mod values;
 
-pub use batch::{FlowBatch, RunContext, RunFacts};
+pub use batch::FlowBatch;
 pub use column::{Column, ColumnType, Form, batch_schema, columns, file_schema, retired};
 pub use columns::VERSION;
 pub use losses::{gap_batch, gap_schema};

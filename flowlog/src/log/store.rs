@@ -27,6 +27,10 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use arrow_array::RecordBatch;
+use flowlog_reader::gaps::{Cause, Declared, Gap};
+use flowlog_reader::ledger::{Event, PublishedFile, Started, Stopped, Table};
+use flowlog_reader::run::RunFacts;
+use flowlog_reader::segments::SegmentHeader;
 use rangemap::RangeInclusiveSet;
 use tracing::{error, info, warn};
 use uuid::Uuid;
@@ -34,11 +38,9 @@ use uuid::Uuid;
 pub use error::{OpenError, Refused};
 
 use crate::causes::one_line;
-use crate::gaps::{Cause, Declared, Gap};
-use crate::log::ledger::{Event, Ledger, PublishedFile, Started, Stopped, Table};
+use crate::log::ledger::Ledger;
 use crate::log::retention::RetentionLimits;
-use crate::log::schema::RunFacts;
-use crate::log::wal::{self, Segment, SegmentHeader, Wal, WalError, WalSync};
+use crate::log::wal::{self, Segment, Wal, WalError, WalSync};
 use crate::log::writer::{Compatibility, Directory, Published, Rotation, WriteError, Writer};
 use crate::time::us_since_1970;
 use convert::Conversion;

@@ -23,9 +23,12 @@ mod runs;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use flowlog_reader::directory::{DirectoryError, Published, exists, is_in_use, published};
+use flowlog_reader::layout;
+use flowlog_reader::ledger::{Deleted, Entry, Event, Hash, Line, Lines};
 use uuid::Uuid;
 
 pub use report::{Check, Finding, GapTotal, Level, Report};
@@ -33,8 +36,6 @@ pub use report::{Check, Finding, GapTotal, Level, Report};
 use self::chain::Chain;
 use self::report::Findings;
 use self::runs::Runs;
-use crate::log::layout;
-use crate::log::ledger::{Deleted, Entry, Event, Hash, Line, Lines};
 
 /// How long a daemon may take from the name of a file to its line in the ledger. Only where it would
 /// be a fault is it waited for.
@@ -42,16 +43,6 @@ const LINE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How often the ledger is read while a line is waited for.
 const LINE_INTERVAL: Duration = Duration::from_millis(20);
-
-/// The directory could not be looked at.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read `{}`, expected the output directory of `flowlog run`", path.display())]
-pub struct VerifyError {
-    /// File or directory.
-    pub path: PathBuf,
-    /// The cause.
-    pub source: io::Error,
-}
 
 /// How far a verification is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,13 +63,17 @@ pub fn verify(
     output: &Path,
     noted: Option<Hash>,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Report, VerifyError> {
-    std::fs::read_dir(output).map_err(|source| VerifyError { path: output.to_owned(), source })?;
+) -> Result<Report, DirectoryError> {
+    std::fs::read_dir(output).map_err(|source| DirectoryError { path: output.to_owned(), source })?;
     // The daemon may stop or start meanwhile.
-    let was_in_use = directory::is_in_use(output);
+    let was_in_use = is_in_use(output);
     let mut findings = Findings::default();
     // First the files, then the ledger: what is published in between has its line.
-    let unnamed = directory::published(output, &mut findings)?;
+    let Published { files: unnamed, others } = published(output)?;
+    for path in &others {
+        let finding = Finding::fault(Check::Foreign, "is neither a file nor a directory");
+        findings.add(finding.path(path).expected("Parquet files only"));
+    }
     let total_bytes = unnamed.values().fold(0, |sum: u64, bytes| sum.saturating_add(*bytes));
     let mut verification = Verification {
         output,
@@ -94,12 +89,14 @@ pub fn verify(
     let path = output.join(layout::LEDGER);
     match File::open(&path) {
         Ok(file) => {
-            verification.read(Lines::new(file), was_in_use).map_err(|source| VerifyError { path, source })?;
+            verification
+                .read(Lines::new(file), was_in_use)
+                .map_err(|source| DirectoryError { path, source })?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(source) => return Err(VerifyError { path, source }),
+        Err(source) => return Err(DirectoryError { path, source }),
     }
-    Ok(verification.finish(was_in_use || directory::is_in_use(output)))
+    Ok(verification.finish(was_in_use || is_in_use(output)))
 }
 
 /// A verification up to a line of the ledger.
@@ -200,7 +197,7 @@ impl Verification<'_> {
             Some(missing) if missing.sha256 == sha256 => return,
             Some(missing) => Finding::fault(Check::File, format!("is deleted with the SHA-256 {sha256}"))
                 .expected(missing.sha256.to_string()),
-            None if directory::exists(self.output, &path) => {
+            None if exists(self.output, &path) => {
                 Finding::new(Level::Warning, Check::File, "was to be deleted, and is still there")
             }
             None => Finding::fault(Check::File, "is deleted, and no line before names it")

@@ -34,6 +34,9 @@ use std::time::{Duration, SystemTime};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
+use flowlog_reader::gaps::Gap;
+use flowlog_reader::layout::Hour;
+use flowlog_reader::run::RunFacts;
 
 pub use directory::Directory;
 pub use error::{Fault, OpenError, WriteError};
@@ -41,9 +44,7 @@ pub use gap_file::{GapWriter, read_gap_file};
 pub use partition::seqs;
 pub use published::Published;
 
-use crate::gaps::Gap;
-use crate::log::layout::Hour;
-use crate::log::schema::{self, RunFacts};
+use crate::log::schema;
 use error::Losses;
 use open_file::{FileNames, OpenFile};
 use partition::by_hour;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use flowlog_common::{COMM_LEN, PathLayout, TaskLayout};
+use flowlog_reader::gaps::{Cause, Gap, Pending, Stage};
 use nix::time::ClockId;
 use tracing::{debug, warn};
 
@@ -21,7 +22,6 @@ use crate::attribution::lives::Limits;
 use crate::attribution::origins::Origins;
 use crate::attribution::processes::walk;
 use crate::causes::one_line;
-use crate::gaps::{Cause, Gap, Pending, Stage};
 use crate::time::to_us;
 
 /// No process has this number.

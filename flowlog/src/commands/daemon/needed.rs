@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use flowlog_reader::gaps::{Gap, Pending};
 use tracing::{error, info, warn};
 
 use super::clock::now_us;
@@ -13,7 +14,6 @@ use super::said::{Said, Topic};
 use crate::causes::one_line;
 use crate::commands::doctor::{Fixed, add_rules};
 use crate::connections::ctnetlink::{self, Buffers, Requests};
-use crate::gaps::{Gap, Pending};
 use crate::host::kernel_losses::{Counted, KernelLosses};
 use crate::host::namespace::Namespace;
 use crate::host::needs::{Change, Need, Needs, Severity, lasting};

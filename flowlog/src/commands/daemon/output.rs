@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
+use flowlog_reader::gaps::{Gap, Pending};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -12,7 +13,6 @@ use super::clock::now_us;
 use super::writing::{Status, ToWriter, Written, start_writer};
 use crate::commands::metrics::Metrics;
 use crate::connections::ctnetlink::DATAGRAMS;
-use crate::gaps::{Gap, Pending};
 use crate::log::schema::FlowBatch;
 use crate::log::store::Store;
 

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use flowlog_reader::gaps::Pending;
 use nix::time::ClockId;
 use tracing::{debug, info, warn};
 
@@ -11,7 +12,6 @@ use super::clock::{now_ns, now_us};
 use super::local::Local;
 use super::said::Said;
 use crate::causes::one_line;
-use crate::gaps::Pending;
 use crate::host::needs::{Change, Need, Needs, lasting};
 
 /// How often it is looked.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use flowlog_reader::gaps::{Cause, Gap, Stage, unnoticed_since_us};
 use nix::time::ClockId;
 use tracing::{debug, error};
 
@@ -15,7 +16,6 @@ use crate::connections::ctnetlink::{Datagrams, Delivery, Received, decode};
 use crate::connections::dumps::{Destroyed, Record};
 use crate::connections::filter::FlowFilter;
 use crate::flow::Flow;
-use crate::gaps::{Cause, Gap, Stage, unnoticed_since_us};
 use crate::record::{FlowRecord, Sighting};
 use crate::time::to_us;
 

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use flowlog_reader::gaps::{Cause, Gap, Pending, Stage};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::time::ClockId;
 use tracing::{debug, warn};
@@ -23,7 +24,6 @@ use crate::connections::dumps::{Dumps, Follow};
 use crate::connections::duplicates::Seen;
 use crate::connections::filter::FlowFilter;
 use crate::connections::timeouts::Timeouts;
-use crate::gaps::{Cause, Gap, Pending, Stage};
 use crate::host::namespace::Namespace;
 use crate::host::needs::Need;
 

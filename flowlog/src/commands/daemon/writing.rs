@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use arrow_array::RecordBatch;
 use flowlog_common::heap;
+use flowlog_reader::gaps::{Cause, Gap};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
 use crate::causes::one_line;
 use crate::commands::metrics::{Metrics, set};
-use crate::gaps::{Cause, Gap};
 use crate::log::store::{Store, Summary};
 
 /// How long the writing side waits before it tries again what the disk refused.

@@ -3,14 +3,14 @@
 
 use std::path::Path;
 
+use flowlog_reader::gaps::{Cause, Gap};
+use flowlog_reader::layout;
+use flowlog_reader::ledger::{self, Entry, Event, Line};
 use jiff::{Timestamp, Unit};
 
 use super::{Finding, Level};
 use crate::connections::ctnetlink::Requests;
-use crate::gaps::{Cause, Gap};
 use crate::host::kernel_losses::{Counted, KernelLosses};
-use crate::log::layout;
-use crate::log::ledger::{self, Entry, Event, Line};
 
 const CHECK: &str = "connection tracking table";
 
@@ -126,7 +126,7 @@ impl Full {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gaps::Stage;
+    use flowlog_reader::gaps::Stage;
 
     #[test]
     fn the_worst_time_of_the_namespace_counts() {

@@ -9,6 +9,8 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use flowlog_reader::ledger::Started;
+use flowlog_reader::run::{RunContext, RunFacts};
 use jiff::tz::TimeZone;
 use tracing::info;
 use uuid::Uuid;
@@ -20,9 +22,8 @@ use crate::connections::proc_net::LabelNames;
 use crate::connections::proc_net::parse::{Context, Line};
 use crate::flow::Flow;
 use crate::host::identity::Host;
-use crate::log::ledger::Started;
 use crate::log::retention::RetentionLimits;
-use crate::log::schema::{FlowBatch, RunContext, RunFacts};
+use crate::log::schema::FlowBatch;
 use crate::log::store::{OpenError, Refused, Store, StoreConfig, Summary};
 use crate::log::wal::WalSync;
 use crate::log::writer::{Compatibility, Directory, Rotation};

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use flowlog_reader::gaps::{Cause, Gap};
+use flowlog_reader::ledger::{DeclaredGap, Entry, Event, Hash, Line, PublishedFile, Started, Table, Torn};
 use jiff::Timestamp;
 use uuid::Uuid;
-
-use super::line::{DeclaredGap, Event, Hash, Line, PublishedFile, Started, Table};
-use super::lines::Entry;
-use crate::gaps::{Cause, Gap};
 
 /// What [`Ledger::open`](super::Ledger::open) found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,15 +47,6 @@ pub struct Unfinished {
     pub gaps: BTreeMap<u64, Gap>,
     /// Whether it declared the time before it in which nobody watched.
     pub has_declared_down: bool,
-}
-
-/// What a crash left of a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Torn {
-    /// The number that the line would have had.
-    pub line: u64,
-    /// How much there was of it.
-    pub bytes: u64,
 }
 
 /// Lines that are not what flowlog wrote, or not where it wrote them.

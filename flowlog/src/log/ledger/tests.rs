@@ -7,13 +7,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use flowlog_reader::gaps::{Cause, Gap, Stage};
+use flowlog_reader::ledger::{
+    DeclaredGap, DeleteReason, Deleted, Event, Hash, Line, Lines, PublishedFile, Recovered, Started, Stopped,
+    Table, Torn, lines,
+};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
-use crate::gaps::{Cause, Gap, Stage};
 
 /// 2026-11-21 08:00:00.000001 UTC
 fn eight() -> SystemTime {
@@ -314,17 +318,6 @@ fn a_link_is_not_followed() {
     let path = dir.path().join("ledger.jsonl");
     std::os::unix::fs::symlink(&target, &path).unwrap();
     Ledger::open(&path).unwrap_err();
-}
-
-#[test]
-fn long_lines_take_bounded_memory() {
-    let text = vec![b'['; 3 << 20];
-    let mut lines = Lines::new(&text[..]);
-    let entry = lines.next().unwrap().unwrap();
-    assert_eq!(entry.line, Err(BadLine::TooLong { bytes: 3 << 20 }));
-    assert_eq!((entry.hash, entry.is_ended), (Hash::of(&text), false));
-    assert!(lines.line.capacity() < 1 << 20, "{}", lines.line.capacity());
-    assert!(lines.next().is_none());
 }
 
 proptest! {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow_schema::{Schema, SchemaRef};
+use flowlog_reader::gaps::{Cause, Gap, Stage};
+use flowlog_reader::run::RunContext;
 
-use super::batch::RunContext;
 use super::column::ColumnType::{self, Int64, Text, TimestampUs};
 use super::column::field;
 use super::row::saturate;
-use crate::gaps::{Cause, Gap, Stage};
 
 /// Name, type, and whether every row has a value.
 const COLUMNS: [(&str, ColumnType, bool); 10] = [

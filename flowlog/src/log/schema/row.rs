@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use flowlog_common::Owner;
+use flowlog_reader::run::RunContext;
 
-use super::RunContext;
 use crate::flow::{EndReason, Flow, L4, Protocol, Status, Tuple};
 use crate::record::{
     Attribution, Cgroup, End, FlowRecord, Holder, Method, Origin, Process, Sighting, TcpStats,

@@ -8,11 +8,12 @@ use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch, StringArray};
 use arrow_schema::DataType;
 use flowlog_common::Owner;
+use flowlog_reader::run::RunContext;
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::columns::RETIRED;
-use super::{Column, FlowBatch, RunContext, batch_schema, columns, file_schema, render};
+use super::{Column, FlowBatch, batch_schema, columns, file_schema, render};
 use crate::flow::{Counters, DccpState, Flow, L4, ProtoState, Protocol, SctpState, Status, TcpState, Tuple};
 use crate::record::{
     Attribution, Cgroup, Direction, End, FlowRecord, Holder, Method, Origin, Process, Sighting, TcpStats,

@@ -7,13 +7,14 @@ use std::time::SystemTime;
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_schema::ArrowError;
 use arrow_select::filter::filter_record_batch;
+use flowlog_reader::gaps::{Cause, Gap, Stage};
+use flowlog_reader::segments::{FrameError, HeaderError, ReadError};
 use rangemap::RangeInclusiveSet;
 use tracing::{error, warn};
 
 use super::Store;
 use crate::causes::one_line;
-use crate::gaps::{Cause, Gap, Stage};
-use crate::log::wal::{self, Damage, DamageCause, Frame, HeaderError, ReadError, Segment};
+use crate::log::wal::{self, Damage, DamageCause, Frame, Segment};
 use crate::log::writer::seqs;
 use crate::time::us_since_1970;
 
@@ -101,9 +102,11 @@ pub(super) fn read_out(
         for frame in frames {
             let Frame { batch, complete_until_us } = match frame {
                 Ok(frame) => frame,
-                Err(Damage { cause: DamageCause::Io(error), .. }) => return Err(error.into()),
+                Err(Damage { cause: DamageCause::Frame(FrameError::Io(error)), .. }) => {
+                    return Err(error.into());
+                }
                 Err(damage) => {
-                    if !(may_be_torn && matches!(damage.cause, DamageCause::Torn)) {
+                    if !(may_be_torn && matches!(damage.cause, DamageCause::Frame(FrameError::Torn))) {
                         readout.damaged.push(path.clone());
                     }
                     readout.drop_bytes(damage.bytes, damage.to_string());

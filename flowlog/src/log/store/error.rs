@@ -3,7 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::gaps::Cause;
+use flowlog_reader::gaps::Cause;
+
 use crate::log::wal::WalError;
 use crate::log::writer;
 

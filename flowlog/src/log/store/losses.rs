@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::gaps::{Gap, Pending};
-use crate::log::ledger::{DeclaredGap, Hash, PublishedFile, Table};
-use crate::log::schema::RunFacts;
+use flowlog_reader::gaps::{Gap, Pending};
+use flowlog_reader::ledger::{DeclaredGap, Hash, PublishedFile, Table};
+use flowlog_reader::run::RunFacts;
+
 use crate::log::writer::{Directory, Fault, GapWriter};
 
 /// The losses of one run.

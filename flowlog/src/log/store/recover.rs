@@ -9,6 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use flowlog_reader::gaps::{Cause, Gap, Stage, unnoticed_since_us};
+use flowlog_reader::layout;
+use flowlog_reader::ledger::{DeclaredGap, Event, PublishedFile, Recovered};
+use flowlog_reader::run::{RunContext, RunFacts};
+use flowlog_reader::segments::{self, FrameError, ReadError, SegmentHeader};
 use rangemap::RangeInclusiveSet;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -17,11 +22,8 @@ use super::convert::{Fault, Readout, read_out, set_aside};
 use super::losses::{Losses, gap_file};
 use super::{Store, Unlogged};
 use crate::causes::one_line;
-use crate::gaps::{Cause, Gap, Stage, unnoticed_since_us};
-use crate::log::layout;
-use crate::log::ledger::{self, DeclaredGap, Event, History, PublishedFile, Recovered};
-use crate::log::schema::{RunContext, RunFacts};
-use crate::log::wal::{self, Damage, DamageCause, Frame, Frames, ReadError, SegmentHeader};
+use crate::log::ledger::{self, History};
+use crate::log::wal::{self, Damage, DamageCause, Frame, Frames};
 use crate::log::writer::{Directory, Published, Writer, read_gap_file, seqs};
 use crate::time::{NS_PER_S, to_us};
 
@@ -111,7 +113,7 @@ pub(super) fn unfinished(
         run.gaps = gaps.into_iter().map(|(gap, loss)| DeclaredGap { gap, loss }).collect();
         runs.insert(run_id, run);
     }
-    let listing = wal::segments(&directory.wal())?;
+    let listing = segments::list(&directory.wal())?;
     for path in listing.foreign {
         warn!("`{}` is not of the write-ahead log, and left alone", path.display());
     }
@@ -331,7 +333,9 @@ fn first_seq(segments: &[PathBuf]) -> Result<Option<i64>, Fault> {
                     let seqs = seqs(&batch).map_err(|error| Fault(one_line(&error)))?;
                     return Ok(seqs.values().first().copied());
                 }
-                Err(Damage { cause: DamageCause::Io(error), .. }) => return Err(error.into()),
+                Err(Damage { cause: DamageCause::Frame(FrameError::Io(error)), .. }) => {
+                    return Err(error.into());
+                }
                 Err(_) => break,
             }
         }

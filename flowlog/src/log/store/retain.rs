@@ -5,11 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use flowlog_reader::layout;
+use flowlog_reader::ledger::{DeleteReason, Deleted, Event, Hash};
 use tracing::{info, warn};
 
 use super::{Store, Unlogged};
-use crate::log::layout;
-use crate::log::ledger::{DeleteReason, Deleted, Event, Hash};
 use crate::log::retention::{Kept, to_delete};
 use crate::log::writer::Directory;
 

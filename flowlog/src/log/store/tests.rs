@@ -6,18 +6,19 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow_array::RecordBatch;
+use flowlog_reader::gaps::{Cause, Gap, Stage};
+use flowlog_reader::layout;
+use flowlog_reader::ledger::{Event, Started};
+use flowlog_reader::run::{RunContext, RunFacts};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::{Store, StoreConfig, Summary};
 use crate::flow::{Flow, L4, Protocol, Tuple};
-use crate::gaps::{Cause, Gap, Stage};
-use crate::log::layout;
-use crate::log::ledger::{self, Event, Started};
 use crate::log::retention::RetentionLimits;
-use crate::log::schema::{FlowBatch, RunContext, RunFacts};
+use crate::log::schema::FlowBatch;
 use crate::log::verify::verify;
-use crate::log::wal::{self, WalSync};
+use crate::log::wal::WalSync;
 use crate::log::writer::{Compatibility, Directory, Published, Rotation};
 use crate::record::{FlowRecord, Sighting};
 use crate::time::us_since_1970;
@@ -155,7 +156,7 @@ fn seqs(output: &Path, run: u128) -> Vec<i64> {
 }
 
 fn gaps(output: &Path) -> Vec<Gap> {
-    let lines = ledger::lines(&output.join(layout::LEDGER)).unwrap();
+    let lines = flowlog_reader::ledger::lines(&output.join(layout::LEDGER)).unwrap();
     let events = lines.map(|line| line.unwrap().line.unwrap().event);
     events.filter_map(|event| if let Event::Gap(gap) = event { Some(gap.loss) } else { None }).collect()
 }
@@ -351,7 +352,7 @@ fn a_segment_without_a_header_at_the_end_is_no_damage() {
     let mut store = open(output.path(), 1, 0);
     store.append(&Rows::of(1).ending(1..=5), micros(6), at(6)).unwrap();
     drop(store);
-    let segments = wal::segments(&output.path().join("_flowlog/wal")).unwrap().segments;
+    let segments = flowlog_reader::segments::list(&output.path().join("_flowlog/wal")).unwrap().segments;
     let next = |run: u128, number: u32| format!("{}_{number:08}.wal", facts(run).run.run_id);
     for name in [next(1, 2), next(2, 1)] {
         fs::write(segments[0].path.with_file_name(name), b"flow").unwrap();

@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
+use flowlog_reader::ledger::{Entry, Hash, Line};
 use jiff::Timestamp;
 
 use super::report::{Check, Finding, Findings, Level};
-use crate::log::ledger::{Entry, Hash, Line};
 
 /// How many lines back a file may have its hash of the ledger from. It is of the last line when the
 /// file was finished, and few lines can come between.

@@ -5,14 +5,13 @@ use std::fs::File;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch};
+use flowlog_reader::gaps::Gap;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
 use parquet::file::statistics::Statistics;
 use serde::Deserialize;
 use serde::de::value::{Error as ValueError, StrDeserializer};
-
-use crate::gaps::Gap;
 
 /// Rows that are sorted together: few ranges of numbers are left of them.
 const PART_ROWS: usize = 1 << 18;

@@ -6,15 +6,16 @@ use std::io::{self, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ::parquet::errors::ParquetError;
+use flowlog_reader::directory::{self as reader, Named};
+use flowlog_reader::gaps::Gap;
+use flowlog_reader::ledger::{Hash, PublishedFile, Table};
 use uuid::Uuid;
 
-use super::directory::{self, Named};
+use super::directory::unreadable;
 use super::parquet::Parquet;
 use super::ranges::Ranges;
 use super::report::{Check, Finding};
 use super::{MissingFile, Progress, Verification};
-use crate::gaps::Gap;
-use crate::log::ledger::{Hash, PublishedFile, Table};
 
 impl Verification<'_> {
     /// A file that was published.
@@ -52,12 +53,12 @@ impl Verification<'_> {
 
     /// Opens a file whose bytes are those that were published.
     fn open(&mut self, line: u64, file: &PublishedFile) -> Option<File> {
-        let finding = match directory::open(self.output, file) {
+        let finding = match reader::open(self.output, file) {
             Named::There(mut opened, bytes) if bytes == file.bytes => match self.hash(&mut opened) {
                 Ok(hash) if hash == file.sha256 => return Some(opened),
                 Ok(hash) => Finding::fault(Check::File, format!("was changed: its SHA-256 is {hash}"))
                     .expected(file.sha256.to_string()),
-                Err(error) => directory::unreadable(&error),
+                Err(error) => unreadable(&error),
             },
             Named::There(_, bytes) => Finding::fault(Check::File, format!("was changed: has {bytes} bytes"))
                 .expected(file.bytes.to_string()),
@@ -65,7 +66,10 @@ impl Verification<'_> {
                 self.missing.insert(file.path.clone(), MissingFile { line, sha256: file.sha256 });
                 return None;
             }
-            Named::Other(finding) => finding,
+            Named::Elsewhere(table) => Finding::fault(Check::File, "is not a path of a published file")
+                .expected(format!("one below {table}/")),
+            Named::NotAFile => Finding::fault(Check::File, "is not a file"),
+            Named::Unreadable(error) => unreadable(&error),
         };
         self.fault_of(line, file, finding);
         None

@@ -1,9 +1,8 @@
 //! What a verification says.
 
+use flowlog_reader::gaps::{Cause, Gap};
+use flowlog_reader::ledger::Hash;
 use serde::Serialize;
-
-use crate::gaps::{Cause, Gap};
-use crate::log::ledger::Hash;
 
 /// Findings that are kept. More are counted: a ledger of another host alone would make millions.
 const MAX_FINDINGS: usize = 1000;

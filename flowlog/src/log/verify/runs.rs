@@ -4,12 +4,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use flowlog_reader::gaps::{Gap, Stage};
+use flowlog_reader::ledger::{DeclaredGap, PublishedFile, Recovered, Stopped};
 use uuid::Uuid;
 
 use super::ranges::Ranges;
 use super::report::{Check, Finding, Findings, GapTotal, Level, add_gap};
-use crate::gaps::{Gap, Stage};
-use crate::log::ledger::{DeclaredGap, PublishedFile, Recovered, Stopped};
 
 /// Rows of a run that lie in more ranges than this are not what flowlog wrote, and are not followed
 /// any further: each range takes memory.

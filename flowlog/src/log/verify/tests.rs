@@ -10,17 +10,16 @@ use std::time::SystemTime;
 use ::parquet::arrow::ArrowWriter;
 use ::parquet::file::metadata::KeyValue;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use flowlog_reader::gaps::{Cause, Gap, Stage};
+use flowlog_reader::layout;
+use flowlog_reader::ledger::{DeclaredGap, DeleteReason, PublishedFile, Recovered, Started, Stopped, Table};
 use nix::sys::stat::Mode;
 use proptest::prelude::*;
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
-use crate::gaps::{Cause, Gap, Stage};
-use crate::log::layout;
-use crate::log::ledger::{
-    DeclaredGap, DeleteReason, Ledger, PublishedFile, Recovered, Started, Stopped, Table,
-};
+use crate::log::ledger::Ledger;
 use crate::log::writer::Directory;
 
 mod bytes;

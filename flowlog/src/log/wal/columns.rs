@@ -27,8 +27,8 @@ use arrow_array::{
 };
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow_schema::{ArrowError, DataType, FieldRef, SchemaRef};
+use flowlog_reader::segments::Bytes;
 
-use super::bytes::Bytes;
 use crate::log::schema::{Column, batch_schema, columns, retired};
 
 /// How many rows a frame has at most. It bounds what a few bytes can make recovery allocate; batches

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
+use flowlog_reader::segments::{self, HEAD_BYTES, Head, MARK, ROWS, SegmentHeader};
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use uuid::Uuid;
 
@@ -13,8 +14,6 @@ use crate::log::disk::is_full;
 
 use super::columns::{Columns, EncodeError, MAX_BYTES};
 use super::directory;
-use super::frame::{HEAD_BYTES, Head, MARK, ROWS};
-use super::header::SegmentHeader;
 use super::segment::{OpenSegment, Segment};
 
 /// When appended frames become durable against a power failure. A crash of the process loses none.
@@ -127,7 +126,7 @@ impl Wal {
     /// The directory exists and cannot be read.
     pub fn open(directory: PathBuf, header: &SegmentHeader, sync: WalSync) -> Result<Self, WalError> {
         let run_id = header.run_id;
-        let result = directory::segments(&directory)
+        let result = segments::list(&directory)
             .and_then(|listing| Ok((listing, header.to_bytes().map_err(io::Error::from)?)));
         let (listing, header) = match result {
             Ok(both) => both,

@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::{Int64Array, RecordBatch};
+use flowlog_reader::segments::{HeaderError, Listing, ReadError, SegmentHeader, list as segments};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::{
-    EncodeError, Frame, HeaderError, ReadError, SegmentHeader, Wal, WalError, WalSync, read, remove, segments,
-};
+use super::{EncodeError, Frame, Wal, WalError, WalSync, read, remove};
 use rows::Rows;
 
 const RUN: Uuid = Uuid::from_u128(0x019a_a000_0000_7000_8000_0000_0000_0001);
@@ -189,7 +188,7 @@ fn segments_are_listed_in_order_and_others_are_left_alone() {
     expected.sort();
     assert_eq!(listing.foreign, expected);
 
-    assert_eq!(segments(&dir.path().join("missing")).unwrap(), super::Listing::default());
+    assert_eq!(segments(&dir.path().join("missing")).unwrap(), Listing::default());
 }
 
 #[test]

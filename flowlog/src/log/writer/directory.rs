@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use flowlog_reader::layout;
 use nix::fcntl::OFlag;
 
 use super::error::OpenError;
 use crate::log::disk::{DIRECTORY_MODE, FILE_MODE, is_full, sync_directory};
-use crate::log::layout;
 
 /// Name of the empty file that is published once, to see that it can be done.
 const PROBE: &str = "_probe";

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use arrow_array::RecordBatch;
+use flowlog_reader::gaps::Gap;
+use flowlog_reader::layout;
+use flowlog_reader::run::{RunContext, RunFacts};
 use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -15,9 +18,7 @@ use super::error::Fault;
 use super::open_file::FileNames;
 use super::properties::gap_options;
 use super::properties::pair;
-use crate::gaps::Gap;
-use crate::log::layout;
-use crate::log::schema::{RunContext, RunFacts, gap_batch};
+use crate::log::schema::gap_batch;
 
 /// Metadata: numbers of the first and last gap in the file, as the ledger has them.
 const GAP_FIRST: &str = "flowlog.gap_first";

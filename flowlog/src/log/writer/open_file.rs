@@ -7,6 +7,8 @@ use std::time::SystemTime;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
+use flowlog_reader::layout::{self, Hour};
+use flowlog_reader::run::RunContext;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowRowGroupWriterFactory;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -20,8 +22,6 @@ use super::partition::{end_times, seqs};
 use super::properties::Properties;
 use super::published::{Published, insert_all};
 use super::row_group::{Buffer, split_off};
-use crate::log::layout::{self, Hour};
-use crate::log::schema::RunContext;
 
 /// Makes the names of the files of a run.
 #[derive(Debug)]

@@ -6,9 +6,9 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_array::{Int64Array, RecordBatch, TimestampMicrosecondArray, UInt64Array};
 use arrow_select::take::take_record_batch;
+use flowlog_reader::layout::Hour;
 
 use super::error::Fault;
-use crate::log::layout::Hour;
 
 /// The rows of a batch by their hour, in the order they had.
 pub(super) fn by_hour(batch: &RecordBatch) -> Result<Vec<(Hour, RecordBatch)>, Fault> {

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
+use flowlog_reader::gaps::Gap;
+use flowlog_reader::run::{RunContext, RunFacts};
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
@@ -16,8 +18,7 @@ use parquet::schema::types::ColumnPath;
 use super::Compatibility;
 use super::published::Published;
 use super::row_group::MAX_ROWS;
-use crate::gaps::Gap;
-use crate::log::schema::{self, RunContext, RunFacts};
+use crate::log::schema;
 
 /// How many gaps are remembered for the metadata of files. One a second at the most, and files take a
 /// quarter of an hour by default.

@@ -11,6 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch};
+use flowlog_reader::gaps::{Cause, Gap, Stage};
+use flowlog_reader::run::{RunContext, RunFacts};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding};
 use parquet::file::metadata::ParquetMetaData;
@@ -21,8 +23,7 @@ use uuid::Uuid;
 
 use super::{Compatibility, Directory, Fault, OpenError, Published, Rotation, Writer};
 use crate::flow::{Counters, Flow, L4, ProtoState, Protocol, Status, TcpState, Tuple};
-use crate::gaps::{Cause, Gap, Stage};
-use crate::log::schema::{FlowBatch, RunContext, RunFacts, columns, file_schema};
+use crate::log::schema::{FlowBatch, columns, file_schema};
 use crate::record::{FlowRecord, Sighting};
 
 /// 2026-11-21 08:00:00 UTC

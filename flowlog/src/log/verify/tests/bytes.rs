@@ -1,7 +1,8 @@
 //! Nothing panics, whatever the bytes are.
 
+use flowlog_reader::layout;
+
 use super::*;
-use crate::log::layout;
 
 #[test]
 fn any_changed_byte_of_the_ledger_is_found() {

@@ -191,7 +191,7 @@ fn a_daemon_can_start_while_it_is_looked_for() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !is_done.load(Ordering::Relaxed) {
-                directory::is_in_use(output.path());
+                is_in_use(output.path());
             }
         });
         let opened = (0..100).try_for_each(|_| Directory::open(output.path()).map(drop));

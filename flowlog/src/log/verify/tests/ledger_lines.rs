@@ -1,7 +1,8 @@
 //! What somebody does to the ledger, and what runs leave in it.
 
+use flowlog_reader::layout;
+
 use super::*;
-use crate::log::layout;
 
 #[test]
 fn a_cut_ledger_is_found_wherever_it_is_cut() {

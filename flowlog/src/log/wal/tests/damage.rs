@@ -6,10 +6,10 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type};
 use arrow_array::{Array, ArrayRef, PrimitiveArray, RecordBatch, new_null_array};
+use flowlog_reader::segments::{FrameError, HEAD_BYTES, Head, ROWS};
 use proptest::prelude::*;
 
 use super::super::columns::Columns;
-use super::super::frame::{HEAD_BYTES, Head, ROWS};
 use super::super::{DamageCause, DecodeError, Frame, Frames, WalSync};
 use super::rows::Rows;
 use super::{Bench, header};
@@ -108,9 +108,9 @@ fn a_byte_that_is_changed_anywhere_costs_its_frame_and_those_behind() {
 fn what_is_left_after_a_power_failure_is_told() {
     let whole = Whole::new();
     let with = |tail: &[u8]| [&whole.bytes, tail].concat();
-    assert!(matches!(cause_of(&with(&[0; 4096])), DamageCause::Checksum));
-    assert!(matches!(cause_of(&with(&[0; 3])), DamageCause::Torn));
-    assert!(matches!(cause_of(&with(&[0xff; 100])), DamageCause::Torn));
+    assert!(matches!(cause_of(&with(&[0; 4096])), DamageCause::Frame(FrameError::Checksum)));
+    assert!(matches!(cause_of(&with(&[0; 3])), DamageCause::Frame(FrameError::Torn)));
+    assert!(matches!(cause_of(&with(&[0xff; 100])), DamageCause::Frame(FrameError::Torn)));
 
     let (frames, damage) = recover(&with(&[0; 4096])).unwrap();
     assert_eq!((frames.len(), damage.unwrap().1), (4, 4096));

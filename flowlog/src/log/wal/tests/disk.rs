@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
+use flowlog_reader::segments::FrameError;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -63,7 +64,7 @@ fn a_torn_frame_that_cannot_be_cut_off_ends_the_segment() {
     let (_, recovered) = read(&broken.path).unwrap();
     let mut recovered: Vec<_> = recovered.collect();
     let damage = recovered.pop().unwrap().unwrap_err();
-    assert!(matches!(damage.cause, DamageCause::Torn), "{damage}");
+    assert!(matches!(damage.cause, DamageCause::Frame(FrameError::Torn)), "{damage}");
     assert_eq!((damage.offset, damage.bytes), (broken.bytes, FULL_BYTES - broken.bytes));
     assert_eq!(recovered.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [first]);
 

@@ -6,11 +6,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::history::Torn;
-use super::line::{BadLine, Hash, Line};
-
-/// The longest line. The longest fields are the inodes of namespaces and a path.
-pub(super) const MAX_LINE_BYTES: usize = 256 << 10;
+use super::line::{BadLine, Hash, Line, MAX_LINE_BYTES};
 
 /// A line as it is in the file.
 #[derive(Clone, Debug)]
@@ -43,6 +39,15 @@ impl Entry {
     }
 }
 
+/// What a crash left of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Torn {
+    /// The number that the line would have had.
+    pub line: u64,
+    /// How much there was of it.
+    pub bytes: u64,
+}
+
 /// Iterator over the lines of a ledger.
 #[derive(Debug)]
 pub struct Lines<R> {
@@ -50,7 +55,7 @@ pub struct Lines<R> {
     /// Lines so far.
     number: u64,
     offset_bytes: u64,
-    pub(super) line: Vec<u8>,
+    line: Vec<u8>,
     has_failed: bool,
 }
 
@@ -130,5 +135,21 @@ impl<R: Read> Iterator for Lines<R> {
         let entry = self.read_line().transpose();
         self.has_failed = matches!(entry, Some(Err(_)));
         entry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_take_bounded_memory() {
+        let text = vec![b'['; 3 << 20];
+        let mut lines = Lines::new(&text[..]);
+        let entry = lines.next().unwrap().unwrap();
+        assert_eq!(entry.line, Err(BadLine::TooLong { bytes: 3 << 20 }));
+        assert_eq!((entry.hash, entry.is_ended), (Hash::of(&text), false));
+        assert!(lines.line.capacity() < 1 << 20, "{}", lines.line.capacity());
+        assert!(lines.next().is_none());
     }
 }

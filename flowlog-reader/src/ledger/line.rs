@@ -11,8 +11,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::lines::MAX_LINE_BYTES;
 use crate::gaps::Gap;
+
+/// The longest line. The longest fields are the inodes of namespaces and a path.
+pub const MAX_LINE_BYTES: usize = 256 << 10;
 
 /// What stands between the fields of a line and its checksum, of 8 hex digits.
 const CHECKSUM: &[u8] = br#","crc32c":""#;
@@ -125,7 +127,7 @@ pub enum Event {
 pub struct Started {
     /// Version of flowlog.
     pub version: String,
-    /// See [`Host::id`](crate::host::identity::Host::id).
+    /// Application-specific hash of the machine id.
     pub host_id: String,
     /// Name of the host.
     pub host_name: String,
@@ -147,7 +149,7 @@ pub struct Started {
     /// nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unwatched_since_us: Option<i64>,
-    /// What [`Ledger::open`](super::Ledger::open) cut off, so that the cut leaves a trace.
+    /// What a start cut off, so that the cut leaves a trace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub torn_bytes: Option<u64>,
 }
@@ -293,7 +295,7 @@ impl Line {
     ///
     /// The hash in the next line shows a change of this one. While it is the last line, its checksum
     /// does, at least one that was not made with care.
-    pub(crate) fn encode(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
+    pub fn encode(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
         bytes.clear();
         serde_json::to_writer(&mut *bytes, self)?;
         bytes.pop();

@@ -2,26 +2,30 @@
 
 /// What is left to read. `None` means that less is there than was asked for; nothing is taken then.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
+pub struct Bytes<'a>(pub &'a [u8]);
 
 impl<'a> Bytes<'a> {
-    pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+    /// So many bytes.
+    pub fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
         Some(taken)
     }
 
-    pub(super) fn array<const LEN: usize>(&mut self) -> Option<[u8; LEN]> {
+    /// As many bytes as the array has.
+    pub fn array<const LEN: usize>(&mut self) -> Option<[u8; LEN]> {
         let (taken, rest) = self.0.split_first_chunk::<LEN>()?;
         self.0 = rest;
         Some(*taken)
     }
 
-    pub(super) fn u32(&mut self) -> Option<u32> {
+    /// A number, little-endian.
+    pub fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub(super) fn i64(&mut self) -> Option<i64> {
+    /// A number, little-endian.
+    pub fn i64(&mut self) -> Option<i64> {
         self.array().map(i64::from_le_bytes)
     }
 }

@@ -6,25 +6,31 @@ use super::bytes::Bytes;
 pub(super) const PREFIX_BYTES: usize = 8;
 
 /// Bytes of a frame before its payload.
-pub(super) const HEAD_BYTES: usize = PREFIX_BYTES + 24;
+pub const HEAD_BYTES: usize = PREFIX_BYTES + Head::BYTES;
 
 /// Rows follow.
-pub(super) const ROWS: u32 = 1;
+pub const ROWS: u32 = 1;
 
 /// Only says until when the log is complete.
-pub(super) const MARK: u32 = 2;
+pub const MARK: u32 = 2;
 
 /// What a frame says of itself, besides its length and checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub struct Head {
     /// [`ROWS`] or [`MARK`].
-    pub(super) kind: u32,
-    pub(super) rows: u32,
-    pub(super) first_seq: i64,
-    pub(super) complete_until_us: i64,
+    pub kind: u32,
+    /// How many rows it has.
+    pub rows: u32,
+    /// Number of the first of them in the run; the others follow without holes.
+    pub first_seq: i64,
+    /// All flows that were received before are in this frame and those before it; microseconds since 1970.
+    pub complete_until_us: i64,
 }
 
 impl Head {
+    /// Bytes of it, after the length and the checksum.
+    pub(super) const BYTES: usize = 24;
+
     pub(super) fn parse(bytes: &mut Bytes<'_>) -> Option<Self> {
         Some(Self {
             kind: bytes.u32()?,
@@ -34,9 +40,14 @@ impl Head {
         })
     }
 
+    /// The number of its last row; `None` where it has none.
+    pub fn last_seq(&self) -> Option<i64> {
+        self.rows.checked_sub(1).map(|others| self.first_seq.saturating_add(others.into()))
+    }
+
     /// Completes a frame of which the payload is there, after room for the head. `None` where it is too
     /// long for its length field.
-    pub(super) fn seal(&self, frame: &mut [u8]) -> Option<()> {
+    pub fn seal(&self, frame: &mut [u8]) -> Option<()> {
         let Self { kind, rows, first_seq, complete_until_us } = self;
         let (prefix, rest) = frame.split_first_chunk_mut::<PREFIX_BYTES>()?;
         let length = u32::try_from(rest.len()).ok()?;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::bytes::Bytes;
 use super::frame::checksum;
-use crate::log::schema::{RunContext, RunFacts};
+use crate::run::{RunContext, RunFacts};
 
 /// The first bytes of a segment.
 const MAGIC: [u8; 8] = *b"flowlogW";
@@ -55,7 +55,11 @@ impl SegmentHeader {
     }
 
     /// The bytes before the first frame.
-    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+    ///
+    /// # Errors
+    ///
+    /// Those of the JSON serialiser; plain texts and numbers have none.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         let json = serde_json::to_vec(self)?;
         // A name that is longer than 4 GiB does not exist.
         let length = u32::try_from(json.len()).unwrap_or(u32::MAX);

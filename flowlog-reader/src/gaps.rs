@@ -66,6 +66,28 @@ impl Cause {
         Self::InsertFailed,
     ];
 
+    /// Whether flows are missing, and not just something that is known of them.
+    pub fn loses_flows(self) -> bool {
+        match self {
+            Self::Overrun
+            | Self::Overload
+            | Self::WalError
+            | Self::DiskFull
+            | Self::DaemonDown
+            | Self::DecodeError
+            | Self::NotTracked
+            | Self::EventsOff
+            | Self::ConntrackFull
+            | Self::InsertFailed => true,
+            Self::RingbufFull
+            | Self::TableFull
+            | Self::ClockSet
+            | Self::AccountingOff
+            | Self::TimestampsOff
+            | Self::ProgramsDetached => false,
+        }
+    }
+
     /// The text of the column `cause`.
     pub fn name(self) -> &'static str {
         match self {
@@ -152,6 +174,11 @@ impl Gap {
             lost_reply_bytes: None,
             detail: None,
         }
+    }
+
+    /// Whether flows are missing, as far as is known.
+    pub fn misses_flows(&self) -> bool {
+        self.cause.loses_flows() && self.lost_flows != Some(0)
     }
 
     /// Takes another loss of the same kind into this one. Unknown and known are unknown.

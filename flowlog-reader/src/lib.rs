@@ -10,6 +10,7 @@
 //! | [`ledger`] | the lines of the ledger | reads |
 //! | [`segments`] | the write-ahead log: segments, their headers, heads of frames | reads |
 //! | [`directory`] | what is published, and whether a daemon has the directory | reads |
+//! | [`read`] | the files and gaps of a time, and whether all of it is there | reads |
 //!
 //! A module uses only modules above it.
 
@@ -26,3 +27,4 @@ pub mod segments;
 
 pub mod directory;
 
+pub mod read;

@@ -163,7 +163,7 @@ impl Store {
         let (ledger, history) = Ledger::open(&directory.ledger()).map_err(unusable(directory.ledger()))?;
         if let Some(damage) = &history.damaged {
             warn!(
-                "{} lines of the ledger are damaged, the first is line {}; `flowlog verify` says more",
+                "{} lines of the ledger are damaged, the first is line {}; `flowlog verify` shows more",
                 damage.lines, damage.first_line
             );
         }

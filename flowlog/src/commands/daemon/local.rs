@@ -333,9 +333,7 @@ impl Local {
             tables.processes.seed(process, now_ns(ClockId::CLOCK_MONOTONIC));
         });
         if let Err(error) = seeded {
-            warn!(
-                "the programs of processes that run already are not known: cannot read them from /proc: {error}"
-            );
+            warn!("the programs of running processes are not known: cannot read /proc: {error}");
         }
     }
 }

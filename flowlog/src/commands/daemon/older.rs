@@ -27,7 +27,7 @@ impl Local {
         }
         if !sockets_tell_namespaces() {
             warn!(
-                "sockets that are older than flowlog have no process: to find their network namespace takes Linux 5.14"
+                "sockets that are older than flowlog have no process: finding their network namespace takes Linux 5.14"
             );
             return Ok(());
         }

@@ -148,11 +148,11 @@ pub(super) fn set_aside(path: &Path) {
     let aside = path.with_extension("wal.damaged");
     match std::fs::rename(path, &aside) {
         Ok(()) => error!(
-            "rows are lost: a segment of the write-ahead log is damaged; flowlog keeps it as `{}`",
+            "rows are declared as lost: cannot read a segment of the write-ahead log to its end; it is kept as `{}`",
             aside.display()
         ),
         Err(error) => warn!(
-            "rows are lost: the segment `{}` of the write-ahead log is damaged, and cannot be renamed: {error}",
+            "rows are declared as lost: the segment `{}` is damaged, and cannot be renamed: {error}",
             path.display()
         ),
     }

@@ -135,7 +135,7 @@ impl Directory {
             tracing::warn!(
                 path = %path.display(),
                 bytes,
-                "removed an unfinished file of an earlier run; the write-ahead log has its rows"
+                "removed an unfinished file of an earlier run; nothing is lost by that"
             );
         }
         Ok(())

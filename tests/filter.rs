@@ -83,7 +83,7 @@ fn the_log_has_what_is_wanted_and_says_what_is_not() {
         }
         assert_eq!(started_with(&output)["filter"], recorded);
         assert!(log.contains("not all flows are recorded"), "{log}");
-        assert_eq!(log.contains("the kernel does not take the filter"), is_refused, "{log}");
+        assert_eq!(log.contains("the kernel does not accept the filter"), is_refused, "{log}");
     }
 }
 

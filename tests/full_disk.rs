@@ -12,7 +12,7 @@ use crate::harness::wait::wait_for;
 const MIB: u64 = 1 << 20;
 
 /// What the daemon says when there is no room, and when there is again.
-const FULL: &str = "flows cannot be written, the kernel holds them";
+const FULL: &str = "cannot write flows: ";
 const AGAIN: &str = "flows are written again";
 
 #[test]
@@ -42,7 +42,7 @@ fn a_full_disk_costs_only_what_is_declared() {
         let path = path.strip_prefix(&output).unwrap().to_owned();
         flowlog::log::writer::Published::read(&output, path).unwrap();
     }
-    wait_for("flows to be lost", || daemon.log().contains("are lost from now on").then_some(()));
+    wait_for("flows to be lost", || daemon.log().contains("are being lost").then_some(()));
     volume.resize(100 * MIB);
     wait_for("the daemon to go on", || daemon.log().contains(AGAIN).then_some(()));
     burst();
@@ -80,9 +80,9 @@ fn recovery_waits_for_room() {
     let used: u64 = files_below(volume.path()).iter().map(|path| path.metadata().unwrap().len()).sum();
     std::fs::write(&filler, vec![1; usize::try_from(8 * MIB - used - MIB / 8).unwrap()]).unwrap();
     let daemon = start();
-    wait_for("recovery to fail", || daemon.log().contains("cannot be published").then_some(()));
+    wait_for("recovery to fail", || daemon.log().contains("cannot publish the rows").then_some(()));
     std::fs::remove_file(&filler).unwrap();
-    wait_for("recovery to succeed", || daemon.log().contains("recovered what a run left").then_some(()));
+    wait_for("recovery to succeed", || daemon.log().contains("recovered the rows of a run").then_some(()));
     daemon.stop();
 
     let tally = Tally::read(&output);

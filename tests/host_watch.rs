@@ -168,7 +168,7 @@ fn rules_that_somebody_removes_are_noticed_and_declared() {
     assert!(removed.elapsed() < Duration::from_secs(10), "noticed after {:?}", removed.elapsed());
     two.connect(5100);
     two.one.nft(RULES);
-    wait_for("both versions to be tracked again", || (count(&daemon, "mended after") == 2).then_some(()));
+    wait_for("both versions to be tracked again", || (count(&daemon, "resolved after") == 2).then_some(()));
     two.connect(5200);
     flush(&two.one);
     flush(&two.other);
@@ -180,8 +180,8 @@ fn rules_that_somebody_removes_are_noticed_and_declared() {
     }
     let (missing, gaps) = two.check("not_tracked");
     assert_eq!(missing, usize::from(SOME), "those that were made without rules");
-    assert!(gaps.iter().any(|gap| gap.detail.contains("IPv4, mended after")), "{gaps:#?}");
-    assert!(gaps.iter().any(|gap| gap.detail.contains("IPv6, mended after")), "{gaps:#?}");
+    assert!(gaps.iter().any(|gap| gap.detail.contains("IPv4, resolved after")), "{gaps:#?}");
+    assert!(gaps.iter().any(|gap| gap.detail.contains("IPv6, resolved after")), "{gaps:#?}");
     assert!(gaps.iter().all(|gap| gap.stage == "kernel"), "{gaps:#?}");
 }
 
@@ -192,7 +192,7 @@ fn rules_that_somebody_removes_are_set_right() {
     two.connect(5000);
     two.one.nft("flush ruleset");
     two.connect(5100);
-    wait_for("both versions to be tracked again", || (count(&daemon, "mended after") == 2).then_some(()));
+    wait_for("both versions to be tracked again", || (count(&daemon, "resolved after") == 2).then_some(()));
     two.connect(5200);
     flush(&two.one);
     flush(&two.other);
@@ -200,7 +200,7 @@ fn rules_that_somebody_removes_are_set_right() {
     assert!(log.contains("undo: nft delete table inet flowlog"), "{log}");
     let (missing, gaps) = two.check("not_tracked");
     assert!(missing <= usize::from(SOME), "{missing} are missing");
-    assert!(gaps.iter().any(|gap| gap.detail.contains("mended by flowlog after")), "{gaps:#?}");
+    assert!(gaps.iter().any(|gap| gap.detail.contains("resolved by flowlog after")), "{gaps:#?}");
 }
 
 /// As the service of nftables is restarted: its stop removes all rules, and its start loads them.
@@ -244,7 +244,7 @@ fn what_tracks_without_a_rule_that_is_known_is_asked_for() {
     wait_for_log(&daemon, "no rule makes the kernel track connections over IPv4");
     two.connect(5100);
     two.one.nft(objects);
-    wait_for_log(&daemon, "mended after");
+    wait_for_log(&daemon, "resolved after");
     two.connect(5200);
     flush(&two.one);
     flush(&two.other);
@@ -289,7 +289,7 @@ fn sysctls_that_somebody_sets_are_noticed_and_declared() {
             flush(&two.one);
         }
         two.one.sysctl(&path, "1");
-        wait_for_log(&daemon, "mended after");
+        wait_for_log(&daemon, "resolved after");
         two.connect(5200);
         flush(&two.one);
         flush(&two.other);
@@ -329,7 +329,7 @@ fn sysctls_that_somebody_sets_are_set_right() {
         let path = format!("net/netfilter/{sysctl}");
         two.connect(5000);
         two.one.sysctl(&path, "0");
-        wait_for_log(&daemon, "mended after");
+        wait_for_log(&daemon, "resolved after");
         assert_eq!(two.one.read_sysctl(&path), "1");
         two.connect(5100);
         flush(&two.one);
@@ -337,7 +337,7 @@ fn sysctls_that_somebody_sets_are_set_right() {
         daemon.stop();
         let (missing, gaps) = two.check(cause);
         assert_eq!((missing, gaps.len()), (0, 1), "{sysctl}: {gaps:#?}");
-        assert!(gaps[0].detail.contains("mended by flowlog after"), "{sysctl}: {gaps:#?}");
+        assert!(gaps[0].detail.contains("resolved by flowlog after"), "{sysctl}: {gaps:#?}");
         assert!(gaps[0].to_us - gaps[0].from_us < 5_000_000, "{sysctl}: {gaps:#?}");
     }
 }
@@ -502,7 +502,7 @@ fn programs_that_somebody_detaches_are_noticed() {
         assert!(!gaps.is_empty());
         assert!(gaps.iter().all(|gap| gap.stage == "attribute" && gap.lost_flows == Some(0)), "{gaps:#?}");
         if keep {
-            assert!(gaps.iter().any(|gap| gap.detail.contains("mended by flowlog after")), "{gaps:#?}");
+            assert!(gaps.iter().any(|gap| gap.detail.contains("resolved by flowlog after")), "{gaps:#?}");
         } else {
             let covers = |at_us: i64| gaps.iter().any(|gap| (gap.from_us..=gap.to_us).contains(&at_us));
             assert!(covers(before_us), "{gaps:#?}");
@@ -522,7 +522,7 @@ fn what_was_made_while_events_were_off_is_recorded_when_it_ends() {
     wait_for_log(&daemon, "nf_conntrack_events is 0");
     two.connect(5000);
     two.one.sysctl(path, "1");
-    wait_for_log(&daemon, "mended after");
+    wait_for_log(&daemon, "resolved after");
     two.connect(5100);
     wait_for_list(&daemon, &two.one);
     flush(&two.one);

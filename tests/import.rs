@@ -360,7 +360,7 @@ fn a_bad_line_keeps_everything_out_or_is_left_out() {
     let told = finished.stderr.lines().filter(|line| line.starts_with(name)).count();
     assert_eq!(told, 20, "{finished}");
     for text in [
-        ":20003:7: found bytes that are no UTF-8, expected text",
+        ":20003:7: found bytes that are not UTF-8, expected text",
         ":20004:1: found a line of 100001 bytes, expected no more than 65536",
         ":20005:19: found the end of the line, expected the source address `src=`",
     ] {

@@ -51,12 +51,12 @@ const MIN_EVENT_BYTES: usize = size_of::<ProcessExit>() + 8;
 pub const HANDFUL: usize = 256;
 
 /// What follows where [`Ebpf::tells_syscalls`] is false.
-pub const ONLY_RELATIVES: &str = "closers of connections are known only where they made the listener, or are a child of who did: programs read \
-     in which system call a process is since Linux 5.15, with the kernel's types";
+pub const ONLY_RELATIVES: &str = "this kernel does not show programs the current system call (that takes Linux 5.15 \
+     and BTF): `closer` is only the process that made the listener, or its child";
 
 /// What follows from [`Ebpf::is_on_branch`], and what to do about it.
 pub const ON_BRANCH: &str =
-    "flowlog runs in a cgroup namespace of its own: sockets of processes outside of it have no process";
+    "flowlog runs in a cgroup namespace of its own: flows of processes outside of it have no process";
 /// See [`ON_BRANCH`].
 pub const HOST_CGROUPS: &str = "run it in the one of the host, as `docker run --cgroupns=host` does";
 
@@ -80,7 +80,8 @@ pub enum EbpfError {
     NotBuilt,
     /// Events would have times of another clock than flows.
     #[error(
-        "flowlog runs in a time namespace of its own, whose CLOCK_MONOTONIC is not the one of eBPF programs; run it in the one of the host"
+        "flowlog runs in a time namespace of its own, where CLOCK_MONOTONIC differs from that of eBPF programs; run it \
+         in the one of the host"
     )]
     TimeNamespace,
     /// The kernel refused the programs or maps.
@@ -250,11 +251,11 @@ impl Ebpf {
         })?;
         let ring_buffer_bytes = usize::try_from(ring_buffer_bytes).unwrap_or(usize::MAX);
         let skipped = Skipped::of(tracepoint_programs(&object)).map_err(|source| EbpfError::Io {
-            what: "cannot read of eBPF programs in /proc".to_owned(),
+            what: "cannot find the eBPF programs in /proc".to_owned(),
             source,
         })?;
         let links = Links::find().map_err(|source| EbpfError::Io {
-            what: "cannot read of links of eBPF programs in /proc".to_owned(),
+            what: "cannot find the links of the eBPF programs in /proc".to_owned(),
             source,
         })?;
         let is_on_branch = mounts::is_branch(&cgroup);
@@ -304,7 +305,7 @@ impl Ebpf {
     ///
     /// Where the kernel refuses it.
     pub fn attach_again(&mut self) -> Result<(), EbpfError> {
-        const WHAT: &str = "cannot read of links of eBPF programs in /proc";
+        const WHAT: &str = "cannot find the links of the eBPF programs in /proc";
         let unknown = |source| EbpfError::Io { what: WHAT.to_owned(), source };
         let Self { object, cgroup, links, .. } = self;
         let detached = links.detached().map_err(unknown)?;
@@ -474,7 +475,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Event> {
 /// Where the kernel has no such description, or one without these fields.
 pub fn layouts() -> io::Result<Layouts> {
     let types = std::fs::read(KERNEL_TYPES)?;
-    let missing = || io::Error::new(io::ErrorKind::InvalidData, "found no fields of tasks there");
+    let missing = || io::Error::new(io::ErrorKind::InvalidData, "found no fields of tasks in it");
     kernel_types::layouts(&types).ok_or_else(missing)
 }
 

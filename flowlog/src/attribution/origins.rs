@@ -331,9 +331,7 @@ impl Users {
         self.names.clear();
         let Some((_, size, ..)) = version else { return };
         if size > MAX_USERS_BYTES {
-            warn!(
-                "users have no names: `{USERS}` has {size} bytes, more than {MAX_USERS_BYTES} are not read"
-            );
+            warn!("users have no names: `{USERS}` has {size} bytes, expected at most {MAX_USERS_BYTES}");
             return;
         }
         match fs::read(USERS) {

@@ -81,7 +81,7 @@ impl Watcher {
         }
         // A router may have a million routes that change all the time.
         if let Err(error) = SockRef::from(&changes).attach_filter(&filter()) {
-            debug!("the kernel does not take the filter, and tells of all routes: {error}");
+            debug!("the kernel does not accept the filter, and reports all routes: {error}");
         }
         for group in GROUPS {
             match changes.add_membership(group) {
@@ -208,7 +208,9 @@ fn decode(mut datagram: &[u8], mut each: impl FnMut(&NetlinkHeader, NetlinkPaylo
                 let (header, payload) = message.into_parts();
                 each(&header, payload);
             }
-            Err(error) => warn!("a message about addresses or routes cannot be read: {error}"),
+            Err(error) => warn!(
+                "cannot decode a message about addresses or routes, so flows may have the wrong direction: {error}"
+            ),
         }
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
     }

@@ -14,8 +14,8 @@ pub struct Where {
     #[arg(long, value_name = "NAME|PATH")]
     pub(crate) netns: Vec<String>,
 
-    /// Turn on accounting, timestamps and events, and add the nftables table `inet flowlog` where no
-    /// rule tracks connections; says how to undo it. `run` keeps it so as long as it runs
+    /// Turn on accounting, timestamps and events, and add the nftables table `inet flowlog` if no rule
+    /// makes the kernel track connections; prints how to undo it. `run` keeps them on while it runs
     #[arg(long)]
     pub(crate) fix: bool,
 }

@@ -29,7 +29,7 @@ pub enum Command {
     Run(RunArgs),
     /// Check what keeps flows, counters or processes out of the log
     Doctor(DoctorArgs),
-    /// Check that the flow log is what was written, and all of it
+    /// Check that the flow log is complete and unchanged
     Verify(VerifyArgs),
     /// Make files of the flow log from saved lists and events of connection tracking
     Import(ImportArgs),

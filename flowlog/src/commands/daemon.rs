@@ -264,7 +264,7 @@ impl Daemon {
     async fn run(mut self, signals: &mut Signals) -> Result<()> {
         let worked = self.work(signals).await;
         if let Err(error) = &worked {
-            error!("stopping, because flows cannot be read any more: {error:#}");
+            error!("stopping, because flowlog cannot read flows any more: {error:#}");
         }
         let stopped = self.stop(worked.is_ok(), signals).await;
         worked.and(stopped)
@@ -279,7 +279,7 @@ impl Daemon {
         audit.reset();
         // Does nothing where no service manager waits for it.
         if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
-            warn!("cannot tell the service manager that flowlog is ready: {error}");
+            warn!("the service manager may stop flowlog: cannot report to it that flowlog is ready: {error}");
         }
 
         // Whether the sockets were not read to their end in the last turn.
@@ -405,14 +405,14 @@ impl Daemon {
             Some(written) => written,
             None => {
                 warn!(
-                    "stopping without publishing: the rows are in the write-ahead log, and published at the next start"
+                    "stopping without publishing: the rows stay in the write-ahead log, and the next start publishes them"
                 );
                 status.give_up();
                 tokio::time::timeout(WAL_DEADLINE, written).await.context("the disk does not answer")?
             }
         };
         let Written { published, lost_rows, is_complete } =
-            written.context("the writing thread has ended")?;
+            written.context("the writing thread ended unexpectedly")?;
         info!(
             rows = published.rows,
             files = published.files,
@@ -430,7 +430,7 @@ impl Daemon {
             "stopped"
         );
         if lost_rows > 0 {
-            bail!("{lost_rows} flows could not be written; the lines above say why");
+            bail!("lost {lost_rows} flows that could not be written; the errors above say why");
         }
         read.and(handed_over)
     }
@@ -445,7 +445,8 @@ fn recorded(filter: &FlowFilter) -> Result<Option<Value>> {
     let bytes = json.to_string().len();
     if bytes > MAX_FILTER_BYTES {
         bail!(
-            "the filter has {bytes} bytes as JSON, expected at most {MAX_FILTER_BYTES}: each file says it; make its lists shorter"
+            "the filter takes {bytes} bytes as JSON, expected at most {MAX_FILTER_BYTES}, because each file repeats it; \
+             make its lists shorter"
         );
     }
     Ok(Some(json))

@@ -21,14 +21,14 @@ use crate::log::store::Summary;
 /// Arguments of `flowlog import`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Times in the text are local: set TZ where they are of another zone. flowlog/docs/import.md says what
+Times in the text are local: set TZ if they are of another time zone. flowlog/docs/import.md lists what
 becomes of the fields of a line.")]
 pub struct ImportArgs {
     /// Files to read; - is the standard input
     #[arg(value_name = "FILE", required = true)]
     inputs: Vec<PathBuf>,
 
-    /// What the lines are
+    /// Format of the lines
     #[arg(long, value_enum)]
     format: Format,
 
@@ -36,17 +36,17 @@ pub struct ImportArgs {
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
 
-    /// Leave out bad lines, tell the first 20 and the number of them, and fail at the end; else the first
-    /// one is an error, and nothing is imported
+    /// Leave out bad lines, print the first 20 and how many there are, and fail at the end; without this,
+    /// the first one is an error, and nothing is imported
     #[arg(long)]
     keep_going: bool,
 
-    /// Leave out fields and flags that are not known, as patched kernels of routers print them, and tell
-    /// which there were
+    /// Leave out fields and flags that flowlog does not know, such as those of patched router kernels, and
+    /// print which there were
     #[arg(long)]
     ignore_unknown: bool,
 
-    /// Name of the host that the text is of [default: this host]
+    /// Name of the host that the text comes from [default: this host]
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
 
@@ -85,7 +85,7 @@ pub fn run(args: ImportArgs) -> Result<bool> {
         writeln!(err, "{bad}")?;
     }
     if let Some(place) = lost {
-        writeln!(err, "{place}: conntrack says that it lost events: these flows are in no row")?;
+        writeln!(err, "{place}: conntrack says that it lost events: their flows are in no row")?;
     }
     let Summary { files, rows, bytes } = published;
     let bytes = ByteSize(bytes).display().iec();
@@ -97,7 +97,7 @@ pub fn run(args: ImportArgs) -> Result<bool> {
     if notes > 0 {
         writeln!(
             out,
-            "left out: {notes} lines that are no entries (what conntrack says of itself, expectations, byte order marks)"
+            "left out: {notes} lines that are no entries (messages of conntrack, expectations, byte order marks)"
         )?;
     }
     if !unknown.is_empty() {

@@ -49,7 +49,7 @@ fn help(text: &'static str) -> &'static str {
 metrics! {
     /// All metrics. A clone is another handle of the same.
     Metrics {
-        /// Ended flows that were received, and that the filter records.
+        /// Ended flows that were received and that the filter lets through.
         flows_received: Counter,
         /// Events of flows that had ended before: the kernel repeats them.
         duplicates: Counter,
@@ -57,8 +57,8 @@ metrics! {
         rows: Counter,
         /// Bytes of ended flows in rows, by direction (orig, reply).
         flow_bytes: Family<Labels<1>, Counter>,
-        /// Ends of flows in rows, by end (src, dst) and method: how the local process is known, none where
-        /// none is.
+        /// Ends of flows in rows, by end (src, dst) and method: how the local process is known, none if it is
+        /// not.
         attributions: Family<Labels<2>, Counter>,
         /// How often the receive buffer of the netlink socket was full.
         receive_overruns: Counter,
@@ -70,7 +70,7 @@ metrics! {
         attributes_unknown: Counter,
         /// Events of sockets and processes that did not fit into the ring buffer of the eBPF programs.
         ebpf_events_lost: Counter,
-        /// By how much CLOCK_REALTIME and CLOCK_MONOTONIC can be compared wrongly, in nanoseconds.
+        /// How wrong a comparison of CLOCK_REALTIME and CLOCK_MONOTONIC can be, in nanoseconds.
         clock_error_ns: Level,
         /// How often somebody set the clock.
         clock_sets: Counter,
@@ -78,7 +78,7 @@ metrics! {
         sockets_evicted: Counter,
         /// Batches and other messages that wait for the writing side.
         queue_messages: Level,
-        /// How many of them can wait; beyond it the kernel has to hold the flows.
+        /// How many of them can wait; beyond that the kernel has to hold the flows.
         queue_messages_max: Level,
         /// Files of this run that were published.
         files_published: Counter,
@@ -96,11 +96,11 @@ metrics! {
         conntrack_entries: Family<[(&'static str, String); 1], Level>,
         /// Entries that the connection tracking table can have, by network namespace (netns).
         conntrack_entries_max: Family<[(&'static str, String); 1], Level>,
-        /// What the kernel counted in connection tracking since the start, by network namespace (netns) and counter
-        /// (drop, early_drop, insert_failed, error, search_restart).
+        /// What the kernel's connection tracking counted since flowlog started, by network namespace (netns) and
+        /// counter (drop, early_drop, insert_failed, error, search_restart).
         conntrack_statistics: Family<[(&'static str, String); 2], Counter>,
-        /// Whether something that flowlog needs is missing (1) or not (0), by what it is (need) and network namespace
-        /// (netns, host where it is of the whole host).
+        /// Whether something that flowlog needs is missing (1) or not (0), by what it is (need) and by network
+        /// namespace (netns, host if it concerns the whole host).
         needs_unmet: Family<[(&'static str, String); 2], Level>,
     }
 }
@@ -110,7 +110,7 @@ impl Metrics {
     pub fn exposition(&self) -> Exposition {
         let mut registry = Registry::with_prefix("flowlog");
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "What runs", version);
+        registry.register("build", "Version of flowlog", version);
         self.register(&mut registry);
         Exposition(registry)
     }
@@ -261,7 +261,7 @@ mod tests {
         metrics.queue_messages.set(2);
         let text = exposition.text();
         for line in [
-            "# HELP flowlog_flows_received Ended flows that were received, and that the filter records.",
+            "# HELP flowlog_flows_received Ended flows that were received and that the filter lets through.",
             "# TYPE flowlog_flows_received counter",
             "flowlog_flows_received_total 5",
             "flowlog_queue_messages 2",

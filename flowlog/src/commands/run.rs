@@ -21,8 +21,8 @@ use crate::log::writer::Directory;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The settings come from the file of --config, then from environment variables such as
-FLOWLOG__ROTATE__INTERVAL=1h, then from these flags; later ones win. The file and the variables
-have more of them: see flowlog/docs/configuration.md.")]
+FLOWLOG__ROTATE__INTERVAL=1h, then from these flags; later ones win. Some settings have no flag:
+see flowlog/docs/configuration.md.")]
 pub struct RunArgs {
     /// Read settings from this TOML file
     #[arg(long, value_name = "FILE")]
@@ -44,15 +44,15 @@ pub struct RunArgs {
     #[arg(long, value_name = "DUR")]
     rotate_interval: Option<Interval>,
 
-    /// Finish a file when it has this many rows [default: 4000000]
+    /// Finish a file when it reaches this many rows [default: 4000000]
     #[arg(long, value_name = "N")]
     rotate_rows: Option<NonZeroU64>,
 
-    /// Finish a file when it has about this size, such as 64MiB [default: 128MiB]
+    /// Finish a file when it reaches about this size, such as 64MiB [default: 128MiB]
     #[arg(long, value_name = "SIZE")]
     rotate_bytes: Option<Size>,
 
-    /// Also record connections that go on, each time after this long, such as 5min [default: off]
+    /// Also record connections that are still open, once in this time, such as 5min [default: off]
     #[arg(long, value_name = "DUR")]
     active_interval: Option<Interval>,
 
@@ -83,7 +83,7 @@ fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
     let settings = settings(args)?;
     if !nix::unistd::geteuid().is_root() {
         bail!(
-            "flowlog run has to be root, to read connection tracking and load eBPF; run it with sudo or as a system service"
+            "flowlog run must be root to read connection tracking and load eBPF; run it with sudo or as a system service"
         );
     }
     settings.conflicts()?.into_iter().for_each(|what| warn!("{what}"));
@@ -97,11 +97,13 @@ fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
         let name = namespace.label();
         if config.keep {
             let fixed = fix_namespace(namespace, |Fixed { done, undo }| {
-                info!("{done} in the network namespace `{name}`; undo: {undo}");
+                info!("in the network namespace `{name}`: {done}; to undo: {undo}");
             });
             match fixed {
                 // While it runs, the same is a gap, and tried again.
-                Err(error) if !fix => error!("cannot set right the network namespace `{name}`: {error:#}"),
+                Err(error) if !fix => error!(
+                    "flows of the network namespace `{name}` stay incomplete or missing, flowlog keeps trying: {error:#}"
+                ),
                 fixed => fixed?,
             }
         }
@@ -122,8 +124,9 @@ fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
 /// Where a file system is smaller than the space that has to stay free, each file would be deleted at once.
 fn check_min_free(config: &Config) -> Result<()> {
     let Some(min_free_bytes) = config.retention.min_free_bytes else { return Ok(()) };
-    let found = nix::sys::statvfs::statvfs(&config.output)
-        .with_context(|| format!("cannot look at the file system of `{}`", config.output.display()))?;
+    let found = nix::sys::statvfs::statvfs(&config.output).with_context(|| {
+        format!("cannot read the size of the file system of `{}`", config.output.display())
+    })?;
     let bytes = found.blocks().saturating_mul(found.fragment_size());
     // Some file systems of networks do not tell their size.
     if bytes > 0 && min_free_bytes >= bytes {
@@ -145,8 +148,8 @@ fn check_linger(config: &Config, namespace: &Namespace) -> Result<()> {
     let Some((sysctl, seconds)) = namespace.run(Timeouts::read)?.longest_after_close() else { return Ok(()) };
     if config.ebpf && linger < Duration::from_secs(seconds.into()) {
         warn!(
-            "`attribution.linger` (default 10min) is {}, less than the {seconds} s of the sysctl {sysctl} in the network namespace `{}`: \
-             flows that end later have no process",
+            "`attribution.linger` (default 10min) is {}, less than the {seconds} s of the sysctl {sysctl} in the network \
+             namespace `{}`: flows that end so long after their socket closed have no process; raise it",
             humantime::format_duration(linger),
             namespace.label(),
         );

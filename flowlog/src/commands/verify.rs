@@ -19,7 +19,7 @@ pub struct VerifyArgs {
     #[arg(value_name = "DIR")]
     output: PathBuf,
 
-    /// A tip that was printed earlier and noted elsewhere: the ledger must have it
+    /// A tip that was printed earlier and noted elsewhere: the ledger must still contain it
     #[arg(long, value_name = "HASH", value_parser = hash)]
     tip: Option<Hash>,
 

@@ -106,7 +106,7 @@ pub enum Error {
     #[error("this kernel has no ctnetlink; load it with `modprobe nf_conntrack_netlink`")]
     NoCtnetlink(#[source] io::Error),
     /// `EPERM`
-    #[error("found no permission to {request}, expected CAP_NET_ADMIN; run as root or grant it")]
+    #[error("no permission to {request}, expected CAP_NET_ADMIN; run as root or grant it")]
     NotPermitted {
         /// What was tried.
         request: &'static str,
@@ -120,7 +120,7 @@ pub enum Error {
         source: io::Error,
     },
     /// An answer of the kernel cannot be read.
-    #[error("found an answer that cannot be read to: {request}")]
+    #[error("cannot read the kernel's answer to the request to {request}")]
     Answer {
         /// What was asked.
         request: &'static str,

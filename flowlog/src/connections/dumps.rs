@@ -26,7 +26,7 @@ const MISSING_DUMPS: u32 = 2;
 /// For how many more dumps a late DESTROY message of an entry that was recorded is recognised.
 const REMEMBERED_DUMPS: u32 = 30;
 
-/// How many entries are followed at most; one takes some 300 bytes.
+/// How many entries are followed at most; one takes some 340 bytes.
 const MAX_FOLLOWED: usize = 1 << 18;
 
 /// Which entries a dump follows that were not known before. The first dump follows all.

@@ -65,11 +65,11 @@ impl Counted {
     /// The losses in it.
     pub fn gaps(&self, netns: &str, table_max: u32, from_us: i64, to_us: i64) -> impl Iterator<Item = Gap> {
         let full = format!(
-            "network namespace `{netns}`: packets of new connections that the kernel dropped, as it could make no entry \
-             (nf_conntrack_max is {table_max})"
+            "network namespace `{netns}`: the kernel dropped packets of new connections, because it could make no entry \
+             for them (nf_conntrack_max is {table_max})"
         );
         let failed = format!(
-            "network namespace `{netns}`: packets of new connections that the kernel dropped, as it could not put their \
+            "network namespace `{netns}`: the kernel dropped packets of new connections, because it could not put their \
              entry into its table"
         );
         [(Cause::ConntrackFull, self.refused(), full), (Cause::InsertFailed, self.insert_failed, failed)]

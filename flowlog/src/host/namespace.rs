@@ -104,7 +104,7 @@ impl Namespace {
             let namespace = Self::open(name)?;
             // Watched twice, each of its flows would be two rows.
             if namespaces.iter().any(|known| known.inode == namespace.inode) {
-                tracing::warn!("the network namespace `{name}` was given twice");
+                tracing::warn!("the network namespace `{name}` was given twice, flowlog watches it once");
             } else {
                 namespaces.push(namespace);
             }

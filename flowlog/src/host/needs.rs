@@ -89,7 +89,9 @@ impl Need {
                 "connections that begin now end without an event, and most of them are not recorded"
             }
             Self::Accounting => "connections that begin now have no counters",
-            Self::Timestamps => "connections that begin now have no start, and no process for sure",
+            Self::Timestamps => {
+                "connections that begin now have no start time, so their processes are `ambiguous`"
+            }
             Self::Room => "the kernel drops packets of new connections when it is full",
             Self::Programs => "flows may have no process",
         }
@@ -199,7 +201,7 @@ impl Needs {
         let place = &self.place;
         let state = self.states.iter_mut().find(|state| state.need == need)?;
         let Unmet { since_us, declared_until_us } = state.unmet.take()?;
-        let by = if std::mem::take(&mut state.is_mended) { "mended by flowlog" } else { "mended" };
+        let by = if std::mem::take(&mut state.is_mended) { "resolved by flowlog" } else { "resolved" };
         state.met_us = at_us;
         let after = lasting(at_us.saturating_sub(since_us));
         let detail = format!("{place}{}, {by} after {after}", need.found());
@@ -300,7 +302,7 @@ mod tests {
             (11 * S - S / 20, 11 * S + S / 2),
             "since it was met the last time"
         );
-        let detail = "network namespace `blue`: nf_conntrack_events is 0, mended by flowlog after 550 ms";
+        let detail = "network namespace `blue`: nf_conntrack_events is 0, resolved by flowlog after 550 ms";
         assert_eq!(gap.detail.as_deref(), Some(detail));
         assert!(needs.is_met(Need::Events));
         assert_eq!(needs.declare(90 * S, true), []);

@@ -165,7 +165,7 @@ impl Store {
         let (ledger, history) = Ledger::open(&directory.ledger()).map_err(unusable(directory.ledger()))?;
         if let Some(damage) = &history.damaged {
             warn!(
-                "{} lines of the ledger are damaged, the first is line {}; `flowlog verify` says more",
+                "{} lines of the ledger are damaged, the first is line {}; `flowlog verify` shows more",
                 damage.lines, damage.first_line
             );
         }
@@ -228,7 +228,10 @@ impl Store {
             Err(error) if error.is_taken() => warn!("{}", one_line(&error)),
             // Waiting does not help.
             Err(error @ WalError::Encode { .. }) => {
-                error!("rows are not in the write-ahead log, a crash would lose them: {}", one_line(&error));
+                error!(
+                    "rows are not in the write-ahead log, so a crash would lose them: {}",
+                    one_line(&error)
+                );
             }
             Err(error) => {
                 self.sealed.extend(self.wal.take_sealed());
@@ -340,7 +343,7 @@ impl Store {
         if let Err(error) = written {
             // The name of the file is another one each time.
             let cause = one_line(&error.source);
-            self.say(format!("files cannot be written, the write-ahead log keeps their rows: {cause}"));
+            self.say(format!("cannot write files, the write-ahead log keeps their rows: {cause}"));
             self.writer.discard();
             self.seal();
             self.conversion.add(std::mem::take(&mut self.sealed));
@@ -441,7 +444,7 @@ impl Store {
                 next.event(&self.directory).and_then(|event| self.ledger.append(self.run_id, now, event));
             if let Err(error) = appended {
                 if !std::mem::replace(&mut self.is_ledger_stuck, true) {
-                    error!("the ledger cannot be written, it is tried again: {error}");
+                    error!("cannot write the ledger, flowlog keeps trying: {error}");
                 }
                 return;
             }
@@ -449,14 +452,14 @@ impl Store {
             self.writer.set_ledger_tip(&self.ledger.tip().to_string());
         }
         if std::mem::take(&mut self.is_ledger_stuck) {
-            info!("the ledger is written again");
+            info!("the ledger can be written again");
         }
     }
 
     /// Says what is wrong once, and not at each attempt.
     fn say(&mut self, what: String) {
         if self.said.as_ref() != Some(&what) {
-            error!("{what}; it is tried again");
+            error!("{what}; flowlog keeps trying");
             self.said = Some(what);
         }
     }
@@ -483,7 +486,7 @@ impl Store {
                     self.log(Unlogged::File(line), now);
                 }
                 Err(error) => {
-                    return self.say(format!("a file of gaps cannot be written: {}", one_line(&error)));
+                    return self.say(format!("cannot write a file of gaps: {}", one_line(&error)));
                 }
             }
         }
@@ -505,7 +508,7 @@ impl Unlogged {
 
 fn remove_segment(path: &std::path::Path) {
     if let Err(error) = wal::remove(path) {
-        warn!("cannot remove `{}`, whose rows are all published: {error}", path.display());
+        warn!("cannot remove `{}`, which is not needed any more: {error}", path.display());
     }
 }
 

@@ -245,8 +245,7 @@ impl Verification<'_> {
         let unfinished: Vec<Uuid> = self.runs.unfinished().map(|(run_id, _)| run_id).collect();
         for path in self.unnamed.keys() {
             let finding = if unfinished.iter().any(|run_id| layout::is_of_run(Path::new(path), *run_id)) {
-                let found =
-                    "is in no line of the ledger yet: the run that made it did not get there, or not yet";
+                let found = "is in no line of the ledger yet: its run was killed before it wrote that line, or is about to";
                 Finding::new(Level::Information, Check::Foreign, found)
             } else {
                 Finding::fault(Check::Foreign, "is in no line of the ledger")

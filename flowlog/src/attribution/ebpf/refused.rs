@@ -32,7 +32,7 @@ impl EbpfError {
             return None;
         }
         Some(if self.is_of_attaching() {
-            "somebody has the root cgroup for a program of theirs alone: look for one without `multi` in what `bpftool cgroup tree` lists"
+            "another program has the root cgroup for itself alone: look for one without `multi` in `bpftool cgroup tree`"
         } else if says(SELINUX, "1") {
             "SELinux is enforcing: see whether `ausearch -m avc -c flowlog` shows that it refused bpf, and allow that"
         } else {

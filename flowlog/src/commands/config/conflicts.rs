@@ -62,11 +62,14 @@ impl Settings {
     fn with_best_effort(&self) -> Vec<String> {
         let Some(share) = self.hold.table_share else { return Vec::new() };
         if self.delivery == Some(Delivery::BestEffort) {
-            vec!["`hold.table_share` has no effect, because `delivery` is \"best-effort\": the kernel holds nothing".to_owned()]
+            vec![
+                "`hold.table_share` has no effect, because `delivery` is \"best-effort\": the kernel holds nothing"
+                    .to_owned(),
+            ]
         } else if share.0 == 0 {
             vec![
-                "`hold.table_share` is 0, so each event that waits is dropped, although `delivery` is \"reliable\": set \
-                 `delivery` to \"best-effort\", or the share to more than 0"
+                "`hold.table_share` is 0, so flowlog drops each event that has to wait, although `delivery` is \
+                 \"reliable\": set `delivery` to \"best-effort\", or the share to more than 0"
                     .to_owned(),
             ]
         } else {
@@ -79,16 +82,18 @@ impl Settings {
         if let Some(Interval(interval)) = self.rotate.interval {
             let text = humantime::format_duration(interval);
             if interval > HOUR {
-                said.push(format!("`rotate.interval` is {text}, but each hour has files of its own, which are finished when it is over"));
+                said.push(format!(
+                    "`rotate.interval` is {text}, but each hour has files of its own, which flowlog finishes at its end"
+                ));
             } else if interval < BATCH {
-                said.push(format!("`rotate.interval` is {text}, but rows come to files once a second"));
+                said.push(format!("`rotate.interval` is {text}, but rows reach files only once a second"));
             }
         }
         if let Some(Size(bytes)) = self.rotate.bytes
             && bytes < SMALLEST_FILE_BYTES
         {
             said.push(format!(
-                "`rotate.bytes` is {}, less than a file has besides its rows: files end after a thousand rows",
+                "`rotate.bytes` is {}, less than a file takes without any row: files end after a thousand rows",
                 size(bytes)
             ));
         }
@@ -97,7 +102,7 @@ impl Settings {
             && sync > interval
         {
             said.push(format!(
-                "`wal.sync` is {}, longer than `rotate.interval` of {}: files are finished before",
+                "`wal.sync` is {}, longer than `rotate.interval` of {}: files are finished before that",
                 humantime::format_duration(sync),
                 humantime::format_duration(interval)
             ));
@@ -112,7 +117,7 @@ impl Settings {
             && bytes < file_bytes
         {
             said.push(format!(
-                "`retention.bytes` is {}, less than one file of {} (`rotate.bytes`): a busy host keeps none",
+                "`retention.bytes` is {}, less than one file of {} (`rotate.bytes`): a busy host keeps no file",
                 size(bytes),
                 size(file_bytes)
             ));
@@ -144,8 +149,8 @@ impl Settings {
             |conditions: &Conditions| conditions.mark.as_ref().is_some_and(|mark| !mark.is_empty());
         if audit_interval.is_some_and(|every| every.0.is_some()) && (is_marked(only) || is_marked(except)) {
             said.push(
-                "`audit_interval` finds only connections that are known already, because `filter` has a list `mark`: a mark may \
-                 be another at the end"
+                "`audit_interval` finds only connections that are known already, because `filter` has a list `mark`, and \
+                 a mark may change until the end"
                     .to_owned(),
             );
         }
@@ -153,7 +158,7 @@ impl Settings {
             let text = humantime::format_duration(*active);
             if *active < SHORTEST_LISTS * ACTIVE_LISTS {
                 said.push(format!(
-                    "`active_interval` is {text}, but the table is listed each {} ms at most",
+                    "`active_interval` is {text}, but the table is listed at most every {} ms",
                     SHORTEST_LISTS.as_millis()
                 ));
             }
@@ -161,7 +166,7 @@ impl Settings {
                 && *dump > active_lists(*active)
             {
                 said.push(format!(
-                    "`dump_interval` is {}, but `active_interval` of {text} has the table listed each tenth of it",
+                    "`dump_interval` is {}, but the table is listed every tenth of `active_interval` ({text})",
                     humantime::format_duration(*dump)
                 ));
             }

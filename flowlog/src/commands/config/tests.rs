@@ -264,7 +264,7 @@ fn settings_that_make_each_other_void_are_named() {
         ("[retention]\nbytes = '100MiB'\n", ["retention.bytes", "rotate.bytes"]),
         ("[retention]\nage = '1min'\n", ["retention.age", "rotate.interval"]),
         ("dump_interval = '5min'\nactive_interval = '1min'\n", ["dump_interval", "active_interval"]),
-        ("active_interval = '300ms'\n", ["active_interval", "each 100 ms"]),
+        ("active_interval = '300ms'\n", ["active_interval", "every 100 ms"]),
         ("audit_interval = '5min'\n[filter.only]\nmark = ['1']\n", ["audit_interval", "mark"]),
     ] {
         let said = conflicts(text).unwrap();

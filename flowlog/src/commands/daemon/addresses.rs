@@ -36,7 +36,7 @@ impl LocalAddresses {
         if let Some(watcher) = &local.watcher
             && let Err(error) = epoll.add(watcher, EpollEvent::new(EpollFlags::EPOLLIN, 0))
         {
-            warn!("changes of addresses are read late: cannot watch their socket: {error}");
+            warn!("flowlog sees changes of addresses late: cannot watch their socket: {error}");
         }
         local
     }
@@ -81,8 +81,8 @@ impl LocalAddresses {
         if forgotten > self.said_forgotten * 2 {
             self.said_forgotten = forgotten;
             warn!(
-                "{forgotten} addresses that are gone were forgotten, because too many come and go: flows that began \
-                 while they were there may have the wrong direction, and no process at datagram servers"
+                "forgot {forgotten} addresses that are gone, because too many come and go: flows that began while they \
+                 were there may have the wrong direction, and no process for datagram servers"
             );
         }
     }
@@ -120,8 +120,8 @@ impl LocalAddresses {
         self.has_lost = true;
         if !std::mem::replace(&mut self.has_said, true) {
             warn!(
-                "cannot read the addresses of `{}`, and tries again: {error}; flows of addresses that come or go meanwhile \
-                 may have the wrong direction, and no process at datagram servers",
+                "cannot read the addresses of the network namespace `{}`, flowlog keeps trying: {error}; flows of \
+                 addresses that come or go meanwhile may have the wrong direction, and no process for datagram servers",
                 namespace.unwrap_or("own")
             );
         }

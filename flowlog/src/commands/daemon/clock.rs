@@ -46,14 +46,14 @@ impl Watch {
             timerfd::ClockId::CLOCK_REALTIME,
             TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC,
         )
-        .context("cannot make a timer that tells when somebody sets the clock")?;
+        .context("cannot make a timer that notices when somebody sets the clock")?;
         arm(&timer)?;
         let (clocks, took_ns) = compare();
         let error_ns = clocks.error_ns();
         if error_ns > SLOW_NS {
             warn!(
-                "the clocks of this host can be compared to within {} us only, expected less than {} us: connections that use a \
-                 port again within this time have ambiguous processes; choose a faster clock source, such as tsc",
+                "the clocks of this host can be compared only to within {} us, expected at most {} us: connections that \
+                 reuse a port within this time have `ambiguous` processes; choose a faster clock source, such as tsc",
                 to_us(error_ns),
                 to_us(SLOW_NS),
             );
@@ -105,7 +105,7 @@ impl Watch {
             }
             // It does not run out before the end of time.
             Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(false),
-            Err(error) => Err(error).context("cannot ask whether somebody has set the clock"),
+            Err(error) => Err(error).context("cannot find out whether somebody set the clock"),
         }
     }
 }

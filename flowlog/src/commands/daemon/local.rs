@@ -80,15 +80,13 @@ impl Forgotten {
         if forgotten > self.declared {
             let now_us = now_us();
             let gap = Gap::new(Cause::TableFull, Stage::Attribute, now_us, now_us);
-            let detail = format!("{} {what} were forgotten", forgotten - self.declared);
+            let detail = format!("forgot {} {what}", forgotten - self.declared);
             gaps.add(Gap { detail: Some(detail), ..gap });
             self.declared = forgotten;
         }
         if forgotten > self.said * 2 {
             self.said = forgotten;
-            warn!(
-                "{forgotten} {what} were forgotten, because there are too many: their flows have no process"
-            );
+            warn!("forgot {forgotten} {what}: their flows have no process");
         }
     }
 }
@@ -236,7 +234,10 @@ impl Local {
             return Ok(());
         }
         *lost += lost_now;
-        warn!("{lost_now} events of sockets and processes were lost: flows of this time may have no process");
+        warn!(
+            "{lost_now} events of sockets and processes were lost: flows of this time may have no process; if this \
+             repeats, raise `attribution.ring_buffer`"
+        );
         self.seed();
         Ok(())
     }
@@ -280,8 +281,12 @@ impl Local {
         self.declare_set_clock(gaps);
         self.say_refused_cmdlines();
         let (evicted, forgotten) = (self.tables.evicted(), self.tables.raw.forgotten());
-        self.evicted.declare(evicted, "sockets", gaps);
-        self.forgotten.declare(forgotten, "addresses and ports of packets made by hand", gaps);
+        self.evicted.declare(evicted, "sockets, because there are more than `attribution.sockets`", gaps);
+        self.forgotten.declare(
+            forgotten,
+            "addresses and ports of packets of raw sockets, because there are too many",
+            gaps,
+        );
     }
 
     /// Declares that somebody set the clock: times of flows jumped, and a flow of this moment may have been known by two
@@ -291,7 +296,8 @@ impl Local {
         let by_s = Duration::from_nanos(by_ns.unsigned_abs()).as_secs_f64();
         let direction = if by_ns < 0 { "back" } else { "forward" };
         warn!(
-            "somebody set the clock {direction} by {by_s:.6} s: times of flows jump, and flows of this moment may have an ambiguous process"
+            "somebody set the clock {direction} by {by_s:.6} s: the times of flows jump, and flows of this moment may have \
+             `ambiguous` processes"
         );
         // As it was before, and as it is now.
         let times_us = [after_ns, before_ns].map(|at_ns| to_us(self.clock.clocks.realtime_ns(at_ns)));
@@ -305,7 +311,10 @@ impl Local {
         let refused = self.tables.processes.refused_cmdlines();
         if refused > self.said_refused_cmdlines * 2 {
             self.said_refused_cmdlines = refused;
-            warn!("{refused} command lines were left out, because those of other processes take 64 MiB");
+            warn!(
+                "left out {refused} command lines, because those of other processes take 64 MiB: rows of these \
+                 processes have no `cmdline`"
+            );
         }
     }
 
@@ -315,7 +324,8 @@ impl Local {
         origins.walk();
         if !is_initial_pid_namespace() {
             warn!(
-                "flowlog runs in a pid namespace of its own: what processes run that are older than it is not known"
+                "flowlog runs in a pid namespace of its own, so it knows no program of processes that are older than it; \
+                 run it in the one of the host, as `docker run --pid=host` does"
             );
             return;
         }
@@ -323,7 +333,7 @@ impl Local {
             tables.processes.seed(process, now_ns(ClockId::CLOCK_MONOTONIC));
         });
         if let Err(error) = seeded {
-            warn!("cannot read the running processes from /proc: {error}; their programs are not known");
+            warn!("the programs of running processes are not known: cannot read /proc: {error}");
         }
     }
 }
@@ -435,13 +445,14 @@ impl Unfinished {
 fn known_layouts(cmdline: Mode) -> Layouts {
     let layouts = layouts().unwrap_or_else(|error| {
         warn!(
-            "command lines and login users of new processes are not known, and their paths only as they were given: cannot use `{KERNEL_TYPES}`: {error}"
+            "command lines and login users of new processes are not known, and their `exe` is as it was given: cannot \
+             use `{KERNEL_TYPES}`: {error}; use a kernel with CONFIG_DEBUG_INFO_BTF"
         );
         Layouts::default()
     });
     if layouts.paths == PathLayout::default() && layouts.tasks != TaskLayout::default() {
         warn!(
-            "the paths of new programs are known only as they were given: `{KERNEL_TYPES}` has no fields that lead to them"
+            "the `exe` of new processes is as it was given: `{KERNEL_TYPES}` lacks the fields that lead to the whole path"
         );
     }
     if cmdline == Mode::Off {

@@ -33,8 +33,8 @@ const ROOM_AGAIN_PERCENT: u64 = 80;
 const TRACKING: [Need; 2] = [Need::TracksIpv4, Need::TracksIpv6];
 
 /// Why tracking may not have worked between two looks.
-const RELOADED: &str = "the rules that make the kernel track were removed and added again, so connections may not have \
-                        been tracked in between";
+const RELOADED: &str = "the rules that make the kernel track were removed and added again, and connections in between \
+                        may not have been tracked";
 
 /// The needs of one network namespace.
 pub(super) struct Needed {
@@ -91,7 +91,8 @@ impl Needed {
             self.observe(need, Some(is_on), at_us, namespace, gaps);
             if !is_on && self.keep {
                 let turned_on = self.watch.turn_on(need);
-                let done = turned_on.with_context(|| format!("cannot mend that {}", need.found()));
+                let done =
+                    turned_on.with_context(|| format!("{}, and flowlog cannot set it to 1", need.found()));
                 if self.has_mended(&[need], done, namespace) {
                     self.observe(need, Some(true), now_us(), namespace, gaps);
                 }
@@ -104,8 +105,8 @@ impl Needed {
         if tracking.iter().all(|tracking| tracking.is_blind) && !self.has_said_unknown {
             self.has_said_unknown = true;
             warn!(
-                "it cannot be found out whether the kernel tracks connections in the network namespace `{}`, so it is not \
-                 noticed if it does not; run with CAP_NET_RAW, and set the interface `lo` up",
+                "cannot check whether the kernel tracks connections in the network namespace `{}`, so flowlog will not \
+                 notice if it stops; run with CAP_NET_RAW, and set the interface `lo` up",
                 namespace.label()
             );
         }
@@ -148,7 +149,7 @@ impl Needed {
         match self.said.change(need, change, Instant::now()) {
             Some(Change::Lost { need }) => self.say_lost(need, namespace),
             Some(Change::Met { need, after_us }) => info!(
-                "mended after {} in the network namespace `{}`: {}",
+                "resolved after {} in the network namespace `{}`: {}",
                 lasting(after_us),
                 namespace.label(),
                 need.found()
@@ -161,7 +162,7 @@ impl Needed {
         let name = namespace.label();
         let advice = match (need, self.keep) {
             (Need::Room, _) => "raise the sysctl net.netfilter.nf_conntrack_max".to_owned(),
-            (_, true) => "flowlog sets it right".to_owned(),
+            (_, true) => "flowlog is restoring it".to_owned(),
             (_, false) => {
                 let netns = namespace.name().map(|name| format!(" --netns {name}")).unwrap_or_default();
                 format!("run `flowlog doctor --fix{netns}`, or set `host.keep = true`")
@@ -169,8 +170,8 @@ impl Needed {
         };
         let (found, consequence) = (need.found(), need.consequence());
         match need.severity() {
-            Severity::Error => error!("in the network namespace `{name}` {found}: {consequence}; {advice}"),
-            Severity::Warning => warn!("in the network namespace `{name}` {found}: {consequence}; {advice}"),
+            Severity::Error => error!("{found} in the network namespace `{name}`: {consequence}; {advice}"),
+            Severity::Warning => warn!("{found} in the network namespace `{name}`: {consequence}; {advice}"),
         }
     }
 
@@ -218,14 +219,16 @@ impl Needed {
         let Some(mending) = &self.mending else { return };
         let result = match mending.try_recv() {
             Err(TryRecvError::Empty) => return,
-            Err(TryRecvError::Disconnected) => Err(anyhow::anyhow!("the thread that adds rules has ended")),
+            Err(TryRecvError::Disconnected) => {
+                Err(anyhow::anyhow!("the thread that adds rules ended without a result"))
+            }
             Ok(result) => result,
         };
         self.mending = None;
         let result = result.map(|Fixed { done, undo }| {
             let name = namespace.label();
             if self.said.is_time(Topic::Added, Instant::now()) {
-                info!("{done} in the network namespace `{name}`; undo: {undo}");
+                info!("in the network namespace `{name}`: {done}; to undo: {undo}");
             }
         });
         self.has_mended(&TRACKING, result, namespace);
@@ -252,7 +255,10 @@ impl Needed {
                     }
                 }
                 if is_new {
-                    error!("flows of the network namespace `{}` stay incomplete: {text}", namespace.label());
+                    error!(
+                        "flows of the network namespace `{}` stay incomplete or missing: {text}",
+                        namespace.label()
+                    );
                 }
                 false
             }
@@ -270,14 +276,19 @@ impl Needed {
         let at_us = now_us();
         let mut processors = Vec::new();
         if let Err(error) = requests.cpu_statistics(|cpu, statistics| processors.push((cpu, statistics))) {
-            warn!("cannot read what the kernel lost in `{}`: {}", namespace.label(), one_line(&error));
+            warn!(
+                "cannot read how many packets the kernel dropped in the network namespace `{}`: {}; flowlog declares \
+                 them when it can read that again",
+                namespace.label(),
+                one_line(&error)
+            );
             return;
         }
         let counted = self.losses.read(processors);
         let lost: Vec<Gap> = counted.gaps(namespace.label(), table_max, self.losses_read_us, at_us).collect();
         for gap in lost {
             error!(
-                "{} packets of new connections were dropped by the kernel ({}): {}",
+                "up to {} connections are lost ({}): {}; `flowlog doctor` shows whether the table is too small",
                 gap.lost_flows.unwrap_or_default(),
                 gap.cause.name(),
                 gap.detail.as_deref().unwrap_or_default(),

@@ -27,7 +27,7 @@ impl Local {
         }
         if !sockets_tell_namespaces() {
             warn!(
-                "sockets that are older than flowlog have no process: they tell their network namespace since Linux 5.14"
+                "sockets that are older than flowlog have no process: finding their network namespace takes Linux 5.14"
             );
             return Ok(());
         }
@@ -53,7 +53,7 @@ impl Local {
         });
         match walked {
             Ok(Missed { processes, sockets }) => debug!(
-                "found {} sockets that are older than flowlog; {processes} processes and {sockets} sockets could not be looked at",
+                "found {} sockets that are older than flowlog; {processes} processes and {sockets} sockets could not be read",
                 found.len()
             ),
             Err(error) => {
@@ -115,8 +115,8 @@ fn waiting_in(watched: &Watched) -> Option<(u64, u64, Vec<Waiting>)> {
         Ok(waiting) => Some((netns_cookie, found_ns, waiting)),
         Err(error) => {
             warn!(
-                "connections that wait to be accepted in the network namespace `{}` have no process: cannot list sockets: {error}; \
-                 load the module tcp_diag",
+                "connections that wait to be accepted in the network namespace `{}` have no process: cannot list sockets: \
+                 {error}; load the module tcp_diag",
                 watched.name()
             );
             None

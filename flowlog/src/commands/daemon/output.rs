@@ -151,5 +151,5 @@ impl Output {
 }
 
 fn writer_ended() -> anyhow::Error {
-    anyhow!("the writing thread has ended")
+    anyhow!("the writing thread ended unexpectedly")
 }

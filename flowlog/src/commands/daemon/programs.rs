@@ -91,7 +91,10 @@ impl Programs {
             }
             Err(error) if !self.has_said => {
                 self.has_said = true;
-                warn!("cannot attach the eBPF programs again; restart flowlog: {}", one_line(&error));
+                warn!(
+                    "cannot attach the eBPF programs again, so flows may have no process; restart flowlog: {}",
+                    one_line(&error)
+                );
             }
             Err(_) => {}
         }
@@ -103,7 +106,7 @@ impl Programs {
         match self.said.change(Need::Programs, change, Instant::now()) {
             Some(Change::Lost { need }) => {
                 let advice = if self.keep {
-                    "flowlog attaches them again"
+                    "flowlog is attaching them again"
                 } else {
                     "restart flowlog, or set `host.keep = true`"
                 };

@@ -52,8 +52,8 @@ impl Daemon {
             if watched.is_shedding && !was_shedding {
                 begins = true;
                 error!(
-                    "flows of the network namespace `{}` are lost from now on: writing is behind, and the kernel \
-                     holds as many entries as it should",
+                    "flows of the network namespace `{}` are being lost: writing is behind, and the kernel already \
+                     holds as many entries as it may (`hold.table_share`)",
                     watched.name()
                 );
             }
@@ -203,7 +203,7 @@ impl Daemon {
 
     /// Declares that there was more to be read.
     pub(super) fn declare_unread(&mut self) {
-        error!("not all that the kernel had queued could be taken: flows are lost, how many is not known");
+        error!("stopped before all queued events were read: an unknown number of flows is lost");
         let Output { began_us, complete_until_us, .. } = self.output;
         // Without the last dump nobody sees what had expired, and the kernel had not noticed yet.
         let from_us = unnoticed_since_us(complete_until_us, began_us);
@@ -256,9 +256,9 @@ fn decode_flows(
             Err(error) => {
                 // A stream of them would fill the log with nothing new.
                 if counts.undecodable.is_power_of_two() || counts.undecodable == 0 {
-                    error!("a flow was lost: {error}, in a message of the kernel");
+                    error!("lost a flow: cannot decode the kernel's message: {error}");
                 }
-                debug!("cannot be decoded: {error}: {datagram:02x?}");
+                debug!("cannot decode the kernel's message: {error}: {datagram:02x?}");
                 counts.undecodable += 1;
                 lose_messages(1, "messages that cannot be decoded", output, counts);
             }

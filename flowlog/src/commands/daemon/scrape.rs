@@ -58,7 +58,7 @@ async fn accept(listener: TcpListener, exposition: Arc<Exposition>) {
                 });
             }
             Err(error) => {
-                warn!("cannot take a connection for metrics: {error}");
+                warn!("cannot accept a connection for metrics: {error}");
                 tokio::time::sleep(PAUSE).await;
             }
         }

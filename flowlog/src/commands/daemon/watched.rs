@@ -225,7 +225,11 @@ impl Watched {
         match self.requests.count() {
             Ok(entries) => self.entries = entries,
             Err(error) => {
-                warn!("cannot count the entries of `{}`: {}", self.name(), one_line(&error));
+                warn!(
+                    "flowlog does not know how full the connection tracking table of the network namespace `{}` is: {}",
+                    self.name(),
+                    one_line(&error)
+                );
                 return false;
             }
         }
@@ -275,7 +279,10 @@ impl Watched {
                     let is_recorded = filter.records(&decoded.flow);
                     dumps.saw(decoded.flow, is_recorded, at_ns);
                 }
-                Err(error) => warn!("an entry of the connection tracking table cannot be read: {error}"),
+                Err(error) => warn!(
+                    "cannot decode an entry of the connection tracking table, so it is not recorded if it ends \
+                     without an event: {error}"
+                ),
             }
             if result.is_ok() {
                 result = local.drain_now_and_then(&mut drained);
@@ -293,7 +300,12 @@ impl Watched {
             Err(error) => {
                 dumps.cancel();
                 self.has_silent |= follow == Follow::Silent;
-                warn!("cannot list the table of `{}`: {}", self.name(), one_line(&error));
+                warn!(
+                    "connections of the network namespace `{}` that end without an event are recorded late, or not \
+                     at all: {}",
+                    self.name(),
+                    one_line(&error)
+                );
             }
         }
         result
@@ -305,8 +317,8 @@ impl Watched {
         if zeroed > self.said_zeroed * 2 {
             self.said_zeroed = zeroed;
             warn!(
-                "somebody set counters of {zeroed} connections of `{}` back, as `conntrack -L -z` does: the rows of \
-                 those that were listed before have counters_final = false",
+                "somebody reset the counters of {zeroed} connections of the network namespace `{}`, as `conntrack -L -z` \
+                 does: rows of those that flowlog had listed before have `counters_final = false`",
                 self.name()
             );
         }
@@ -317,8 +329,8 @@ impl Watched {
         if self.dumps.left_out() > 0 && !self.has_said_left_out {
             self.has_said_left_out = true;
             warn!(
-                "the connection tracking table of `{}` has more entries than flowlog follows: if one of the others ends \
-                 without an event, it is not recorded",
+                "the connection tracking table of the network namespace `{}` has more entries than flowlog follows: if one \
+                 of the others ends without an event, it is not recorded",
                 self.name()
             );
         }

@@ -167,13 +167,17 @@ fn append(store: &mut Store, rows: &RecordBatch, complete_until_us: i64, status:
             Err(refused) => {
                 // Once, and not each second.
                 if status.cause().is_none() {
-                    error!("flows cannot be written, the kernel holds them: {}", one_line(&refused));
+                    error!(
+                        "cannot write flows: {}; the kernel holds them for now, and they are lost if this lasts; \
+                         flowlog tries again each second",
+                        one_line(&refused)
+                    );
                 }
                 status.set_cause(Some(refused.cause()));
             }
         }
         if status.is_given_up() {
-            error!("{} flows are lost: there was no room for them until the stop", rows.num_rows());
+            error!("{} flows are lost: flowlog stopped before it could write them", rows.num_rows());
             return false;
         }
         std::thread::sleep(RETRY_INTERVAL);

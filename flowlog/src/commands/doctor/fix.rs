@@ -74,7 +74,7 @@ pub fn fix(track: bool, mut each: impl FnMut(Fixed)) -> Result<()> {
 pub fn add_rules() -> Result<Fixed> {
     nft(RULES)?;
     Ok(Fixed {
-        done: "added the table `inet flowlog`, whose rules use ct".to_owned(),
+        done: "added the nftables table `inet flowlog`, which makes the kernel track connections".to_owned(),
         undo: "nft delete table inet flowlog".to_owned(),
     })
 }

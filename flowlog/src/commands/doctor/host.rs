@@ -54,7 +54,7 @@ fn capabilities() -> Finding {
         .map(|(capability, why)| format!("{capability} ({why})"))
         .collect();
     if missing.is_empty() {
-        Finding::ok("capabilities", "all that are needed")
+        Finding::ok("capabilities", "has all that flowlog needs")
     } else {
         Finding::bad(
             "capabilities",
@@ -76,7 +76,7 @@ fn clocks() -> Finding {
     let found = format!("can be compared to within {} us (clock source: {source})", error_ns.div_ceil(1000));
     if error_ns > SLOW_NS {
         let found =
-            format!("{found}: connections that use a port again within this time have ambiguous processes");
+            format!("{found}: connections that reuse a port within this time have `ambiguous` processes");
         return Finding::bad(CHECK, Level::Warning, found, "use a faster clock source, such as tsc");
     }
     Finding::ok(CHECK, found)
@@ -96,11 +96,11 @@ fn older_sockets() -> Finding {
         return Finding::bad(
             CHECK,
             Level::Warning,
-            "do not tell their network namespace: sockets that are older than flowlog have no process",
-            "use Linux 5.14 or newer, or start flowlog before what it is to name",
+            "this kernel does not show their network namespace: sockets that are older than flowlog have no process",
+            "use Linux 5.14 or newer, or start flowlog before the programs that it is to name",
         );
     }
-    Finding::ok(CHECK, "can be looked up in their processes")
+    Finding::ok(CHECK, "flowlog can find their processes")
 }
 
 fn cgroup2() -> Finding {
@@ -117,7 +117,8 @@ fn btf() -> Finding {
             "BTF",
             Level::Warning,
             format!(
-                "{KERNEL_TYPES}: {error}; new processes have no command line and no login user, and their `exe` is as it was given"
+                "cannot use {KERNEL_TYPES}: {error}; new processes have no command line and no login user, and their \
+                 `exe` is as it was given"
             ),
             "use a kernel with CONFIG_DEBUG_INFO_BTF",
         ),
@@ -132,7 +133,7 @@ fn programs() -> Finding {
     match Ebpf::load(RING_BUFFER_BYTES, &layouts().unwrap_or_default()) {
         Ok(ebpf) if ebpf.is_on_branch() => Finding::bad(CHECK, Level::Warning, ON_BRANCH, HOST_CGROUPS),
         Ok(ebpf) if !ebpf.tells_syscalls() => Finding::ok(CHECK, ONLY_RELATIVES),
-        Ok(_) => Finding::ok(CHECK, "the kernel takes all of them"),
+        Ok(_) => Finding::ok(CHECK, "the kernel accepts all of them"),
         Err(error) => Finding::bad(
             CHECK,
             Level::Warning,
@@ -167,7 +168,7 @@ fn output_directory(output: &Path) -> Finding {
         Err(errno) => {
             return bad(
                 format!("cannot read the free space of `{}`: {errno}", existing.display()),
-                "mount it",
+                "check that its file system is mounted and works",
             );
         }
     };

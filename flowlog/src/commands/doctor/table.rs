@@ -41,10 +41,10 @@ pub fn check_table(netns: &str, output: &Path) -> Finding {
         let last = last.round(Unit::Second).unwrap_or(last);
         found += &format!(", last full at {last} ({} packets of new connections dropped in all)", full.lost);
     } else if counted.refused() > 0 {
-        found += &format!(", {} packets of new connections dropped since the boot", counted.refused());
+        found += &format!(", {} packets of new connections dropped since boot", counted.refused());
     }
     if counted.early_drop > 0 {
-        found += &format!(", {} entries removed early since the boot", counted.early_drop);
+        found += &format!(", {} entries removed early since boot", counted.early_drop);
     }
     let is_nearly_full = u64::from(entries) * 100 >= u64::from(max) * NEARLY_FULL_PERCENT;
     if full.last_us.is_none() && counted.refused() + counted.early_drop == 0 && !is_nearly_full {

@@ -63,7 +63,7 @@ pub fn check_namespace(name: Option<&str>) -> Vec<Finding> {
     let opened = Requests::open().and_then(|mut requests| requests.count().map(|_| requests));
     let mut requests = match opened {
         Ok(requests) => requests,
-        // The text says what to do.
+        // It has advice in it.
         Err(error) => {
             let found = error.to_string();
             return vec![Finding { level: Level::Problem, ..Finding::ok(CTNETLINK, found) }];
@@ -72,12 +72,7 @@ pub fn check_namespace(name: Option<&str>) -> Vec<Finding> {
     vec![
         Finding::ok(CTNETLINK, "connection tracking answers"),
         sysctl("nf_conntrack_acct", "flows have counters", "flows have no counters", &fix),
-        sysctl(
-            "nf_conntrack_timestamp",
-            "flows have times of start and end",
-            "flows have no time of start",
-            &fix,
-        ),
+        sysctl("nf_conntrack_timestamp", "flows have start and end times", "flows have no start time", &fix),
         events(&fix),
         tracks("tracking of IPv4", Ipv4Addr::LOCALHOST.into(), &mut requests, &fix),
         tracks("tracking of IPv6", Ipv6Addr::LOCALHOST.into(), &mut requests, &fix),
@@ -97,12 +92,12 @@ fn sysctl(name: &'static str, on: &str, off: &str, fix: &str) -> Finding {
 fn events(fix: &str) -> Finding {
     const NAME: &str = "nf_conntrack_events";
     match read_sysctl(NAME) {
-        Ok(0) => Finding::bad(NAME, Level::Problem, "0: the kernel tells of no flow", fix),
-        Ok(1) => Finding::ok(NAME, "1: the kernel tells of every flow"),
+        Ok(0) => Finding::bad(NAME, Level::Problem, "0: the kernel reports no flow", fix),
+        Ok(1) => Finding::ok(NAME, "1: the kernel reports every flow"),
         Ok(value) => Finding::bad(
             NAME,
             Level::Warning,
-            format!("{value}: connections that are older than flowlog end unseen"),
+            format!("{value}: connections that are older than flowlog end without an event"),
             fix,
         ),
         Err(error) => Finding::bad(
@@ -128,7 +123,7 @@ fn tracks(check: &'static str, loopback: IpAddr, requests: &mut Requests, fix: &
             return Finding::bad(
                 check,
                 Level::Warning,
-                format!("cannot be tried, nothing can be sent to {loopback} here: {error}"),
+                format!("cannot be checked, because nothing can be sent to {loopback} here: {error}"),
                 "set the interface `lo` of this namespace up",
             );
         }

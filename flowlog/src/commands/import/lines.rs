@@ -21,8 +21,8 @@ const NAMES: [&str; 2] = [" progname=", " secctx="];
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// What is wrong with a last line that may be cut, even inside a number.
-const NO_END: &str = "found a last line that has no end, expected a newline behind it: it may be cut; add one if \
-                      it is whole";
+const NO_END: &str = "found a last line that has no end, expected a newline after it: it may be cut; add one if \
+                      it is complete";
 
 /// What may be done about a field that is not known.
 const IGNORE_UNKNOWN: &str = "; --ignore-unknown leaves out fields and flags that are not known";
@@ -217,7 +217,7 @@ impl Lines {
                 let good = String::from_utf8_lossy(line.get(..error.valid_up_to()).unwrap_or_default());
                 // Names that the kernel or conntrack(8) cut, and which have no column.
                 if !NAMES.iter().any(|name| good.contains(name)) {
-                    let what = "found bytes that are no UTF-8, expected text".to_owned();
+                    let what = "found bytes that are not UTF-8, expected text".to_owned();
                     return Err(self.bad(good.chars().count() + 1, what));
                 }
                 String::from_utf8_lossy(line)

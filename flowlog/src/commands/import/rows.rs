@@ -115,15 +115,15 @@ pub(super) enum ImportError {
     #[error("{0}; nothing was imported, --keep-going leaves such lines out")]
     BadLine(BadLine),
     /// A line that was good when it was read first is not any more.
-    #[error("{0}; the file was changed meanwhile, the lines before are imported")]
+    #[error("{0}; the file changed while it was read, the lines before are imported")]
     Changed(BadLine),
     /// The flow log cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The disk takes no more.
     #[error(
-        "the lines from {from} on are not imported; make room, and import the rest: the next run publishes \
-         those before"
+        "the lines from {from} on are not imported; make room and import them: the next run publishes those \
+         before"
     )]
     Refused {
         /// The first line that is not.

@@ -185,8 +185,8 @@ impl Listener {
             match attach(&listener.socket, &socket_filter::compile(filter)) {
                 Ok(()) => listener.is_filtered = true,
                 Err(error) => warn!(
-                    "the kernel does not take the filter, so unwanted events cost time until flowlog leaves them \
-                     out; make its lists shorter, or raise the sysctl net.core.optmem_max: {error}"
+                    "the kernel does not accept the filter, so flowlog has to read and drop unwanted events; make its lists \
+                     shorter, or raise the sysctl net.core.optmem_max: {error}"
                 ),
             }
         }

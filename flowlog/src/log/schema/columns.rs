@@ -105,13 +105,13 @@ columns! {
             "initiator, original source: RFC 5952 text, IPv4 as dotted quad",
             |row| Some(row.flow.orig.src);
         16 src_port: Int32, NULLABLE.delta(),
-            "port of the initiator, NULL where the protocol has none",
+            "port of the initiator, NULL if the protocol has none",
             |row| row.ports.map(|(src, _)| src.into());
         17 dst_ip: Address, REQUIRED.looked_up(),
             "responder, original destination",
             |row| Some(row.flow.orig.dst);
         18 dst_port: Int32, NULLABLE,
-            "port of the responder, NULL where the protocol has none",
+            "port of the responder, NULL if the protocol has none",
             |row| row.ports.map(|(_, dst)| dst.into());
         19 icmp_type: Int32, NULLABLE,
             "ICMP or ICMPv6 type of the first packet",
@@ -123,31 +123,31 @@ columns! {
             "ICMP or ICMPv6 echo id",
             |row| row.icmp.map(|icmp| icmp.id.into());
         22 nat_src_ip: Address, NULLABLE.looked_up(),
-            "what NAT made of src_ip, NULL where unchanged",
+            "what NAT made of src_ip, NULL if unchanged",
             |row| row.nat.src_ip;
         23 nat_src_port: Int32, NULLABLE.delta(),
-            "what NAT made of src_port, NULL where unchanged",
+            "what NAT made of src_port, NULL if unchanged",
             |row| row.nat.src_port.map(i32::from);
         24 nat_dst_ip: Address, NULLABLE.looked_up(),
-            "what NAT made of dst_ip, NULL where unchanged",
+            "what NAT made of dst_ip, NULL if unchanged",
             |row| row.nat.dst_ip;
         25 nat_dst_port: Int32, NULLABLE,
-            "what NAT made of dst_port, NULL where unchanged",
+            "what NAT made of dst_port, NULL if unchanged",
             |row| row.nat.dst_port.map(i32::from);
         26 orig_packets: Int64, NULLABLE,
-            "packets from src to dst, NULL where accounting was off",
+            "packets from src to dst, NULL if accounting was off",
             |row| row.flow.orig_counters.map(|counters| saturate(counters.packets));
         27 orig_bytes: Int64, NULLABLE,
             "layer 3 bytes from src to dst, counted per socket buffer",
             |row| row.flow.orig_counters.map(|counters| saturate(counters.bytes));
         28 reply_packets: Int64, NULLABLE,
-            "packets from dst to src, NULL where accounting was off",
+            "packets from dst to src, NULL if accounting was off",
             |row| row.flow.reply_counters.map(|counters| saturate(counters.packets));
         29 reply_bytes: Int64, NULLABLE,
             "layer 3 bytes from dst to src, counted per socket buffer",
             |row| row.flow.reply_counters.map(|counters| saturate(counters.bytes));
         30 counters_final: Bool, REQUIRED,
-            "false where the counters are a snapshot (active, reconcile, import of a list)",
+            "false if the counters are a snapshot (active, reconcile, import of a list)",
             |row| Some(row.record.counters_final);
         31 end_reason: Names, NULLABLE,
             "closed, reset, timeout, deleted (removed while it was open, also by a full table) or unknown",
@@ -213,13 +213,13 @@ columns! {
             "audit login uid: who logged in before sudo; NULL: nobody did",
             |end| end.process.and_then(|process| process.login_uid).map(i64::from);
         [50, 72] user: Shared, NULLABLE,
-            "name of uid, where the host knows it",
+            "name of uid, if the host knows it",
             |end| end.origin.and_then(|origin| origin.user.as_ref());
         [51, 73] comm: Task, NULLABLE,
             "name of the thread that opened the socket",
             |end| end.owner.map(|owner| owner.comm);
         [52, 74] exe: Shared, NULLABLE,
-            "path of the program that runs, as `/proc/PID/exe` tells it",
+            "path of the program that runs, as `/proc/PID/exe` shows it",
             |end| end.process.and_then(|process| process.exe.as_ref());
         [53, 75] cmdline: Shared, NULLABLE,
             "arguments, separated by spaces, secrets masked",

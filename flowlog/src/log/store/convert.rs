@@ -150,8 +150,14 @@ fn take_new(batch: &RecordBatch, taken: &mut RangeInclusiveSet<i64>) -> Result<R
 pub(super) fn set_aside(path: &Path) {
     let aside = path.with_extension("wal.damaged");
     match std::fs::rename(path, &aside) {
-        Ok(()) => error!("a segment of the write-ahead log is damaged, and kept as `{}`", aside.display()),
-        Err(error) => warn!("cannot rename the damaged segment `{}`: {error}", path.display()),
+        Ok(()) => error!(
+            "rows are declared as lost: cannot read a segment of the write-ahead log to its end; it is kept as `{}`",
+            aside.display()
+        ),
+        Err(error) => warn!(
+            "rows are declared as lost: the segment `{}` is damaged, and cannot be renamed: {error}",
+            path.display()
+        ),
     }
 }
 
@@ -183,14 +189,14 @@ impl Store {
                 self.rotate(now);
                 if self.conversion.is_empty() {
                     damaged.iter().for_each(|segment| set_aside(&segment.path));
-                    tracing::info!(rows = readout.rows, "wrote the files of rows that had to wait");
+                    tracing::info!(rows = readout.rows, "published the rows that had to wait");
                 } else {
                     // Their good rows are still to be published.
                     self.conversion.add(damaged);
                 }
             }
             Err(Fault(error)) => {
-                self.say(format!("files cannot be written: {error}"));
+                self.say(format!("cannot write files: {error}"));
                 self.writer.discard();
                 for file in self.writer.take_published() {
                     self.take_published(file, None, now);

@@ -115,7 +115,7 @@ pub(super) fn unfinished(
     }
     let listing = segments::list(&directory.wal())?;
     for path in listing.foreign {
-        warn!("`{}` is not of the write-ahead log, and left alone", path.display());
+        warn!("`{}` does not belong to the write-ahead log, flowlog leaves it alone", path.display());
     }
     for segment in listing.segments {
         let run = runs.entry(segment.run_id).or_insert_with(|| new(segment.run_id, false));
@@ -147,7 +147,7 @@ impl Store {
         }
         for mut run in std::mem::take(&mut self.unfinished) {
             if let Err(Fault(error)) = self.recover_run(&mut run, now) {
-                self.say(format!("the rows of the run {} cannot be published: {error}", run.run_id));
+                self.say(format!("cannot publish the rows of the earlier run {}: {error}", run.run_id));
                 self.unfinished.push(run);
             }
         }
@@ -176,7 +176,7 @@ impl Store {
                     (Ok(file), _) => file,
                     (Err(error), Some(of_ledger)) => {
                         warn!(
-                            "a published file cannot be read, the ledger tells its rows: {}",
+                            "cannot read a published file, flowlog takes its row numbers from the ledger: {}",
                             one_line(&error)
                         );
                         seqs.insert(of_ledger);
@@ -224,7 +224,7 @@ impl Store {
             self.losses.add(gap);
         }
         if run.is_open || *rows > 0 {
-            info!(run = %run.run_id, rows, dropped_bytes, "recovered what a run left that did not stop");
+            info!(run = %run.run_id, rows, dropped_bytes, "recovered the rows of a run that was killed");
             let recovered = Recovered {
                 of_run: run.run_id,
                 rows: *rows,

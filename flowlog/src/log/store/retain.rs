@@ -27,7 +27,9 @@ impl Store {
         let found = files(&self.directory).and_then(|files| Ok((files, free_bytes(&self.directory)?)));
         let (files, free_bytes) = match found {
             Ok(found) => found,
-            Err(error) => return warn!("cannot see which files are to be deleted: {error}"),
+            Err(error) => {
+                return warn!("cannot find out which old files to delete, so none is deleted: {error}");
+            }
         };
         for (file, reason) in to_delete(files, self.retention, free_bytes, now) {
             // The rows of a run that is not recovered yet are compared with its files.
@@ -37,7 +39,7 @@ impl Store {
                 continue;
             }
             if let Err(error) = self.delete(&file, reason, now) {
-                warn!("cannot delete `{}`: {error}", file.path.display());
+                warn!("cannot delete the old file `{}`, delete it yourself: {error}", file.path.display());
                 self.undeletable.insert(file.path);
             }
         }

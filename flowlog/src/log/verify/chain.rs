@@ -78,7 +78,7 @@ impl Chain {
         if let Some(last_time) = self.last_time
             && line.time < last_time
         {
-            let found = format!("is of {}, and the line before of {last_time}", line.time);
+            let found = format!("has the time {}, but the line before has {last_time}", line.time);
             findings.add(
                 Finding::new(Level::Warning, Check::Time, found)
                     .line(number)

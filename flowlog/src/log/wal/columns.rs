@@ -52,7 +52,7 @@ pub enum EncodeError {
     #[error("the batch does not have the columns of the flow record, expected those of `flowlog schema`")]
     Schema,
     /// The batch is too large for one frame.
-    #[error("the batch has {rows} rows or texts in a column, expected at most {MAX_ROWS}")]
+    #[error("the batch has {rows} rows or strings in a column, expected at most {MAX_ROWS}")]
     TooLong {
         /// What it has.
         rows: usize,
@@ -64,7 +64,7 @@ pub enum EncodeError {
         bytes: usize,
     },
     /// The rows are not numbered one after the other.
-    #[error("the rows have holes in their numbers, expected one after the other from {first_seq}")]
+    #[error("found holes in the row numbers, expected consecutive numbers from {first_seq}")]
     Holes {
         /// Number of the first row.
         first_seq: i64,
@@ -90,7 +90,7 @@ pub enum DecodeError {
         bytes: usize,
     },
     /// More rows or texts than a frame has.
-    #[error("found {rows} rows or texts in a column, expected at most {MAX_ROWS}")]
+    #[error("found {rows} rows or strings in a column, expected at most {MAX_ROWS}")]
     TooLong {
         /// How many.
         rows: usize,

@@ -132,7 +132,11 @@ impl Directory {
             }
             let bytes = metadata.len();
             fs::remove_file(&path)?;
-            tracing::warn!(path = %path.display(), bytes, "removed an unfinished file of an earlier run");
+            tracing::warn!(
+                path = %path.display(),
+                bytes,
+                "removed an unfinished file of an earlier run; nothing is lost by that"
+            );
         }
         Ok(())
     }

@@ -58,13 +58,13 @@ pub enum Fault {
     #[error(transparent)]
     Arrow(#[from] ArrowError),
     /// A time has no date.
-    #[error("end_time is out of the range of dates")]
+    #[error("`end_time` is outside the range of dates")]
     Time(#[from] jiff::Error),
     /// The batch is not one of flows.
     #[error("the batch does not have the columns of the flow record, expected those of `flowlog schema`")]
     Schema,
     /// The finished file does not hold what was written.
-    #[error("the footer says {found} rows, expected {expected}")]
+    #[error("found {found} rows in the footer, expected {expected}")]
     RowCount {
         /// Rows that went in.
         expected: u64,

@@ -11,6 +11,7 @@
 //! | [`import`] | `flowlog import`: saved text = rows of the flow log | yes |
 //! | [`conntrack`] | `flowlog conntrack`: conntrack(8) | yes |
 //! | [`doctor`] | `flowlog doctor`: checks and fixes of the host and of namespaces | yes |
+//! | [`external`] | commands that are programs of their own: `flowlog NAME` executes `flowlog-NAME` | yes |
 //! | [`daemon`] | threads, channel, signals: wires all of the above | yes |
 //! | [`run`] | `flowlog run`: the start of the daemon | yes |
 //! | [`cli`] | the command line | yes |
@@ -32,6 +33,8 @@ pub mod import;
 pub mod conntrack;
 
 pub mod doctor;
+
+pub mod external;
 
 pub mod daemon;
 

@@ -7,10 +7,10 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
 use flowlog::commands::cli::{self, Command};
 use flowlog::commands::config::ConfigError;
-use flowlog::commands::{conntrack, doctor, import, run, schema, verify};
+use flowlog::commands::external::UnknownCommand;
+use flowlog::commands::{conntrack, doctor, external, import, run, schema, verify};
 use flowlog::host::time_zone::UnusableTimeZone;
 
 fn main() -> ExitCode {
@@ -19,8 +19,7 @@ fn main() -> ExitCode {
     if args.next().is_some_and(|program| Path::new(&program).file_name() == Some("conntrack".as_ref())) {
         return conntrack::run(args.collect());
     }
-    // Wrong usage of the command line ends here, with a message and exit code 2.
-    let command = cli::Args::parse().command;
+    let command = cli::Args::read().command;
     cli::log_to_stderr();
     let outcome = match command {
         Command::Run(args) => run::run(args).map(|()| true),
@@ -29,6 +28,7 @@ fn main() -> ExitCode {
         Command::Import(args) => import::run(args),
         Command::Schema(args) => schema::run(&args).map(|()| true),
         Command::Conntrack { args } => return conntrack::run(args),
+        Command::External(args) => external::run(&args),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Nobody may read it.
             let _ = writeln!(io::stderr(), "flowlog: {error:#}");
-            if error.is::<ConfigError>() || error.is::<UnusableTimeZone>() {
+            if error.is::<ConfigError>() || error.is::<UnusableTimeZone>() || error.is::<UnknownCommand>() {
                 ExitCode::from(2)
             } else {
                 ExitCode::FAILURE

@@ -1,12 +1,14 @@
-//! `cargo xtask build`: the daemon with its eBPF programs, which `flowlog/build.rs` builds.
+//! `cargo xtask build`: the daemon with its eBPF programs, which `flowlog/build.rs` builds; and `flowlog-lake` where that
+//! is asked for.
 
+use std::fs;
 use std::path::PathBuf;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::{setup, sh};
+use crate::{setup, sh, workspace};
 
 /// Which of cargo's profiles to build.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,6 +32,42 @@ pub(crate) fn run(profile: Profile) -> Result<()> {
         cargo.arg("--release");
     }
     sh::run(&mut cargo)
+}
+
+/// Builds `flowlog-lake`, and puts it beside `flowlog`, which executes it.
+///
+/// # Errors
+///
+/// When the build fails.
+pub(crate) fn lake(profile: Profile) -> Result<()> {
+    let mut cargo = cargo_lake("build");
+    if profile == Profile::Release {
+        cargo.arg("--release");
+    }
+    sh::run(&mut cargo)?;
+    let flowlog = workspace::flowlog(profile);
+    let directory = flowlog.parent().context("the path of flowlog has no directory")?;
+    let profile = directory.file_name().context("the path of flowlog has no profile")?;
+    let built = lake_target_dir().join(profile).join(LAKE);
+    fs::create_dir_all(directory)?;
+    let beside = directory.join(LAKE);
+    // Not over a program that runs.
+    let _ = fs::remove_file(&beside);
+    fs::copy(&built, &beside).with_context(|| format!("cannot copy `{}`", built.display()))?;
+    Ok(())
+}
+
+/// A call of cargo for the package of `flowlog-lake`, which is not of the workspace.
+pub(crate) fn cargo_lake(subcommand: &str) -> Command {
+    let mut cargo = sh::cargo(subcommand);
+    cargo.current_dir(workspace::root().join("flowlog/lake")).env("CARGO_TARGET_DIR", lake_target_dir());
+    cargo
+}
+
+const LAKE: &str = "flowlog-lake";
+
+fn lake_target_dir() -> PathBuf {
+    workspace::target_dir().join("lake")
 }
 
 /// Builds one of the measurements of `flowlog/benches`, for release. Returns where it is.

@@ -29,7 +29,8 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   setup              install what is missing to build, test and show flowlog
-  build [--release]  build flowlog with its eBPF programs
+  build [--release] [lake]
+                     build flowlog with its eBPF programs; lake: flowlog-lake, which takes minutes
   demo               record real traffic in throw-away network namespaces, print the flows (needs root)
   test [--long]      formatting, lints, documentation, all tests (needs root); --long: also those that take
                      many minutes, and the fuzzer
@@ -51,6 +52,8 @@ fn main() -> ExitCode {
         ["setup"] => success(setup::all()),
         ["build"] => success(build::run(build::Profile::Dev)),
         ["build", "--release"] => success(build::run(build::Profile::Release)),
+        ["build", "lake"] => success(build::lake(build::Profile::Dev)),
+        ["build", "--release", "lake"] => success(build::lake(build::Profile::Release)),
         ["demo"] => success(demo::run()),
         ["test"] => test::run(test::Length::Usual),
         ["test", "--long"] => test::run(test::Length::Long),

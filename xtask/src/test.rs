@@ -44,10 +44,14 @@ pub(crate) fn run(length: Length) -> Result<ExitCode> {
         setup::for_comparison();
         Ok(())
     })?;
-    step("formatting", || sh::run(sh::cargo("fmt").args(["--all", "--check"])))?;
+    step("formatting", || {
+        sh::run(sh::cargo("fmt").args(["--all", "--check"]))?;
+        sh::run(build::cargo_lake("fmt").arg("--check"))
+    })?;
     step("lints", || {
         let mut clippy = sh::cargo("clippy");
-        sh::run(clippy.args(USER_SIDE).args(["--all-targets", "--", "--deny=warnings"]))
+        sh::run(clippy.args(USER_SIDE).args(["--all-targets", "--", "--deny=warnings"]))?;
+        sh::run(build::cargo_lake("clippy").args(["--all-targets", "--", "--deny=warnings"]))
     })?;
     step("lints of the eBPF programs", || {
         lint_programs(&[])?;
@@ -58,13 +62,17 @@ pub(crate) fn run(length: Length) -> Result<ExitCode> {
         doc.args(USER_SIDE).args(["--no-deps", "--document-private-items"]);
         sh::run(doc.env("RUSTDOCFLAGS", "--deny=warnings"))
     })?;
-    step("build", || sh::run(sh::cargo("build").arg("--package=flowlog")))?;
+    step("build", || {
+        sh::run(sh::cargo("build").arg("--package=flowlog"))?;
+        build::lake(build::Profile::Dev)
+    })?;
 
     let mut counts = Counts::default();
     step("unit and property tests", || {
         let mut test = sh::cargo("test");
         test.args(USER_SIDE).args(["--exclude=flowlog-tests", "--no-fail-fast", "--", "--show-output"]);
         counts.add(run_tests(&mut test)?);
+        counts.add(run_tests(build::cargo_lake("test").args(["--", "--show-output"]))?);
         Ok(())
     })?;
     step("end-to-end tests", || {

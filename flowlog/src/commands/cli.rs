@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::io;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::commands::doctor::DoctorArgs;
+use crate::commands::external;
 use crate::commands::import::ImportArgs;
 use crate::commands::run::RunArgs;
 use crate::commands::schema::SchemaArgs;
@@ -42,6 +43,17 @@ pub enum Command {
         #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// A program of its own: `flowlog-NAME`
+    #[command(external_subcommand)]
+    External(Vec<OsString>),
+}
+
+impl Args {
+    /// Reads the command line. Wrong usage ends the process, with a message and exit code 2.
+    pub fn read() -> Self {
+        let matches = Self::command().after_help(external::help()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// Diagnostics go to stderr, filtered by `FLOWLOG_LOG`.

@@ -9,6 +9,7 @@
 //! | `tuples` | what is sent to the kernel |
 //! | `printer` | what is printed, with [`proc_net`](crate::connections::proc_net) and `save` |
 //! | `requester`, `files` | names from /proc and /etc |
+//! | `failure`, `refusal` | why a command fails, and what the kernel refuses |
 
 mod commands;
 mod events;
@@ -22,6 +23,7 @@ mod options;
 mod parse;
 mod printer;
 mod protocols;
+mod refusal;
 mod requester;
 mod save;
 mod statistics;

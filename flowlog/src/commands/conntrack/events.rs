@@ -7,7 +7,6 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::commands::Command;
-use super::execute::check_masks;
 use super::failure::{Failure, PREFIX, say};
 use super::matching::Matcher;
 use super::parse::Invocation;
@@ -19,11 +18,10 @@ use crate::connections::ctnetlink::{Buffers, Delivery, Group, Listener, Received
 
 /// Prints events of entries.
 pub(super) fn entries(line: &Invocation) -> Result<u64, Failure> {
-    check_masks(line)?;
+    let matcher = Matcher::new(line)?;
     let EventMask { new, update, destroy } = line.events.unwrap_or(EventMask::ALL);
     let groups = [(new, Group::New), (update, Group::Update), (destroy, Group::Destroy)];
     let groups: Vec<Group> = groups.into_iter().filter(|(on, _)| *on).map(|(_, group)| group).collect();
-    let matcher = Matcher::new(line);
     let mut printer = Printer::new(line, Some("conntrack"))?;
     watch(line, Command::Event, &groups, &mut printer, |printer, requester, message| {
         let event = message.event();

@@ -1,11 +1,12 @@
 //! Does what a command line says.
 
 use super::commands::{Command, Table};
-use super::failure::{Failure, PREFIX, explain, say};
+use super::failure::{Failure, PREFIX, say};
 use super::matching::Matcher;
 use super::options::Opt;
 use super::parse::Invocation;
 use super::printer::Printer;
+use super::refusal::explain;
 use super::tuples;
 use super::{events, help, statistics};
 use crate::connections::ctnetlink::decode::{DecodeError, Event};
@@ -126,7 +127,6 @@ fn print_line(line: &Invocation, text: &str) -> Result<(), Failure> {
 }
 
 fn list(line: &Invocation, requests: &mut Requests) -> Result<u64, Failure> {
-    let matcher = Matcher::new(line);
     let filters = [
         Opt::Src,
         Opt::Dst,
@@ -144,7 +144,7 @@ fn list(line: &Invocation, requests: &mut Requests) -> Result<u64, Failure> {
     if line.zero && filters.iter().any(|opt| line.has(*opt)) {
         return Err(Failure::usage("Can't use -z with filtering parameters"));
     }
-    check_masks(line)?;
+    let matcher = Matcher::new(line)?;
     let mut printer = Printer::new(line, Some("conntrack"))?;
     let mut shown = Each::default();
     let filter = matcher.kernel_filter();
@@ -165,21 +165,9 @@ fn list(line: &Invocation, requests: &mut Requests) -> Result<u64, Failure> {
     Ok(shown)
 }
 
-/// A mask says which part of an address counts, and so needs the address.
-pub(super) fn check_masks(line: &Invocation) -> Result<(), Failure> {
-    if line.has(Opt::MaskSrc) && !line.has(Opt::Src) {
-        return Err(Failure::usage("Can't use --mask-src without --src"));
-    }
-    if line.has(Opt::MaskDst) && !line.has(Opt::Dst) {
-        return Err(Failure::usage("Can't use --mask-dst without --dst"));
-    }
-    Ok(())
-}
-
 fn delete(line: &Invocation, session: &mut Session) -> Result<u64, Failure> {
     let command = Command::Delete;
-    check_masks(line)?;
-    let matcher = Matcher::new(line);
+    let matcher = Matcher::new(line)?;
     let mut printer = Printer::new(line, None)?;
     let mut deleted = Each::default();
     let modifier = open(&mut session.modifier, command)?;
@@ -206,8 +194,7 @@ fn delete(line: &Invocation, session: &mut Session) -> Result<u64, Failure> {
 
 fn update(line: &Invocation, session: &mut Session) -> Result<u64, Failure> {
     let command = Command::Update;
-    check_masks(line)?;
-    let matcher = Matcher::new(line);
+    let matcher = Matcher::new(line)?;
     let mut printer = Printer::new(line, None)?;
     let mut updated = Each::default();
     let modifier = open(&mut session.modifier, command)?;
@@ -237,7 +224,7 @@ fn get(line: &Invocation, requests: &mut Requests) -> Result<u64, Failure> {
     let command = Command::Get;
     let found = requests.find(&tuples::to_find(line)).map_err(|error| Failure::request(command, &error))?;
     let entry = found.ok_or_else(|| Failure::not_found(command))?;
-    if !Matcher::new(line).fits(&entry) {
+    if !Matcher::new(line)?.fits(&entry) {
         return Ok(0);
     }
     let mut printer = Printer::new(line, Some("conntrack"))?;

@@ -1,4 +1,4 @@
-//! The options of conntrack(8) that no protocol owns.
+//! The options of conntrack(8). Those of a protocol have their names in `protocols`.
 
 /// An option, in the order in which conntrack(8) checks them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,26 @@ impl Opt {
     }
 }
 
+/// An option of a protocol, in the order in which conntrack(8) checks them. Ports are keys for GRE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProtoOpt {
+    SrcPort,
+    DstPort,
+    ReplySrcPort,
+    ReplyDstPort,
+    MaskSrcPort,
+    MaskDstPort,
+    State,
+    TupleSrcPort,
+    TupleDstPort,
+    OrigVtag,
+    ReplyVtag,
+    Role,
+    IcmpType,
+    IcmpCode,
+    IcmpId,
+}
+
 /// What an option of the command line means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
@@ -86,7 +106,7 @@ pub(super) enum What {
     /// An option of conntrack(8) itself.
     Opt(Opt),
     /// An option of the protocol that `-p` named.
-    Protocol(super::protocols::ProtoOpt),
+    Protocol(ProtoOpt),
 }
 
 /// Whether an option has a value. An optional one may be the next argument too.

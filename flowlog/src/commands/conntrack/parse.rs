@@ -12,8 +12,8 @@ use lexopt::Arg;
 use super::commands::{Command, NONE, Table};
 use super::failure::{Failure, say};
 use super::files;
-use super::options::{self, Opt, Spec, Takes, What};
-use super::protocols::{Known, ProtoOpt};
+use super::options::{self, Opt, ProtoOpt, Spec, Takes, What};
+use super::protocols::Known;
 use super::values::{self, EventMask, Format};
 use crate::connections::ctnetlink::Entry;
 use crate::connections::ctnetlink::sets::{

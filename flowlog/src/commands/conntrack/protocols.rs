@@ -2,28 +2,8 @@
 
 use super::commands::{Command, whole_pair};
 use super::failure::Failure;
-use super::options::{Spec, Takes, What};
+use super::options::{ProtoOpt, Spec, Takes, What};
 use crate::flow::Protocol;
-
-/// An option of a protocol, in the order in which conntrack(8) checks them. Ports are keys for GRE.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ProtoOpt {
-    SrcPort,
-    DstPort,
-    ReplySrcPort,
-    ReplyDstPort,
-    MaskSrcPort,
-    MaskDstPort,
-    State,
-    TupleSrcPort,
-    TupleDstPort,
-    OrigVtag,
-    ReplyVtag,
-    Role,
-    IcmpType,
-    IcmpCode,
-    IcmpId,
-}
 
 /// A protocol with options.
 #[derive(Debug)]

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use super::matching::Nat;
-use super::protocols::{Known, ProtoOpt};
+use super::options::ProtoOpt;
+use super::protocols::Known;
 use crate::connections::ctnetlink::Entry;
 use crate::connections::ctnetlink::decode::Event;
 use crate::connections::ctnetlink::sets::TupleAttributes;

@@ -19,9 +19,9 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, NetlinkAddr, getsockopt, recvmmsg
 use socket2::{SockFilter, SockRef};
 use tracing::warn;
 
+use super::socket::{Error, open_socket};
 use super::socket_filter::{self, Instruction, MAX_INSTRUCTIONS};
 use super::uapi::*;
-use super::{Error, open_socket};
 use crate::connections::filter::FlowFilter;
 
 /// Datagrams of one [`Listener::recv`] at most: one system call. Enough that the call itself no longer counts

@@ -12,8 +12,9 @@ use netlink_sys::Socket;
 use nix::errno::Errno;
 
 use super::decode::{self, DecodeError, Decoded, Message, messages};
+use super::encode;
+use super::socket::{Error, is_unknown_request, open_socket};
 use super::uapi::*;
-use super::{Error, encode, is_unknown_request, open_socket};
 use crate::flow::{Flow, Tuple};
 
 pub use entries::{Filter, Listed};

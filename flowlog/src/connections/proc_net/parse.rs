@@ -11,10 +11,9 @@ use std::net::IpAddr;
 use jiff::fmt::strtime;
 use jiff::tz::TimeZone;
 
-use super::LabelNames;
-use super::labels::set;
+use super::labels::{LabelNames, set};
 use super::text::family;
-use super::words::{ParseError, Words};
+use super::words::{ParseError, Words, decimal};
 use crate::connections::ctnetlink::Entry;
 use crate::connections::ctnetlink::decode::Event;
 use crate::connections::ctnetlink::sets::{
@@ -494,9 +493,4 @@ fn date(words: &mut Words<'_>, name: &str, zone: &TimeZone) -> Result<u64, Parse
         u64::try_from(time.as_second()).ok()?.checked_mul(NS_PER_S)
     });
     time_ns.ok_or_else(|| start.error(EXPECTED))
-}
-
-/// A number of digits only.
-pub(super) fn decimal<T: std::str::FromStr>(text: &str) -> Option<T> {
-    text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff::fmt::strtime;
 use jiff::tz::TimeZone;
 
-use super::LabelNames;
+use super::labels::LabelNames;
 use super::text::{Text, family, protocol_name};
 use crate::connections::ctnetlink::decode::Event;
 use crate::connections::ctnetlink::sets::{

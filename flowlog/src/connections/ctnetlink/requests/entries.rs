@@ -1,10 +1,12 @@
 //! Requests about whole entries: what the log does not need, and other programs do.
 
+use super::super::decode;
 use super::super::encode::{self, Request};
 use super::super::sets::{
     CpuStatistics, Entry, FilterFlags, GlobalStatistics, Set, TupleAttributes, TupleFlags,
 };
-use super::super::{Error, decode, uapi::*};
+use super::super::socket::Error;
+use super::super::uapi::*;
 use super::{Requests, absent};
 use crate::flow::Tuple;
 

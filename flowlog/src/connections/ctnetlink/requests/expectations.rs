@@ -1,8 +1,10 @@
 //! Requests about expectations.
 
+use super::super::decode;
 use super::super::encode::{self, Request};
 use super::super::sets::{Expectation, ExpectationStatistics};
-use super::super::{Error, decode, uapi::*};
+use super::super::socket::Error;
+use super::super::uapi::*;
 use super::{Requests, absent};
 
 impl Requests {

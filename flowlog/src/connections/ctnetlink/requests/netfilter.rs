@@ -1,9 +1,11 @@
 //! Requests to other parts of netfilter, which tell whether connections are tracked.
 
+use super::super::decode;
 use super::super::decode::{DecodeError, Message};
 use super::super::encode::{self, Request};
-use super::super::nla::Attributes;
-use super::super::{Error, decode, uapi::*};
+use super::super::nla::{Attributes, attribute};
+use super::super::socket::Error;
+use super::super::uapi::*;
 use super::Requests;
 
 /// The first of the hooks of connection tracking, by the number of `enum nf_inet_hooks`.
@@ -71,7 +73,7 @@ impl Requests {
             version: NFNETLINK_V0,
         };
         encode::request(&mut self.request, header, |buffer| {
-            encode::attribute(buffer, NFNLA_HOOK_HOOKNUM, &NF_INET_PRE_ROUTING.to_be_bytes());
+            attribute(buffer, NFNLA_HOOK_HOOKNUM, &NF_INET_PRE_ROUTING.to_be_bytes());
         });
         let (mut is_hooked, mut is_named) = (false, true);
         self.exchange("list the hooks of netfilter", header.sequence, |message| {

@@ -55,7 +55,7 @@ pub(crate) fn understands(line: &str) -> bool {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn saved(
     entry: &crate::connections::ctnetlink::Entry,
-    event: crate::connections::ctnetlink::decode::Event,
+    event: crate::connections::ctnetlink::decode::EventKind,
 ) -> String {
     let mut out = Vec::new();
     save::entry(&mut out, entry, event);

@@ -91,7 +91,7 @@ mod socket;
 pub mod socket_filter;
 pub mod uapi;
 
-pub use listener::{Buffers, DATAGRAMS, Datagrams, Delivery, Group, Listener, Losses, Received};
+pub use listener::{Buffers, DATAGRAMS, Datagrams, Delivery, Group, Listener, ListenerLosses, Received};
 pub use requests::{Filter, Listed, Requests};
 pub use sets::{Entry, Expectation};
 pub use socket::Error;

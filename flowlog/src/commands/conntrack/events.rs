@@ -13,7 +13,7 @@ use super::parse::Invocation;
 use super::printer::Printer;
 use super::requester::Requester;
 use super::values::EventMask;
-use crate::connections::ctnetlink::decode::{self, Event, Message};
+use crate::connections::ctnetlink::decode::{self, EventKind, Message};
 use crate::connections::ctnetlink::{Buffers, Delivery, Group, Listener, Received};
 
 /// Prints events of entries.
@@ -26,7 +26,7 @@ pub(super) fn entries(line: &Invocation) -> Result<u64, Failure> {
     watch(line, Command::Event, &groups, &mut printer, |printer, requester, message| {
         let event = message.event();
         let entry = match decode::entry(message.payload) {
-            Ok(entry) if event != Event::Other && matcher.fits(&entry) => entry,
+            Ok(entry) if event != EventKind::Other && matcher.fits(&entry) => entry,
             _ => return Ok(0),
         };
         printer.event(&entry, event, &requester.cause(message.port_id))?;
@@ -41,7 +41,7 @@ pub(super) fn expectations(line: &Invocation) -> Result<u64, Failure> {
     watch(line, Command::ExpEvent, &groups, &mut printer, |printer, _, message| {
         let event = message.expectation_event();
         let expectation = match decode::expectation(message.payload) {
-            Ok(expectation) if event != Event::Other => expectation,
+            Ok(expectation) if event != EventKind::Other => expectation,
             _ => return Ok(0),
         };
         printer.expectation(&expectation, event)?;

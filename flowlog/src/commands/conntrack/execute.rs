@@ -9,7 +9,7 @@ use super::printer::Printer;
 use super::refusal::explain;
 use super::tuples;
 use super::{events, help, statistics};
-use crate::connections::ctnetlink::decode::{DecodeError, Event};
+use crate::connections::ctnetlink::decode::{DecodeError, EventKind};
 use crate::connections::ctnetlink::{Entry, Error, Expectation, Requests};
 
 /// The sockets of a run; opened when they are needed.
@@ -83,7 +83,7 @@ pub(super) fn execute(line: &Invocation, session: &mut Session) -> Result<u64, F
         Command::ExpList => {
             let mut printer = Printer::new(line, Some("expect"))?;
             let shown = expectations(line, session.requests(command)?, |expectation| {
-                printer.expectation(expectation, Event::Other)
+                printer.expectation(expectation, EventKind::Other)
             })?;
             printer.finish()?;
             Ok(shown)
@@ -108,7 +108,7 @@ pub(super) fn execute(line: &Invocation, session: &mut Session) -> Result<u64, F
             let expectation = Expectation { master: line.entry.orig.clone(), ..Expectation::default() };
             let found = session.requests(command)?.find_expectation(&expectation).map_err(request)?;
             let mut printer = Printer::new(line, None)?;
-            printer.expectation(&found.ok_or_else(|| Failure::not_found(command))?, Event::Other)?;
+            printer.expectation(&found.ok_or_else(|| Failure::not_found(command))?, EventKind::Other)?;
             printer.finish()?;
             Ok(0)
         }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::lines::{BadLine, Place, Source};
 use super::unknown::Unknown;
-use crate::connections::ctnetlink::decode::Event;
+use crate::connections::ctnetlink::decode::EventKind;
 use crate::connections::proc_net::LabelNames;
 use crate::connections::proc_net::parse::{Context, Line};
 use crate::flow::Flow;
@@ -204,14 +204,14 @@ pub(super) fn import(import: &Import, each: &mut dyn FnMut(Progress)) -> Result<
 /// What a line tells of the end of its entry; `None` where the entry goes on.
 fn sighting(format: Format, line: &Line) -> Result<Option<Sighting>, &'static str> {
     match (format, line.event) {
-        (Format::ConntrackEvents, Event::Destroy) => {
+        (Format::ConntrackEvents, EventKind::Destroy) => {
             Ok(Some(Sighting::ImportedEnd { by_program: line.by_program }))
         }
-        (Format::ConntrackEvents, Event::New | Event::Update) => Ok(None),
-        (Format::ConntrackEvents, Event::Other) => {
+        (Format::ConntrackEvents, EventKind::New | EventKind::Update) => Ok(None),
+        (Format::ConntrackEvents, EventKind::Other) => {
             Err("found no event, expected [NEW], [UPDATE] or [DESTROY], or --format nf_conntrack")
         }
-        (Format::NfConntrack, Event::Other) => {
+        (Format::NfConntrack, EventKind::Other) => {
             let start_ns = line.entry.timestamps.as_ref().and_then(|times| times.start_ns);
             let age_ns = line.age_s.and_then(|age_s| age_s.checked_mul(NS_PER_S));
             let listed_ns = start_ns.zip(age_ns).and_then(|(start_ns, age_ns)| start_ns.checked_add(age_ns));

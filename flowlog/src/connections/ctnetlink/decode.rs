@@ -75,7 +75,7 @@ pub struct Message<'a> {
 
 /// What a message says about a tracked connection, or about an expectation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum EventKind {
     /// It was made.
     New,
     /// It was changed. Entries in the answer to a request look the same.
@@ -88,24 +88,24 @@ pub enum Event {
 
 impl Message<'_> {
     /// Which event this is. Only the flags tell NEW from UPDATE (`ctnetlink_conntrack_event`).
-    pub fn event(&self) -> Event {
+    pub fn event(&self) -> EventKind {
         self.event_of(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_DELETE)
     }
 
-    /// Which event of an expectation this is; [`Event::Other`] where it is not about one.
-    pub fn expectation_event(&self) -> Event {
+    /// Which event of an expectation this is; [`EventKind::Other`] where it is not about one.
+    pub fn expectation_event(&self) -> EventKind {
         self.event_of(NFNL_SUBSYS_CTNETLINK_EXP, IPCTNL_MSG_EXP_NEW, IPCTNL_MSG_EXP_DELETE)
     }
 
-    fn event_of(&self, subsystem: u8, new: u8, delete: u8) -> Event {
+    fn event_of(&self, subsystem: u8, new: u8, delete: u8) -> EventKind {
         const CREATED: u16 = NLM_F_CREATE | NLM_F_EXCL;
         let [found, operation] = self.message_type.to_be_bytes();
         match operation {
-            _ if found != subsystem => Event::Other,
-            _ if operation == new && self.flags & CREATED == CREATED => Event::New,
-            _ if operation == new => Event::Update,
-            _ if operation == delete => Event::Destroy,
-            _ => Event::Other,
+            _ if found != subsystem => EventKind::Other,
+            _ if operation == new && self.flags & CREATED == CREATED => EventKind::New,
+            _ if operation == new => EventKind::Update,
+            _ if operation == delete => EventKind::Destroy,
+            _ => EventKind::Other,
         }
     }
 }

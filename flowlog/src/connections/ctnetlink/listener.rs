@@ -82,7 +82,7 @@ pub struct Listener {
     socket: Socket,
     delivery: Delivery,
     is_filtered: bool,
-    losses: Losses,
+    losses: ListenerLosses,
 }
 
 /// What the kernel does with a message that does not fit into the receive buffer.
@@ -107,7 +107,7 @@ impl Delivery {
 
 /// What a listener has lost since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Losses {
+pub struct ListenerLosses {
     /// How often the receive buffer overran. With [`Delivery::Reliable`] nothing is lost by that.
     pub overruns: u64,
     /// Datagrams that were larger than the buffer for one.
@@ -213,7 +213,7 @@ impl Listener {
             reliable.map_err(|error| Error::io("ask for reliable delivery of conntrack events", error))?;
         }
         socket.set_non_blocking(true).map_err(|error| Error::io(SUBSCRIBE, error))?;
-        Ok(Self { socket, delivery, is_filtered: false, losses: Losses::default() })
+        Ok(Self { socket, delivery, is_filtered: false, losses: ListenerLosses::default() })
     }
 
     fn join(self, groups: &[Group]) -> Result<Self, Error> {
@@ -299,7 +299,7 @@ impl Listener {
     }
 
     /// What was lost so far.
-    pub fn losses(&self) -> Losses {
+    pub fn losses(&self) -> ListenerLosses {
         self.losses
     }
 }

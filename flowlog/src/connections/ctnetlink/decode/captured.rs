@@ -301,7 +301,7 @@ fn all_captured_messages() {
         let found: Vec<_> = messages(&datagram).map(Result::unwrap).collect();
         let [message] = found[..] else { panic!("{name}: {} messages", found.len()) };
         let answer = name.starts_with("get_answer");
-        assert_eq!(message.event(), if answer { Event::Update } else { Event::Destroy }, "{name}");
+        assert_eq!(message.event(), if answer { EventKind::Update } else { EventKind::Destroy }, "{name}");
         let decoded = super::flow(message.payload).unwrap();
         assert_eq!(decoded, Decoded { flow: flow.clone(), unknown_attributes: 0 }, "{name}");
     }

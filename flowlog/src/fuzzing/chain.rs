@@ -6,10 +6,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use uuid::Uuid;
 
-use super::directory;
 use crate::log::layout;
 use crate::log::ledger::{Event, Hash, Ledger, Line, Stopped, lines};
 use crate::log::verify::verify;
+use crate::testing::directory;
 
 /// What each line begins with; 64 digits follow.
 const PREV: &[u8] = br#"{"prev":""#;

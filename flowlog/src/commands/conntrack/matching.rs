@@ -221,16 +221,13 @@ mod tests {
     use super::super::parse;
     use super::*;
     use crate::connections::ctnetlink::sets::TcpInfo;
-    use crate::flow::{Flow, L4, Protocol, Tuple};
+    use crate::flow::{Flow, L4, Protocol};
+    use crate::testing::tuple;
 
     /// A connection to 10.0.0.2:80 that source NAT sends from 9.9.9.9:7000.
     fn entry() -> Entry {
-        let tuple = |src: &str, dst: &str, src_port, dst_port| Tuple {
-            src: src.parse().unwrap(),
-            dst: dst.parse().unwrap(),
-            proto: Protocol::TCP,
-            l4: L4::Ports { src: src_port, dst: dst_port },
-            zone: None,
+        let tuple = |src_ip: &str, dst_ip: &str, src, dst| {
+            tuple(src_ip, dst_ip, Protocol::TCP, L4::Ports { src, dst })
         };
         let flow = Flow::new(tuple("10.0.0.1", "10.0.0.2", 1000, 80), tuple("10.0.0.2", "9.9.9.9", 80, 7000));
         let tcp = TcpInfo { state: Some(3), ..TcpInfo::default() };

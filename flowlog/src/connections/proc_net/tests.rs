@@ -9,10 +9,10 @@ use crate::connections::ctnetlink::decode::EventKind;
 use crate::connections::ctnetlink::sets::{ExpectationFlags, SecurityContext, Timestamps, TupleAttributes};
 use crate::connections::ctnetlink::{Entry, Expectation};
 use crate::flow::{DccpState, Flow, L4, ProtoState, Protocol, Status, Tuple};
+use crate::testing;
 
 fn tuple(proto: Protocol, src: &str, dst: &str, src_port: u16, dst_port: u16) -> Tuple {
-    let l4 = L4::Ports { src: src_port, dst: dst_port };
-    Tuple { src: src.parse().unwrap(), dst: dst.parse().unwrap(), proto, l4, zone: None }
+    testing::tuple(src, dst, proto, L4::Ports { src: src_port, dst: dst_port })
 }
 
 fn entry() -> Entry {

@@ -167,57 +167,56 @@ fn list(line: &Invocation, requests: &mut Requests) -> Result<u64, Failure> {
 
 fn delete(line: &Invocation, session: &mut Session) -> Result<u64, Failure> {
     let command = Command::Delete;
-    let matcher = Matcher::new(line)?;
-    let mut printer = Printer::new(line, None)?;
-    let mut deleted = Each::default();
-    let modifier = open(&mut session.modifier, command)?;
-    let requests = open(&mut session.requests, command)?;
-    let listed = requests.list(&matcher.kernel_filter(), |entry| {
-        deleted.one(entry, |entry| {
-            if !matcher.fits(&entry) {
-                return Ok(0);
-            }
-            let Entry { orig, id, zone, .. } = &entry;
-            let key = Entry { orig: orig.clone(), id: *id, zone: *zone, ..Entry::default() };
-            match modifier.remove(&key) {
-                Ok(true) => printer.removed(&entry).map(|()| 1),
-                // It ended by itself meanwhile.
-                Ok(false) => Ok(0),
-                Err(error) => Err(Failure::request(command, &error)),
-            }
-        });
-    });
-    // What was removed is told also where something else failed.
-    printer.finish()?;
-    deleted.finish(command, listed)
+    each_that_fits(line, session, command, |entry, modifier, printer| {
+        let Entry { orig, id, zone, .. } = entry;
+        let key = Entry { orig: orig.clone(), id: *id, zone: *zone, ..Entry::default() };
+        match modifier.remove(&key) {
+            Ok(true) => printer.removed(entry).map(|()| 1),
+            // It ended by itself meanwhile.
+            Ok(false) => Ok(0),
+            Err(error) => Err(Failure::request(command, &error)),
+        }
+    })
 }
 
 fn update(line: &Invocation, session: &mut Session) -> Result<u64, Failure> {
     let command = Command::Update;
+    each_that_fits(line, session, command, |entry, modifier, printer| {
+        let Some(change) = tuples::to_change(line, entry) else { return Ok(0) };
+        if let Err(error) = modifier.change(&change) {
+            say(&format!("Operation failed: {}", explain(command, &error)));
+        }
+        let key = Entry { orig: entry.orig.clone(), zone: entry.zone, ..Entry::default() };
+        match modifier.find(&key) {
+            Ok(Some(entry)) => printer.changed(&entry).map(|()| 1),
+            // It ended by itself meanwhile.
+            Ok(None) => Ok(0),
+            Err(error) => Err(Failure::request(command, &error)),
+        }
+    })
+}
+
+/// Calls `work` with each entry that fits, and with a second socket: the first one is busy with the list.
+fn each_that_fits(
+    line: &Invocation,
+    session: &mut Session,
+    command: Command,
+    mut work: impl FnMut(&Entry, &mut Requests, &mut Printer) -> Result<u64, Failure>,
+) -> Result<u64, Failure> {
     let matcher = Matcher::new(line)?;
     let mut printer = Printer::new(line, None)?;
-    let mut updated = Each::default();
+    let mut worked_on = Each::default();
     let modifier = open(&mut session.modifier, command)?;
     let requests = open(&mut session.requests, command)?;
     let listed = requests.list(&matcher.kernel_filter(), |entry| {
-        updated.one(entry, |entry| {
-            let Some(change) = tuples::to_change(line, &entry).filter(|_| matcher.fits(&entry)) else {
-                return Ok(0);
-            };
-            if let Err(error) = modifier.change(&change) {
-                say(&format!("Operation failed: {}", explain(command, &error)));
-            }
-            let key = Entry { orig: entry.orig.clone(), zone: entry.zone, ..Entry::default() };
-            match modifier.find(&key) {
-                Ok(Some(entry)) => printer.changed(&entry).map(|()| 1),
-                // It ended by itself meanwhile.
-                Ok(None) => Ok(0),
-                Err(error) => Err(Failure::request(command, &error)),
-            }
+        worked_on.one(entry, |entry| match matcher.fits(&entry) {
+            true => work(&entry, modifier, &mut printer),
+            false => Ok(0),
         });
     });
+    // What was done is told also where something else failed.
     printer.finish()?;
-    updated.finish(command, listed)
+    worked_on.finish(command, listed)
 }
 
 fn get(line: &Invocation, requests: &mut Requests) -> Result<u64, Failure> {

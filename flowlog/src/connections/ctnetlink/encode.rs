@@ -63,15 +63,7 @@ pub fn stats(buffer: &mut Vec<u8>, sequence: u32, flags: u16) {
 
 /// An operation on one entry, with whatever is set in it. The family is the one of its tuples.
 pub fn entry(buffer: &mut Vec<u8>, operation: u8, sequence: u32, flags: u16, entry: &Entry) {
-    let subsystem = NFNL_SUBSYS_CTNETLINK;
-    let family = entry.family().unwrap_or(AF_UNSPEC);
-    request(
-        buffer,
-        Request { subsystem, operation, sequence, flags, family, version: NFNETLINK_V0 },
-        |buffer| {
-            entry.encode_all(buffer);
-        },
-    );
+    set(buffer, (NFNL_SUBSYS_CTNETLINK, operation), sequence, flags, entry.family(), entry);
 }
 
 /// An operation on one expectation. The family is the one of its tuples.
@@ -82,15 +74,20 @@ pub fn expectation(
     flags: u16,
     expectation: &Expectation,
 ) {
-    let subsystem = NFNL_SUBSYS_CTNETLINK_EXP;
-    let family = expectation.family().unwrap_or(AF_UNSPEC);
-    request(
-        buffer,
-        Request { subsystem, operation, sequence, flags, family, version: NFNETLINK_V0 },
-        |buffer| {
-            expectation.encode_all(buffer);
-        },
-    );
+    set(buffer, (NFNL_SUBSYS_CTNETLINK_EXP, operation), sequence, flags, expectation.family(), expectation);
+}
+
+fn set(
+    buffer: &mut Vec<u8>,
+    (subsystem, operation): (u8, u8),
+    sequence: u32,
+    flags: u16,
+    family: Option<u8>,
+    set: &impl Set,
+) {
+    let family = family.unwrap_or(AF_UNSPEC);
+    let header = Request { subsystem, operation, sequence, flags, family, version: NFNETLINK_V0 };
+    request(buffer, header, |buffer| set.encode_all(buffer));
 }
 
 /// What identifies an entry.

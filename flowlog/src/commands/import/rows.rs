@@ -13,7 +13,7 @@ use jiff::tz::TimeZone;
 use tracing::info;
 use uuid::Uuid;
 
-use super::lines::{BadLine, Place, Source};
+use super::lines::{BadLine, Place, Progress, Source, Unreadable};
 use super::unknown::Unknown;
 use crate::connections::ctnetlink::decode::EventKind;
 use crate::connections::proc_net::LabelNames;
@@ -69,15 +69,6 @@ pub(super) struct Import {
     pub time_zone: TimeZone,
 }
 
-/// How far an import is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Progress {
-    /// Bytes that were read; where bad lines are not left out, all are read twice.
-    pub done_bytes: u64,
-    /// All bytes to read, as far as that is known.
-    pub total_bytes: u64,
-}
-
 /// What an import did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Imported {
@@ -103,13 +94,8 @@ pub(super) struct Imported {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ImportError {
     /// A file cannot be read.
-    #[error("cannot read `{name}`")]
-    Read {
-        /// The file.
-        name: String,
-        /// The cause.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] Unreadable),
     /// A line is bad. Nothing was imported.
     #[error("{0}; nothing was imported, --keep-going leaves such lines out")]
     BadLine(BadLine),

@@ -239,9 +239,9 @@ fn each_group_tells_its_events() {
     let (namespace, mut requests) = tracked();
     let flow = flow(Protocol::UDP, "10.0.0.1", "10.0.0.2", (1, 2));
     for (group, expected) in [
-        (Group::New, decode::Event::New),
-        (Group::Update, decode::Event::Update),
-        (Group::Destroy, decode::Event::Destroy),
+        (Group::New, decode::EventKind::New),
+        (Group::Update, decode::EventKind::Update),
+        (Group::Destroy, decode::EventKind::Destroy),
     ] {
         let mut listener =
             namespace.inside(|| Listener::subscribe(&[group], None, Delivery::BestEffort)).unwrap();

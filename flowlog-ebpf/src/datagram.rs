@@ -7,20 +7,14 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_fullsock};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_fullsock};
 use aya_ebpf::macros::{cgroup_skb, cgroup_sock_addr};
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext};
 use flowlog_common::{EndpointOpen, Owner, SocketState, flags, kind, usage};
 
 use crate::address::{self, NO_ADDRESS, local_ip6, of_socket, v4_mapped};
-use crate::owner::{IPPROTO_TCP, SOCK_RAW};
-use crate::{events, owner, process, raw, words};
-
-/// What a program of these hooks returns to let the packet or message go on.
-const ALLOW: i32 = 1;
-
-pub(crate) const IPPROTO_ICMP: u32 = 1;
-pub(crate) const IPPROTO_ICMPV6: u32 = 58;
+use crate::socket::{self, ALLOW, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, SOCK_RAW, cookie};
+use crate::{events, process, raw, task, words};
 
 /// The local port of a raw socket is its protocol, of which there are so many.
 const PROTOCOLS: u32 = 256;
@@ -64,7 +58,7 @@ fn bound(ctx: &SockContext, state: *mut SocketState, local_addr: [u32; 4]) {
     if protocol == IPPROTO_TCP {
         return;
     }
-    // SAFETY: the state may be written, see `owner::state_of`; all fields of the event are.
+    // SAFETY: the state may be written, see `socket::state_of`; all fields of the event are.
     unsafe {
         (*state).flags |= flags::ANNOUNCED;
         (*state).announced_id = port;
@@ -118,13 +112,13 @@ fn message(ctx: &SockAddrContext) -> i32 {
         return ALLOW;
     }
     // SAFETY: it is the socket of this context.
-    let Some(state) = (unsafe { owner::make_state(sk.cast()) }) else { return ALLOW };
-    let current = owner::current_user();
-    // SAFETY: words that may be read, see `owner::state_of`.
+    let Some(state) = (unsafe { socket::make_state(sk.cast()) }) else { return ALLOW };
+    let current = socket::current_user();
+    // SAFETY: words that may be read, see `socket::state_of`.
     let (user, since_ns) = unsafe {
         ((&raw const (*state).user).read_volatile(), (&raw const (*state).user_since_ns).read_volatile())
     };
-    if user == SHARED || (user == current && !process::has_executed_since(owner::current_tgid(), since_ns)) {
+    if user == SHARED || (user == current && !process::has_executed_since(task::current_tgid(), since_ns)) {
         return ALLOW;
     }
     // SAFETY: as above, and the kernel gives a full socket here. The time is written first: who finds
@@ -140,7 +134,7 @@ fn message(ctx: &SockAddrContext) -> i32 {
                 words::clear(owner);
                 (*owner).netns_cookie = bpf_get_netns_cookie(ctx.as_ptr());
             } else {
-                owner::write_current(ctx, owner, time_ns);
+                socket::write_current(ctx, owner, time_ns);
             }
         });
     }
@@ -171,7 +165,7 @@ pub(crate) fn datagram_egress(ctx: SkBuffContext) -> i32 {
         return ALLOW;
     }
     // SAFETY: as above. The raw sockets with which the kernel itself answers have none.
-    let Some(state) = (unsafe { owner::state_of(sk.cast()) }) else { return ALLOW };
+    let Some(state) = (unsafe { socket::state_of(sk.cast()) }) else { return ALLOW };
     // SAFETY: as above.
     if socket_type == SOCK_RAW && unsafe { raw::send(&ctx, protocol, state) } {
         return ALLOW;
@@ -186,7 +180,7 @@ pub(crate) fn datagram_egress(ctx: SkBuffContext) -> i32 {
     } else {
         NO_ID
     };
-    // SAFETY: the state may be read, see `owner::state_of`, and the socket as above.
+    // SAFETY: the state may be read, see `socket::state_of`, and the socket as above.
     let (told, told_id, told_addr, user_since_ns, is_bound_to_none) = unsafe {
         (
             (*state).flags,
@@ -302,7 +296,7 @@ unsafe fn announce(
         NO_ID => port,
         id => id,
     };
-    // SAFETY: the state may be written, see `owner::state_of`; all fields of the event are.
+    // SAFETY: the state may be written, see `socket::state_of`; all fields of the event are.
     unsafe {
         if packet_addr != NO_ADDRESS && packet_addr != (*state).announced_addr {
             (*state).flags += flags::ADDRESSES;
@@ -324,10 +318,4 @@ unsafe fn announce(
             (*event).pad = 0;
         });
     }
-}
-
-#[inline(always)]
-pub(crate) fn cookie(ctx: &impl EbpfContext) -> u64 {
-    // SAFETY: the context is the one of the running program.
-    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }

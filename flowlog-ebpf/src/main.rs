@@ -7,6 +7,7 @@
 //! serves Linux 5.10 and later. The few fields of a task for which there is no such hook are read at places
 //! that user space finds in the types of the running kernel.
 //!
+//! - [`socket`]: what is kept of a socket
 //! - [`owner`]: who owns a socket, taken in the process's own context
 //! - [`tcp`]: tuples of TCP sockets, when they open and close
 //! - [`datagram`]: local ports and echo ids of all other sockets
@@ -14,7 +15,7 @@
 //! - [`process`]: fork, exec and exit
 //! - [`cgroup`]: cgroups that are made and removed
 //! - [`path`]: the path of the program that a process runs
-//! - [`task`]: what of a process no context tells: arguments, parent, login user
+//! - [`task`]: the current process, and what of it no context tells: arguments, parent, login user
 //! - [`events`]: the ring buffer and the count of what did not fit
 //! - [`log`]: lines for those who work on the programs
 //!
@@ -39,6 +40,7 @@ mod owner;
 mod path;
 mod process;
 mod raw;
+mod socket;
 mod task;
 mod tcp;
 mod words;

@@ -8,10 +8,11 @@
 //! changes of each entry (`d_seq`): where all entries and mounts are the same in both goes, there was a moment
 //! between the two at which all of them held, and the path is what it was then. Else it is not known.
 
+use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
-use flowlog_common::{NAME_LEN, PATH_LEN, PathLayout, path, path_flags};
+use aya_ebpf::macros::btf_map;
+use flowlog_common::{ARGS_LEN, NAME_LEN, PATH_LEN, PathLayout, ProcessExec, path, path_flags};
 
-use crate::process::EXEC;
 use crate::task;
 
 /// Written by user space before the programs are loaded.
@@ -78,6 +79,20 @@ pub(crate) struct Climb {
     left: u32,
     path: Path,
 }
+
+/// An exec event with all the space that its path and arguments may take, and with what it takes to find the path.
+#[repr(C)]
+pub(crate) struct WholeExec {
+    pub(crate) exec: ProcessExec,
+    pub(crate) texts: [u8; SPACE + ARGS_LEN],
+    pub(crate) climb: Climb,
+}
+
+/// Where the event is put together: it is too large for the stack. Nothing interrupts a program of a
+/// tracepoint on its CPU that would run one of these: the kernel does not preempt them, unlike those of raw
+/// tracepoints since Linux 7.0.
+#[btf_map]
+pub(crate) static EXEC: PerCpuArray<WholeExec, 1> = PerCpuArray::new();
 
 /// What a step led to.
 mod step {

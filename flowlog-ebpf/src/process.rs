@@ -2,14 +2,14 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::BPF_ANY;
-use aya_ebpf::btf_maps::{LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::{btf_map, raw_tracepoint, tracepoint};
 use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 use flowlog_common::{ARGS_LEN, ProcessExec, ProcessExit, ProcessFork, kind};
 
-use crate::owner::current_tgid;
-use crate::path::{self, Climb, Path};
+use crate::path::{self, EXEC, Path};
+use crate::task::current_tgid;
 use crate::{events, task};
 
 /// `CLONE_THREAD` of `linux/sched.h`: the new task belongs to the process of its maker.
@@ -41,20 +41,6 @@ pub(crate) fn process_fork(ctx: TracePointContext) -> u32 {
     }
     0
 }
-
-/// An exec event with all the space that its path and arguments may take, and with what it takes to find the path.
-#[repr(C)]
-pub(crate) struct WholeExec {
-    exec: ProcessExec,
-    pub(crate) texts: [u8; path::SPACE + ARGS_LEN],
-    pub(crate) climb: Climb,
-}
-
-/// Where the event is put together: it is too large for the stack. Nothing interrupts a program of a
-/// tracepoint on its CPU that would run one of these: the kernel does not preempt them, unlike those of raw
-/// tracepoints since Linux 7.0.
-#[btf_map]
-pub(crate) static EXEC: PerCpuArray<WholeExec, 1> = PerCpuArray::new();
 
 /// How many processes of those that executed last are remembered: one that goes on with a socket uses it
 /// soon.

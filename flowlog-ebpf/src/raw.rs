@@ -13,8 +13,7 @@ use flowlog_common::raw_sent::{BUCKETS, Bucket, RawTuple, SHARED, bucket_of, not
 use flowlog_common::{RawSend, SocketState, flags, kind};
 
 use crate::address::v4_mapped;
-use crate::datagram::{IPPROTO_ICMP, IPPROTO_ICMPV6, cookie};
-use crate::owner::IPPROTO_TCP;
+use crate::socket::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, cookie};
 use crate::{events, process, task, words};
 
 const IPPROTO_UDP: u32 = 17;
@@ -54,7 +53,7 @@ pub(crate) unsafe fn send(ctx: &SkBuffContext, socket_protocol: u32, state: *mut
         return false;
     }
     let Some(ports) = ports(ctx, &packet, has_ports) else { return true };
-    // SAFETY: the state may be read, see `owner::state_of`.
+    // SAFETY: the state may be read, see `socket::state_of`.
     let (owner_tgid, owned_since_ns, netns_cookie, told) = unsafe {
         ((*state).owner.tgid, (*state).owner.time_ns, (*state).owner.netns_cookie, (*state).raw_told)
     };
@@ -81,7 +80,7 @@ pub(crate) unsafe fn send(ctx: &SkBuffContext, socket_protocol: u32, state: *mut
     }
     let now = (now_ns >> 30) + 1;
     if told == 0 || now >= u64::from(told) + TOLD_AGAIN {
-        // SAFETY: the state may be written, see `owner::state_of`; all fields of the event are.
+        // SAFETY: the state may be written, see `socket::state_of`; all fields of the event are.
         unsafe {
             (*state).raw_told = now as u32;
             (*state).flags |= flags::RAW_SENDS;

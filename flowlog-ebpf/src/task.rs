@@ -1,10 +1,10 @@
-//! Fields of the current task that no helper gives. Their places differ from kernel to kernel: user space
-//! finds them in the kernel's type information, and says so before the programs are loaded.
+//! The current task. The places of the fields that no helper gives differ from kernel to kernel: user space finds
+//! them in the kernel's type information, and says so before the programs are loaded.
 
-use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_user, bpf_task_pt_regs,
 };
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel};
 use flowlog_common::{ARGS_LEN, SYSCALL_UNKNOWN, TaskLayout};
 
 /// Written by user space before the programs are loaded.
@@ -44,6 +44,12 @@ pub(crate) fn field<T>(address: u64, offset: u32) -> Option<T> {
 fn current() -> u64 {
     // SAFETY: the helper takes no arguments.
     unsafe { bpf_get_current_task() }
+}
+
+/// Thread group id of the current process.
+#[inline(always)]
+pub(crate) fn current_tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
 }
 
 /// Audit login uid of the current process; [`UNSET`] also where it is not known.

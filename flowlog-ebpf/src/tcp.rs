@@ -12,13 +12,14 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
     BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, bpf_sock_ops,
 };
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
+use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use flowlog_common::{Owner, SocketState, TcpClose, TcpOpen, flags, kind};
 
 use crate::address::{self, AF_INET, is_v4_mapped, v4_mapped};
-use crate::{events, owner, task, words};
+use crate::socket::{self, cookie};
+use crate::{events, task, words};
 
 /// The result that leaves the kernel's own choices (timeouts, windows) as they are.
 const OK: u32 = 1;
@@ -38,7 +39,7 @@ pub(crate) fn tcp_events(ctx: SockOpsContext) -> u32 {
 
 #[inline(always)]
 fn listens(ctx: &SockOpsContext) {
-    let sk = socket(ctx);
+    let sk = socket_of(ctx);
     if !sk.is_null() {
         // SAFETY: it is the socket of this context and was compared with null.
         unsafe { state_of_unknown(ctx, sk) };
@@ -50,11 +51,11 @@ fn listens(ctx: &SockOpsContext) {
 ///
 /// # Safety
 ///
-/// As for [`owner::state_of`].
+/// As for [`socket::state_of`].
 #[inline(always)]
 unsafe fn state_of_unknown(ctx: &SockOpsContext, sk: *mut c_void) -> Option<*mut SocketState> {
     // SAFETY: as for this function.
-    let state = unsafe { owner::make_state(sk) }?;
+    let state = unsafe { socket::make_state(sk) }?;
     // SAFETY: nobody else knows the socket yet, or its lock is held. Kernels that tell system calls give this number to
     // programs of this kind, too (both since Linux 5.15); what is never reached need not be there.
     unsafe {
@@ -67,13 +68,13 @@ unsafe fn state_of_unknown(ctx: &SockOpsContext, sk: *mut c_void) -> Option<*mut
 
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext) {
-    let sk = socket(ctx);
+    let sk = socket_of(ctx);
     // A listener of MPTCP that is older than the programs has no state: user space cannot reach the socket of TCP in it.
     let state = if sk.is_null() {
         None
     } else {
         // SAFETY: it is the socket of this context and was compared with null.
-        unsafe { owner::state_of(sk).or_else(|| state_of_unknown(ctx, sk)) }
+        unsafe { socket::state_of(sk).or_else(|| state_of_unknown(ctx, sk)) }
     };
     if let Some(state) = state {
         // SAFETY: nobody else knows the socket yet.
@@ -138,15 +139,9 @@ fn close(ctx: &SockOpsContext) {
 
 /// May be null.
 #[inline(always)]
-fn socket(ctx: &SockOpsContext) -> *mut c_void {
+fn socket_of(ctx: &SockOpsContext) -> *mut c_void {
     // SAFETY: the field of the UAPI structure that the context points to.
     unsafe { (*ctx.ops).__bindgen_anon_2.sk }.cast()
-}
-
-#[inline(always)]
-fn cookie(ctx: &SockOpsContext) -> u64 {
-    // SAFETY: the context is the one of the running program.
-    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
 /// Local and remote address, IPv4 as v4-mapped.

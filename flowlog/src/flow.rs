@@ -427,12 +427,12 @@ impl Flow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::tuple;
 
     #[test]
     fn the_last_message_tells_how_a_flow_ended_or_not() {
         let check = |proto, state: Option<TcpState>, timeout_s, expected| {
-            let addr: IpAddr = "10.0.0.1".parse().unwrap();
-            let tuple = Tuple { src: addr, dst: addr, proto, l4: L4::None, zone: None };
+            let tuple = tuple("10.0.0.1", "10.0.0.1", proto, L4::None);
             let flow = Flow { timeout_s, state: state.map(ProtoState::Tcp), ..Flow::new(tuple, tuple) };
             assert_eq!(flow.end_reason(), expected, "{flow:?}");
         };

@@ -21,14 +21,6 @@ pub use text::{command_line, line};
 
 use std::path::Path;
 
-use tempfile::TempDir;
-
-/// An output directory, in memory where that can be: syncs cost nothing there.
-fn directory() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
-}
-
 /// What is wrong with an output directory, in words.
 fn faults(output: &Path) -> Vec<String> {
     let report = crate::log::verify::verify(output, None, &mut |_| {}).unwrap();

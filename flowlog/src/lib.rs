@@ -38,3 +38,6 @@ pub mod commands;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+
+#[cfg(any(test, fuzzing))]
+mod testing;

@@ -115,7 +115,7 @@ pub enum EbpfError {
 
 /// What the programs tell, in the order in which it happened.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum RingEvent {
     /// A process connects a TCP socket.
     TcpConnect(TcpConnect),
     /// A TCP socket has its tuple.
@@ -339,7 +339,7 @@ impl Ebpf {
     /// # Errors
     ///
     /// Where the kernel does not give its counts; then nothing can be trusted.
-    pub fn read(&mut self, events: &mut Vec<Event>) -> Result<Untold, EbpfError> {
+    pub fn read(&mut self, events: &mut Vec<RingEvent>) -> Result<Untold, EbpfError> {
         events.clear();
         while events.len() < HANDFUL
             && let Some(item) = self.events.next()
@@ -442,28 +442,28 @@ impl Ebpf {
 }
 
 /// The event in the bytes of one entry of the ring buffer.
-pub(crate) fn parse(bytes: &[u8]) -> Option<Event> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<RingEvent> {
     fn read<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Option<T> {
         bytemuck::try_pod_read_unaligned(bytes.get(..size_of::<T>())?).ok()
     }
     match read::<u32>(bytes)? {
-        kind::TCP_CONNECT => read(bytes).map(Event::TcpConnect),
-        kind::TCP_OPEN => read(bytes).map(Event::TcpOpen),
-        kind::TCP_CLOSE => read(bytes).map(Event::TcpClose),
-        kind::RAW_SEND => read(bytes).map(Event::RawSend),
-        kind::ENDPOINT_OPEN => read(bytes).map(Event::EndpointOpen),
-        kind::SOCKET_RELEASE => read(bytes).map(Event::SocketRelease),
-        kind::PROCESS_FORK => read(bytes).map(Event::ProcessFork),
+        kind::TCP_CONNECT => read(bytes).map(RingEvent::TcpConnect),
+        kind::TCP_OPEN => read(bytes).map(RingEvent::TcpOpen),
+        kind::TCP_CLOSE => read(bytes).map(RingEvent::TcpClose),
+        kind::RAW_SEND => read(bytes).map(RingEvent::RawSend),
+        kind::ENDPOINT_OPEN => read(bytes).map(RingEvent::EndpointOpen),
+        kind::SOCKET_RELEASE => read(bytes).map(RingEvent::SocketRelease),
+        kind::PROCESS_FORK => read(bytes).map(RingEvent::ProcessFork),
         kind::PROCESS_EXEC => {
             let texts = bytes.get(size_of::<ProcessExec>()..)?;
-            read(bytes).map(|exec| Event::ProcessExec(exec, texts.into()))
+            read(bytes).map(|exec| RingEvent::ProcessExec(exec, texts.into()))
         }
-        kind::PROCESS_EXIT => read(bytes).map(Event::ProcessExit),
+        kind::PROCESS_EXIT => read(bytes).map(RingEvent::ProcessExit),
         kind::CGROUP_MADE => {
             let path = bytes.get(size_of::<CgroupMade>()..)?;
-            read(bytes).map(|made| Event::CgroupMade(made, path.into()))
+            read(bytes).map(|made| RingEvent::CgroupMade(made, path.into()))
         }
-        kind::CGROUP_REMOVED => read(bytes).map(Event::CgroupRemoved),
+        kind::CGROUP_REMOVED => read(bytes).map(RingEvent::CgroupRemoved),
         _ => None,
     }
 }

@@ -15,7 +15,7 @@ use flowlog_common::{
 
 use crate::attribution::clocks::Clocks;
 use crate::attribution::cmdline;
-use crate::attribution::ebpf::Event;
+use crate::attribution::ebpf::RingEvent;
 use crate::attribution::endpoints::{Endpoint, EndpointTable, FoundEndpoint, Port, Wanted};
 use crate::attribution::listeners::{Listener, Listeners};
 use crate::attribution::lives::{Life, Limits};
@@ -73,12 +73,12 @@ impl Tables {
 
     /// Takes in an event. `clocks` tell when a process began; `origin` is asked for the names of a user and a
     /// cgroup.
-    pub fn apply(&mut self, event: &Event, clocks: &Clocks, origin: impl FnOnce(&Owner) -> Origin) {
+    pub fn apply(&mut self, event: &RingEvent, clocks: &Clocks, origin: impl FnOnce(&Owner) -> Origin) {
         match event {
-            Event::TcpConnect(TcpConnect { header: _, socket_cookie, owner }) => {
+            RingEvent::TcpConnect(TcpConnect { header: _, socket_cookie, owner }) => {
                 self.connecting.insert(*socket_cookie, *owner);
             }
-            Event::TcpOpen(open) => {
+            RingEvent::TcpOpen(open) => {
                 let TcpOpen { header, socket_cookie: cookie, .. } = *open;
                 // After a loss, a later attempt may be what is missing: of somebody who was handed the socket.
                 let is_its_own = |connecting: &Owner| connecting.time_ns > self.blind_until_ns;
@@ -99,13 +99,13 @@ impl Tables {
                 let socket = Socket { cookie, holder, closer: None, passive: open.passive != 0, stats: None };
                 self.sockets.open(ends, header.time_ns, socket);
             }
-            Event::TcpClose(close) => {
+            RingEvent::TcpClose(close) => {
                 if let Some(life) = self.sockets.0.get_mut(close.socket_cookie) {
                     life.value.stats = Some(stats::of(close, life.value.passive));
                 }
                 self.sockets.0.close(close.socket_cookie, close.header.time_ns);
             }
-            Event::EndpointOpen(open) => {
+            RingEvent::EndpointOpen(open) => {
                 let EndpointOpen { header, socket_cookie, owner, protocol, used, .. } = *open;
                 let port = Port { protocol: Protocol(protocol), number: open.local_port };
                 if used == usage::ADDRESS {
@@ -135,11 +135,11 @@ impl Tables {
                     if is_renumbered || owner.time_ns == 0 { header.time_ns } else { owner.time_ns };
                 self.endpoints.open(opened_ns, endpoint);
             }
-            Event::RawSend(RawSend { header, socket_cookie, owner }) => {
+            RingEvent::RawSend(RawSend { header, socket_cookie, owner }) => {
                 let holder = self.holder(*owner, origin);
                 self.raw.open(*socket_cookie, header.time_ns, holder);
             }
-            Event::SocketRelease(release) => {
+            RingEvent::SocketRelease(release) => {
                 let SocketRelease { header, socket_cookie, closer, .. } = *release;
                 let process = self.processes.acting(closer.tgid, closer.time_ns).cloned();
                 let closer = holder(closer, process, origin);
@@ -160,11 +160,11 @@ impl Tables {
                 self.listeners.remove(socket_cookie);
                 self.raw.close(socket_cookie, header.time_ns);
             }
-            Event::ProcessFork(ProcessFork { header, .. })
-            | Event::ProcessExec(ProcessExec { header, .. }, _)
-            | Event::ProcessExit(ProcessExit { header, .. })
+            RingEvent::ProcessFork(ProcessFork { header, .. })
+            | RingEvent::ProcessExec(ProcessExec { header, .. }, _)
+            | RingEvent::ProcessExit(ProcessExit { header, .. })
                 if header.time_ns <= self.blind_until_ns => {}
-            Event::ProcessFork(fork) => {
+            RingEvent::ProcessFork(fork) => {
                 let ProcessFork { header, tgid, maker_tgid, ppid, login_uid } = *fork;
                 let fork = Fork {
                     tgid,
@@ -175,7 +175,7 @@ impl Tables {
                 };
                 self.processes.fork(fork, header.time_ns);
             }
-            Event::ProcessExec(exec, texts) => {
+            RingEvent::ProcessExec(exec, texts) => {
                 let ProcessExec { header, tgid, login_uid, args_len, path_len, path, path_flags } = *exec;
                 let split_at = usize::try_from(path_len).unwrap_or(usize::MAX);
                 let (path_text, args) = texts.split_at_checked(split_at).unwrap_or_default();
@@ -188,9 +188,9 @@ impl Tables {
                 };
                 self.processes.exec(exec, header.time_ns);
             }
-            Event::ProcessExit(exit) => self.processes.exit(exit.tgid, exit.header.time_ns),
+            RingEvent::ProcessExit(exit) => self.processes.exit(exit.tgid, exit.header.time_ns),
             // They are of names, not of sockets.
-            Event::CgroupMade(..) | Event::CgroupRemoved(_) => {}
+            RingEvent::CgroupMade(..) | RingEvent::CgroupRemoved(_) => {}
         }
     }
 

@@ -68,7 +68,7 @@ pub struct Origins {
     has_v1: bool,
     cgroups: Cgroups,
     /// What v1 told, by thread group id.
-    processes: Recent<u32, Seen>,
+    processes: Recent<u32, ProcessCgroup>,
     users: Users,
     /// When there may be a walk again.
     next_walk: Instant,
@@ -79,7 +79,7 @@ pub struct Origins {
 
 /// What /proc said of a process about its owners with times between these.
 #[derive(Debug)]
-struct Seen {
+struct ProcessCgroup {
     /// `CLOCK_MONOTONIC`, the process had begun.
     from_ns: u64,
     /// `CLOCK_MONOTONIC`, the process had not ended.
@@ -172,7 +172,7 @@ impl Origins {
     /// Adds what the hierarchies of v1 tell of the process of this owner.
     fn with_v1(&mut self, owner: &Owner, known: Option<Arc<Cgroup>>) -> Option<Arc<Cgroup>> {
         let seen = self.processes.get(&owner.tgid).filter(|seen| seen.cgroup_id == owner.cgroup_id);
-        if let Some(Seen { from_ns, until_ns, cgroup, .. }) = seen
+        if let Some(ProcessCgroup { from_ns, until_ns, cgroup, .. }) = seen
             && (*from_ns..=*until_ns).contains(&owner.time_ns)
         {
             return Some(Arc::clone(cgroup));
@@ -195,7 +195,8 @@ impl Origins {
             .flatten()
             .find(|earlier| **earlier == merged)
             .unwrap_or_else(|| Arc::new(merged));
-        let seen = Seen { from_ns, until_ns, cgroup_id: owner.cgroup_id, cgroup: Arc::clone(&cgroup) };
+        let seen =
+            ProcessCgroup { from_ns, until_ns, cgroup_id: owner.cgroup_id, cgroup: Arc::clone(&cgroup) };
         self.processes.insert(owner.tgid, seen);
         Some(cgroup)
     }

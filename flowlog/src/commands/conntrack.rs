@@ -9,6 +9,7 @@
 //! | `tuples` | what is sent to the kernel |
 //! | `printer` | what is printed, with [`proc_net`](crate::connections::proc_net) and `save` |
 //! | `requester`, `files` | names from /proc and /etc |
+//! | `failure`, `refusal` | why a command fails, and what the kernel refuses |
 
 mod commands;
 mod events;
@@ -22,6 +23,7 @@ mod options;
 mod parse;
 mod printer;
 mod protocols;
+mod refusal;
 mod requester;
 mod save;
 mod statistics;
@@ -53,7 +55,7 @@ pub(crate) fn understands(line: &str) -> bool {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn saved(
     entry: &crate::connections::ctnetlink::Entry,
-    event: crate::connections::ctnetlink::decode::Event,
+    event: crate::connections::ctnetlink::decode::EventKind,
 ) -> String {
     let mut out = Vec::new();
     save::entry(&mut out, entry, event);

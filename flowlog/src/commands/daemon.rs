@@ -44,7 +44,7 @@ use self::writing::Written;
 use crate::commands::config::Config;
 use crate::commands::doctor::Settings;
 use crate::commands::metrics::Metrics;
-use crate::connections::ctnetlink::{Buffers, Losses};
+use crate::connections::ctnetlink::{Buffers, ListenerLosses};
 use crate::connections::filter::FlowFilter;
 use crate::flow::Flow;
 use crate::host::identity::Host;
@@ -391,7 +391,7 @@ impl Daemon {
         }
         let handed_over = tokio::time::timeout(WAL_DEADLINE, self.hand_over()).await;
         let handed_over = handed_over.context("the disk does not answer").flatten();
-        let Losses { overruns, truncated } = self.losses();
+        let ListenerLosses { overruns, truncated } = self.losses();
         let Self { watched, local, output, counts, .. } = self;
         let status = std::sync::Arc::clone(&output.status);
         let mut written = output.close();

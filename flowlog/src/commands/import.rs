@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use bytesize::ByteSize;
 
-use self::rows::{Format, Import, Imported, Progress};
+use self::lines::Progress;
+use self::rows::{Format, Import, Imported};
 use crate::commands::terminal::Bar;
 use crate::connections::proc_net::LabelNames;
 use crate::host::identity::Host;

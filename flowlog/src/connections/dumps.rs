@@ -315,26 +315,17 @@ fn identity(flow: &Flow) -> Identity {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
-    use crate::flow::{L4, Protocol, Tuple};
+    use crate::testing;
 
     const S: u64 = 1_000_000_000;
 
     fn flow(port: u16, packets: u64) -> Flow {
-        let tuple = |src, dst| Tuple {
-            src: Ipv4Addr::LOCALHOST.into(),
-            dst: Ipv4Addr::LOCALHOST.into(),
-            proto: Protocol::TCP,
-            l4: L4::Ports { src, dst },
-            zone: None,
-        };
         Flow {
             id: Some(u32::from(port)),
             start_ns: Some(S),
             orig_counters: Some(Counters { packets, bytes: packets * 60 }),
-            ..Flow::new(tuple(port, 80), tuple(80, port))
+            ..testing::flow(port)
         }
     }
 

@@ -118,22 +118,14 @@ fn identity(flow: &Flow) -> Identity {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
-    use crate::flow::{Counters, L4, Protocol, Tuple};
+    use crate::flow::Counters;
+    use crate::testing;
 
     const MAX: usize = 1000;
 
     fn flow(port: u16, start_ns: Option<u64>) -> Flow {
-        let tuple = |src, dst| Tuple {
-            src: Ipv4Addr::LOCALHOST.into(),
-            dst: Ipv4Addr::LOCALHOST.into(),
-            proto: Protocol::TCP,
-            l4: L4::Ports { src, dst },
-            zone: None,
-        };
-        Flow { id: Some(7), start_ns, ..Flow::new(tuple(port, 80), tuple(80, port)) }
+        Flow { id: Some(7), start_ns, ..testing::flow(port) }
     }
 
     #[test]

@@ -116,10 +116,9 @@ impl Timeouts {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
-    use crate::flow::{L4, Tuple};
+    use crate::flow::L4;
+    use crate::testing::tuple;
 
     const S: u64 = 1_000_000_000;
 
@@ -130,8 +129,7 @@ mod tests {
     }
 
     fn flow(proto: Protocol) -> Flow {
-        let addr: IpAddr = "10.0.0.1".parse().unwrap();
-        let tuple = Tuple { src: addr, dst: addr, proto, l4: L4::None, zone: None };
+        let tuple = tuple("10.0.0.1", "10.0.0.1", proto, L4::None);
         Flow { start_ns: Some(1000 * S), stop_ns: Some(1200 * S), ..Flow::new(tuple, tuple) }
     }
 

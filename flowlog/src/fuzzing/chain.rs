@@ -8,9 +8,9 @@ use flowlog_reader::layout;
 use flowlog_reader::ledger::{Event, Hash, Line, Stopped, lines};
 use uuid::Uuid;
 
-use super::directory;
 use crate::log::ledger::Ledger;
 use crate::log::verify::verify;
+use crate::testing::directory;
 
 /// What each line begins with; 64 digits follow.
 const PREV: &[u8] = br#"{"prev":""#;

@@ -1,7 +1,5 @@
 //! The receiving side from bytes to rows: events of the programs and messages of the kernel.
 
-use flowlog_reader::run::RunContext;
-
 use crate::attribution::addresses::Addresses;
 use crate::attribution::clocks::Clocks;
 use crate::attribution::cmdline::Mode;
@@ -13,6 +11,7 @@ use crate::connections::duplicates::Seen;
 use crate::connections::timeouts::Timeouts;
 use crate::log::schema::FlowBatch;
 use crate::record::{Origin, Sighting};
+use crate::testing;
 
 /// `CLOCK_REALTIME` less `CLOCK_MONOTONIC`.
 const OFFSET_NS: u64 = 1_795_000_000_000_000_000;
@@ -24,13 +23,7 @@ const LIMITS: Limits = Limits { sockets: 8, linger_ns: 1_000_000 };
 /// one, else the payload of a message about a flow that ended.
 pub fn events(mut bytes: &[u8]) {
     let mut tables = Tables::new(LIMITS, Mode::Masked);
-    let run = RunContext {
-        run_id: uuid::Uuid::nil(),
-        host_id: String::new(),
-        host_name: String::new(),
-        boot_id: None,
-    };
-    let mut batch = FlowBatch::new(&run);
+    let mut batch = FlowBatch::new(&testing::run(uuid::Uuid::nil()));
     let mut seen = Seen::new(0);
     let timeouts = Timeouts::default();
     let addresses = Addresses::always([[10, 0, 0, 1].into()]);

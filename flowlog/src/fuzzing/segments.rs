@@ -4,20 +4,17 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use arrow_array::Array as _;
 use flowlog_reader::layout;
-use flowlog_reader::ledger::Started;
-use flowlog_reader::run::{RunContext, RunFacts};
 use flowlog_reader::segments::SegmentHeader;
 use uuid::Uuid;
 
-use super::{directory, faults};
-use crate::log::retention::RetentionLimits;
-use crate::log::store::{Store, StoreConfig};
+use super::faults;
 use crate::log::wal::{self, Frame, Frames, Wal, WalSync};
-use crate::log::writer::{Compatibility, Directory, Published, Rotation, seqs};
+use crate::log::writer::{Published, seqs};
+use crate::testing::{self, directory, files};
 
 /// Bytes of a segment before the length of its header.
 const BEFORE_LENGTH_BYTES: usize = 12;
@@ -114,21 +111,13 @@ fn logged(segment: &[u8]) -> (Uuid, BTreeSet<i64>) {
 /// The numbers of all rows in files. Each is there once.
 fn published(output: &Path) -> BTreeSet<i64> {
     let mut numbers = BTreeSet::new();
-    let mut directories = vec![output.join(layout::FLOWS)];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                directories.push(path);
-                continue;
-            }
-            let below = path.strip_prefix(output).unwrap().to_owned();
-            let file = Published::read(output, below).unwrap();
-            let rows = usize::try_from(file.rows).unwrap();
-            let before = numbers.len();
-            numbers.extend(file.seqs.into_iter().flatten());
-            assert_eq!(numbers.len() - before, rows, "a row twice: {}", path.display());
-        }
+    for path in files(&output.join(layout::FLOWS)) {
+        let below = path.strip_prefix(output).unwrap().to_owned();
+        let file = Published::read(output, below).unwrap();
+        let rows = usize::try_from(file.rows).unwrap();
+        let before = numbers.len();
+        numbers.extend(file.seqs.into_iter().flatten());
+        assert_eq!(numbers.len() - before, rows, "a row twice: {}", path.display());
     }
     numbers
 }
@@ -136,44 +125,10 @@ fn published(output: &Path) -> BTreeSet<i64> {
 /// A run that finds what the one before left, and stops. Says whether that is all published.
 fn start_and_stop(output: &Path, number: u64) -> bool {
     let now = UNIX_EPOCH + Duration::from_secs(1_795_248_000 + number);
-    let mut store = open(output, now);
+    let mut store = testing::store(output, testing::facts(Uuid::now_v7()), vec![1], now);
     store.recover(now);
     let (_, is_complete) = store.finish(true, now);
     is_complete
-}
-
-fn open(output: &Path, now: SystemTime) -> Store {
-    let run = RunContext {
-        run_id: Uuid::now_v7(),
-        host_id: "8f2c".into(),
-        host_name: "web-1".into(),
-        boot_id: None,
-    };
-    let facts = RunFacts { run, kernel: "6.18.5".into(), acct: None, timestamp: None, filter: None };
-    let started = Started {
-        version: "0".into(),
-        host_id: facts.run.host_id.clone(),
-        host_name: facts.run.host_name.clone(),
-        boot_id: None,
-        kernel: facts.kernel.clone(),
-        delivery: "reliable".into(),
-        netns: vec![1],
-        wal_sync: "off".into(),
-        unwatched_since_us: None,
-        filter: None,
-        torn_bytes: None,
-    };
-    let config = StoreConfig {
-        directory: Directory::open(Path::new(output)).unwrap(),
-        rotation: Rotation::default(),
-        compatibility: Compatibility::default(),
-        wal_sync: WalSync::Off,
-        retention: RetentionLimits::default(),
-        facts,
-        started,
-        watched_since_us: Some(1_795_248_000_000_000),
-    };
-    Store::open(config, now).unwrap()
 }
 
 /// The segment with the checksums that its bytes have: header and frames have theirs after their length.

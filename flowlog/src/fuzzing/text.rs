@@ -1,7 +1,7 @@
 //! Lines of connection tracking and of conntrack(8): what is read is written so that it is read again.
 
 use crate::commands::conntrack;
-use crate::connections::ctnetlink::decode::Event;
+use crate::connections::ctnetlink::decode::EventKind;
 use crate::connections::proc_net::round_trip::{MAX_TIME_S, names, parse, parse_leniently, print_as, style};
 use crate::connections::proc_net::xml;
 
@@ -24,7 +24,7 @@ pub fn line(bytes: &[u8]) {
         xml::entry(&mut out, &line.entry, line.event, &style(text, &line, &names(), MAX_TIME_S));
         assert!(std::str::from_utf8(&out).is_ok());
         // What `-o save` prints is a line for `-R`, up to what conntrack(8) cannot say.
-        let _ = conntrack::understands(&conntrack::saved(&line.entry, Event::New));
+        let _ = conntrack::understands(&conntrack::saved(&line.entry, EventKind::New));
     }
 }
 

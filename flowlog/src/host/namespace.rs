@@ -66,15 +66,6 @@ impl Namespace {
         Self::open_path(None, Path::new(OWN))
     }
 
-    /// The namespace in which the calling thread is now, for threads that are in others.
-    ///
-    /// # Errors
-    ///
-    /// Where /proc is not mounted.
-    pub fn current() -> Result<Self, NamespaceError> {
-        Self::open_path(Some(OWN), Path::new(OWN))
-    }
-
     /// The namespace that `ip netns` knows by this name, or the one at this path: whatever has a
     /// slash is a path.
     ///
@@ -169,10 +160,10 @@ impl Namespace {
             let thread = scope.spawn(|| {
                 // Entering takes a right that is not needed where the thread is there already. Where /proc does not
                 // tell, it is entered.
-                let is_there = || Self::own().is_ok_and(|own| own.inode == self.inode);
-                if self.name.is_some() && !is_there() {
+                let is_there = Self::own().is_ok_and(|own| own.inode == self.inode);
+                if !is_there {
                     setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| NamespaceError::Enter {
-                        name: self.name.clone().unwrap_or_default(),
+                        name: self.label().to_owned(),
                         source: errno.into(),
                     })?;
                 }

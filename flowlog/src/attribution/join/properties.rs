@@ -173,7 +173,7 @@ struct Host {
     executed: BTreeMap<u32, u64>,
     tracked: BTreeMap<(Kind, u16), Tracked>,
     /// Events and flows that are not read yet.
-    events: Vec<Event>,
+    events: Vec<RingEvent>,
     flows: Vec<(Flow, Tracked)>,
     /// Who closed accepted sockets, by cookie.
     closers: BTreeMap<u64, Process>,
@@ -221,7 +221,11 @@ impl Host {
             Step::Exec(tgid) => self.exec(tgid),
             Step::Exit(tgid) => {
                 if self.running.remove(&tgid).is_some() {
-                    self.events.push(Event::ProcessExit(ProcessExit { header: self.header(), tgid, pad: 0 }));
+                    self.events.push(RingEvent::ProcessExit(ProcessExit {
+                        header: self.header(),
+                        tgid,
+                        pad: 0,
+                    }));
                 }
             }
             Step::Listen(tgid) => {
@@ -290,7 +294,7 @@ impl Host {
         let parent_exe = process.exe.clone();
         self.running
             .insert(child, Process { tgid: child, start_ns, ppid: Some(maker), parent_exe, ..process });
-        self.events.push(Event::ProcessFork(ProcessFork {
+        self.events.push(RingEvent::ProcessFork(ProcessFork {
             header: self.header(),
             tgid: child,
             maker_tgid: maker,
@@ -316,7 +320,7 @@ impl Host {
         let path_len = u32::try_from(name.len()).unwrap() + 1;
         let (path, path_flags) = (path::RESOLVED, 0);
         let exec = ProcessExec { header, tgid, login_uid: u32::MAX, args_len: 0, path_len, path, path_flags };
-        self.events.push(Event::ProcessExec(exec, [name.as_bytes(), b"\0"].concat().into()));
+        self.events.push(RingEvent::ProcessExec(exec, [name.as_bytes(), b"\0"].concat().into()));
     }
 
     fn open(&mut self, tgid: u32, kind: Kind, port: u16) {
@@ -342,7 +346,7 @@ impl Host {
         }
         let header = self.header();
         self.events.push(match kind {
-            Kind::Datagram => Event::EndpointOpen(EndpointOpen {
+            Kind::Datagram => RingEvent::EndpointOpen(EndpointOpen {
                 header,
                 socket_cookie: cookie,
                 owner,
@@ -355,7 +359,7 @@ impl Host {
                 used: usage::USED,
                 pad: 0,
             }),
-            _ => Event::TcpOpen(TcpOpen {
+            _ => RingEvent::TcpOpen(TcpOpen {
                 header,
                 socket_cookie: cookie,
                 owner,
@@ -378,7 +382,7 @@ impl Host {
             self.release(cookie, self.owner(by));
         }
         if kind != Kind::Datagram {
-            self.events.push(Event::TcpClose(TcpClose {
+            self.events.push(RingEvent::TcpClose(TcpClose {
                 header: self.header(),
                 socket_cookie: cookie,
                 bytes_acked: 0,
@@ -398,7 +402,7 @@ impl Host {
         let header = self.header();
         let (syscall, exiting) = (u32::try_from(libc::SYS_close).unwrap(), 0);
         let release = SocketRelease { header, socket_cookie, closer, syscall, exiting };
-        self.events.push(Event::SocketRelease(release));
+        self.events.push(RingEvent::SocketRelease(release));
     }
 
     /// The end that is here sends: it begins a flow, or another one goes on. Connection tracking takes the packet
@@ -436,7 +440,7 @@ impl Host {
         self.sent.0.lock().unwrap().note(&tuple, cookie, self.now_ns);
         if !std::mem::replace(&mut raw.is_told, true) {
             let (socket_cookie, owner) = (raw.cookie, raw.owner);
-            self.events.push(Event::RawSend(RawSend { header: self.header(), socket_cookie, owner }));
+            self.events.push(RingEvent::RawSend(RawSend { header: self.header(), socket_cookie, owner }));
         }
         self.now_ns += CLOCK_SLACK_NS + US;
     }

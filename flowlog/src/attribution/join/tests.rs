@@ -7,7 +7,7 @@ use super::*;
 
 const TGID: u32 = 7;
 
-fn exec(exe: &str, time_ns: u64) -> Event {
+fn exec(exe: &str, time_ns: u64) -> RingEvent {
     let header = EventHeader { kind: 0, pad: 0, time_ns };
     let names = exe.rsplit('/').filter(|name| !name.is_empty());
     let text: Vec<u8> = names.flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect();
@@ -15,7 +15,7 @@ fn exec(exe: &str, time_ns: u64) -> Event {
     let (path, path_flags) = (path::RESOLVED, 0);
     let exec =
         ProcessExec { header, tgid: TGID, login_uid: u32::MAX, args_len: 0, path_len, path, path_flags };
-    Event::ProcessExec(exec, text.into())
+    RingEvent::ProcessExec(exec, text.into())
 }
 
 fn exe(tables: &Tables, time_ns: u64) -> Option<String> {
@@ -50,8 +50,8 @@ fn between_lost_events_a_connection_is_not_of_who_tried_before() {
             tables.processes_are_unknown(connect_ns, until_ns);
         }
         for event in [
-            Event::TcpConnect(TcpConnect { header: header(connect_ns), socket_cookie: 1, owner }),
-            Event::TcpOpen(TcpOpen {
+            RingEvent::TcpConnect(TcpConnect { header: header(connect_ns), socket_cookie: 1, owner }),
+            RingEvent::TcpOpen(TcpOpen {
                 header: header(open_ns),
                 socket_cookie: 1,
                 owner: Owner::UNKNOWN,
@@ -82,8 +82,8 @@ fn owner(tgid: u32, time_ns: u64) -> Owner {
     Owner { tgid, time_ns, netns_cookie: 9, ..Owner::UNKNOWN }
 }
 
-fn tcp_open(owner: Owner, passive: u32, time_ns: u64) -> Event {
-    Event::TcpOpen(TcpOpen {
+fn tcp_open(owner: Owner, passive: u32, time_ns: u64) -> RingEvent {
+    RingEvent::TcpOpen(TcpOpen {
         header: header(time_ns),
         socket_cookie: 1,
         owner,
@@ -96,11 +96,11 @@ fn tcp_open(owner: Owner, passive: u32, time_ns: u64) -> Event {
 }
 
 /// Tables that know a process and a thread of the kernel, after these events.
-fn after(events: impl IntoIterator<Item = Event>) -> Tables {
+fn after(events: impl IntoIterator<Item = RingEvent>) -> Tables {
     let mut tables = Tables::new(Limits::default(), cmdline::Mode::Off);
     let kernel_thread =
         ProcessFork { header: header(50), tgid: KERNEL_THREAD, maker_tgid: 2, ppid: 2, login_uid: u32::MAX };
-    for event in [exec("/bin/server", 60), Event::ProcessFork(kernel_thread)].into_iter().chain(events) {
+    for event in [exec("/bin/server", 60), RingEvent::ProcessFork(kernel_thread)].into_iter().chain(events) {
         tables.apply(&event, &Clocks::fixed(0), |_| Origin::default());
     }
     tables
@@ -111,7 +111,7 @@ fn after(events: impl IntoIterator<Item = Event>) -> Tables {
 fn a_thread_of_the_kernel_is_no_closer() {
     let closer_of = |tgid: u32| {
         let release = release(tgid, syscall(libc::SYS_close), 0);
-        let mut tables = after([tcp_open(owner(TGID, 100), 1, 200), Event::SocketRelease(release)]);
+        let mut tables = after([tcp_open(owner(TGID, 100), 1, 200), RingEvent::SocketRelease(release)]);
         let life = tables.sockets.0.get_mut(1).unwrap().clone();
         of_socket(&life).end.map(|end| (of_socket(&life).method, end.holder.owner.time_ns))
     };
@@ -127,9 +127,9 @@ fn who_only_looks_at_a_socket_is_no_closer() {
         let fork = ProcessFork { header: header(50), tgid, maker_tgid: ppid, ppid, login_uid: u32::MAX };
         let release = release(tgid, syscall, exiting);
         let mut tables = after([
-            Event::ProcessFork(fork),
+            RingEvent::ProcessFork(fork),
             tcp_open(owner(TGID, 100), 1, 200),
-            Event::SocketRelease(release),
+            RingEvent::SocketRelease(release),
         ]);
         of_socket(tables.sockets.0.get_mut(1).unwrap()).method
     };
@@ -164,7 +164,7 @@ fn a_thread_of_the_kernel_owns_nothing() {
     let is_owner_known = |tgid: u32| {
         let owner = owner(tgid, 100);
         let connect = TcpConnect { header: header(100), socket_cookie: 1, owner };
-        let mut tables = after([Event::TcpConnect(connect), tcp_open(Owner::UNKNOWN, 0, 200)]);
+        let mut tables = after([RingEvent::TcpConnect(connect), tcp_open(Owner::UNKNOWN, 0, 200)]);
         let life = tables.sockets.0.get_mut(1).unwrap().clone();
         assert_eq!(life.value.holder.owner.netns_cookie, 9, "it is where it is, all the same");
         of_socket(&life).is_known()
@@ -177,7 +177,7 @@ fn a_thread_of_the_kernel_owns_nothing() {
 #[test]
 fn a_raw_socket_had_its_echo_id_until_it_took_another() {
     let ping = |local_port: u16, time_ns: u64| {
-        Event::EndpointOpen(EndpointOpen {
+        RingEvent::EndpointOpen(EndpointOpen {
             header: header(time_ns),
             socket_cookie: 1,
             owner: owner(TGID, 100),

@@ -60,7 +60,7 @@ struct Real {
     process: Process,
 }
 
-enum Event {
+enum Notice {
     Fork(Fork),
     Exec(Exec),
     Exit(u32),
@@ -74,7 +74,7 @@ struct Host {
     programs: u32,
     running: BTreeMap<u32, Real>,
     /// Events that are not read yet.
-    waiting: Vec<(u64, Event)>,
+    waiting: Vec<(u64, Notice)>,
     table: ProcessTable,
     named: usize,
 }
@@ -97,22 +97,22 @@ impl Host {
                     login_uid,
                     ..real.process.clone()
                 };
-                self.send(Event::Exec(Exec { tgid, exe: Some(exe), cmdline, login_uid }));
+                self.send(Notice::Exec(Exec { tgid, exe: Some(exe), cmdline, login_uid }));
             }
             Step::ExitOfLeader(tgid) => {
                 let Some(real) = self.running.get_mut(&tgid) else { return };
                 if !std::mem::replace(&mut real.is_leaderless, true) {
-                    self.send(Event::Exit(tgid));
+                    self.send(Notice::Exit(tgid));
                 }
             }
             Step::Exit(tgid) => {
                 if self.running.remove(&tgid).is_some_and(|real| !real.is_leaderless) {
-                    self.send(Event::Exit(tgid));
+                    self.send(Notice::Exit(tgid));
                 }
             }
             Step::Act(tgid) => {
                 let Some(real) = self.running.get(&tgid) else { return };
-                self.send(Event::Act(real.process.clone()));
+                self.send(Notice::Act(real.process.clone()));
             }
             Step::Seed => {
                 // Reading takes longer than the clock needs to tell it from what was before.
@@ -148,7 +148,7 @@ impl Host {
             Process { tgid: child, start_ns: Some(self.now_ns), ppid: parent, parent_exe, ..process };
         let Process { login_uid, ppid, .. } = child_process;
         self.running.insert(child, Real { is_leaderless: false, process: child_process });
-        self.send(Event::Fork(Fork {
+        self.send(Notice::Fork(Fork {
             tgid: child,
             maker_tgid: maker,
             ppid,
@@ -157,17 +157,17 @@ impl Host {
         }));
     }
 
-    fn send(&mut self, event: Event) {
+    fn send(&mut self, event: Notice) {
         self.waiting.push((self.now_ns, event));
     }
 
     fn drain(&mut self) {
         for (at_ns, event) in std::mem::take(&mut self.waiting) {
             match event {
-                Event::Fork(fork) => self.table.fork(fork, at_ns),
-                Event::Exec(exec) => self.table.exec(exec, at_ns),
-                Event::Exit(tgid) => self.table.exit(tgid, at_ns),
-                Event::Act(truth) => {
+                Notice::Fork(fork) => self.table.fork(fork, at_ns),
+                Notice::Exec(exec) => self.table.exec(exec, at_ns),
+                Notice::Exit(tgid) => self.table.exit(tgid, at_ns),
+                Notice::Act(truth) => {
                     let named = [self.table.at(truth.tgid, at_ns), self.table.acting(truth.tgid, at_ns)];
                     self.named += named.iter().flatten().count();
                     for named in named.into_iter().flatten() {

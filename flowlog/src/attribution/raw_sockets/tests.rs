@@ -5,6 +5,7 @@ use flowlog_common::raw_sent::{BUCKETS, Noted, SLOTS};
 
 use super::*;
 use crate::record::Origin;
+use crate::testing;
 
 const MS: u64 = 1_000_000;
 
@@ -20,8 +21,7 @@ const OWN: &str = "10.0.0.1";
 const PEER: &str = "10.0.0.2";
 
 fn tuple(src: &str, src_port: u16, dst: &str, dst_port: u16) -> Tuple {
-    let [src, dst] = [src, dst].map(|addr| addr.parse().unwrap());
-    Tuple { src, dst, proto: Protocol::TCP, l4: L4::Ports { src: src_port, dst: dst_port }, zone: None }
+    testing::tuple(src, dst, Protocol::TCP, L4::Ports { src: src_port, dst: dst_port })
 }
 
 /// What a packet with this tuple is on the way.

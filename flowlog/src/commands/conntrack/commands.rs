@@ -172,24 +172,27 @@ pub(super) const NONE: Rules = Rules { required: &[], one_direction: false, opti
 impl Rules {
     /// Holds the options that were given against the rules.
     pub(super) fn check(&self, given: &[Opt]) -> Result<(), Failure> {
-        for opt in Opt::ALL {
-            let name = opt.name();
+        for &opt in Opt::ALL {
             let required = self.required.contains(&opt);
             let allowed = required || self.optional.iter().any(|opts| opts.contains(&opt));
-            if required && !given.contains(&opt) {
-                return Err(Failure::usage(format!(
-                    "You need to supply the `--{name}' option for this command"
-                )));
-            }
-            if !allowed && given.contains(&opt) {
-                return Err(Failure::usage(format!("Illegal option `--{name}' with this command")));
-            }
+            check_option(opt.name(), required, allowed, given.contains(&opt))?;
         }
         let pairs = [(Opt::Src, Opt::Dst), (Opt::ReplySrc, Opt::ReplyDst)];
         if self.one_direction {
             whole_pair(given, pairs, ["`--src' and `--dst'", "`--reply-src' and `--reply-dst'"])?;
         }
         Ok(())
+    }
+}
+
+/// Whether an option was given where a command needs it, and only where it takes it.
+pub(super) fn check_option(name: &str, required: bool, allowed: bool, given: bool) -> Result<(), Failure> {
+    match given {
+        false if required => {
+            Err(Failure::usage(format!("You need to supply the `--{name}' option for this command")))
+        }
+        true if !allowed => Err(Failure::usage(format!("Illegal option `--{name}' with this command"))),
+        _ => Ok(()),
     }
 }
 

@@ -7,28 +7,26 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::commands::Command;
-use super::execute::check_masks;
 use super::failure::{Failure, PREFIX, say};
 use super::matching::Matcher;
 use super::parse::Invocation;
 use super::printer::Printer;
 use super::requester::Requester;
 use super::values::EventMask;
-use crate::connections::ctnetlink::decode::{self, Event, Message};
+use crate::connections::ctnetlink::decode::{self, EventKind, Message};
 use crate::connections::ctnetlink::{Buffers, Delivery, Group, Listener, Received};
 
 /// Prints events of entries.
 pub(super) fn entries(line: &Invocation) -> Result<u64, Failure> {
-    check_masks(line)?;
+    let matcher = Matcher::new(line)?;
     let EventMask { new, update, destroy } = line.events.unwrap_or(EventMask::ALL);
     let groups = [(new, Group::New), (update, Group::Update), (destroy, Group::Destroy)];
     let groups: Vec<Group> = groups.into_iter().filter(|(on, _)| *on).map(|(_, group)| group).collect();
-    let matcher = Matcher::new(line);
     let mut printer = Printer::new(line, Some("conntrack"))?;
     watch(line, Command::Event, &groups, &mut printer, |printer, requester, message| {
         let event = message.event();
         let entry = match decode::entry(message.payload) {
-            Ok(entry) if event != Event::Other && matcher.fits(&entry) => entry,
+            Ok(entry) if event != EventKind::Other && matcher.fits(&entry) => entry,
             _ => return Ok(0),
         };
         printer.event(&entry, event, &requester.cause(message.port_id))?;
@@ -43,7 +41,7 @@ pub(super) fn expectations(line: &Invocation) -> Result<u64, Failure> {
     watch(line, Command::ExpEvent, &groups, &mut printer, |printer, _, message| {
         let event = message.expectation_event();
         let expectation = match decode::expectation(message.payload) {
-            Ok(expectation) if event != Event::Other => expectation,
+            Ok(expectation) if event != EventKind::Other => expectation,
             _ => return Ok(0),
         };
         printer.expectation(&expectation, event)?;

@@ -1,14 +1,15 @@
 //! Does what a command line says.
 
 use super::commands::{Command, Table};
-use super::failure::{Failure, PREFIX, explain, say};
+use super::failure::{Failure, PREFIX, say};
 use super::matching::Matcher;
 use super::options::Opt;
 use super::parse::Invocation;
 use super::printer::Printer;
+use super::refusal::explain;
 use super::tuples;
 use super::{events, help, statistics};
-use crate::connections::ctnetlink::decode::{DecodeError, Event};
+use crate::connections::ctnetlink::decode::{DecodeError, EventKind};
 use crate::connections::ctnetlink::{Entry, Error, Expectation, Requests};
 
 /// The sockets of a run; opened when they are needed.
@@ -82,7 +83,7 @@ pub(super) fn execute(line: &Invocation, session: &mut Session) -> Result<u64, F
         Command::ExpList => {
             let mut printer = Printer::new(line, Some("expect"))?;
             let shown = expectations(line, session.requests(command)?, |expectation| {
-                printer.expectation(expectation, Event::Other)
+                printer.expectation(expectation, EventKind::Other)
             })?;
             printer.finish()?;
             Ok(shown)
@@ -107,7 +108,7 @@ pub(super) fn execute(line: &Invocation, session: &mut Session) -> Result<u64, F
             let expectation = Expectation { master: line.entry.orig.clone(), ..Expectation::default() };
             let found = session.requests(command)?.find_expectation(&expectation).map_err(request)?;
             let mut printer = Printer::new(line, None)?;
-            printer.expectation(&found.ok_or_else(|| Failure::not_found(command))?, Event::Other)?;
+            printer.expectation(&found.ok_or_else(|| Failure::not_found(command))?, EventKind::Other)?;
             printer.finish()?;
             Ok(0)
         }
@@ -126,7 +127,6 @@ fn print_line(line: &Invocation, text: &str) -> Result<(), Failure> {
 }
 
 fn list(line: &Invocation, requests: &mut Requests) -> Result<u64, Failure> {
-    let matcher = Matcher::new(line);
     let filters = [
         Opt::Src,
         Opt::Dst,
@@ -144,7 +144,7 @@ fn list(line: &Invocation, requests: &mut Requests) -> Result<u64, Failure> {
     if line.zero && filters.iter().any(|opt| line.has(*opt)) {
         return Err(Failure::usage("Can't use -z with filtering parameters"));
     }
-    check_masks(line)?;
+    let matcher = Matcher::new(line)?;
     let mut printer = Printer::new(line, Some("conntrack"))?;
     let mut shown = Each::default();
     let filter = matcher.kernel_filter();
@@ -165,79 +165,65 @@ fn list(line: &Invocation, requests: &mut Requests) -> Result<u64, Failure> {
     Ok(shown)
 }
 
-/// A mask says which part of an address counts, and so needs the address.
-pub(super) fn check_masks(line: &Invocation) -> Result<(), Failure> {
-    if line.has(Opt::MaskSrc) && !line.has(Opt::Src) {
-        return Err(Failure::usage("Can't use --mask-src without --src"));
-    }
-    if line.has(Opt::MaskDst) && !line.has(Opt::Dst) {
-        return Err(Failure::usage("Can't use --mask-dst without --dst"));
-    }
-    Ok(())
-}
-
 fn delete(line: &Invocation, session: &mut Session) -> Result<u64, Failure> {
     let command = Command::Delete;
-    check_masks(line)?;
-    let matcher = Matcher::new(line);
-    let mut printer = Printer::new(line, None)?;
-    let mut deleted = Each::default();
-    let modifier = open(&mut session.modifier, command)?;
-    let requests = open(&mut session.requests, command)?;
-    let listed = requests.list(&matcher.kernel_filter(), |entry| {
-        deleted.one(entry, |entry| {
-            if !matcher.fits(&entry) {
-                return Ok(0);
-            }
-            let Entry { orig, id, zone, .. } = &entry;
-            let key = Entry { orig: orig.clone(), id: *id, zone: *zone, ..Entry::default() };
-            match modifier.remove(&key) {
-                Ok(true) => printer.removed(&entry).map(|()| 1),
-                // It ended by itself meanwhile.
-                Ok(false) => Ok(0),
-                Err(error) => Err(Failure::request(command, &error)),
-            }
-        });
-    });
-    // What was removed is told also where something else failed.
-    printer.finish()?;
-    deleted.finish(command, listed)
+    each_that_fits(line, session, command, |entry, modifier, printer| {
+        let Entry { orig, id, zone, .. } = entry;
+        let key = Entry { orig: orig.clone(), id: *id, zone: *zone, ..Entry::default() };
+        match modifier.remove(&key) {
+            Ok(true) => printer.removed(entry).map(|()| 1),
+            // It ended by itself meanwhile.
+            Ok(false) => Ok(0),
+            Err(error) => Err(Failure::request(command, &error)),
+        }
+    })
 }
 
 fn update(line: &Invocation, session: &mut Session) -> Result<u64, Failure> {
     let command = Command::Update;
-    check_masks(line)?;
-    let matcher = Matcher::new(line);
+    each_that_fits(line, session, command, |entry, modifier, printer| {
+        let Some(change) = tuples::to_change(line, entry) else { return Ok(0) };
+        if let Err(error) = modifier.change(&change) {
+            say(&format!("Operation failed: {}", explain(command, &error)));
+        }
+        let key = Entry { orig: entry.orig.clone(), zone: entry.zone, ..Entry::default() };
+        match modifier.find(&key) {
+            Ok(Some(entry)) => printer.changed(&entry).map(|()| 1),
+            // It ended by itself meanwhile.
+            Ok(None) => Ok(0),
+            Err(error) => Err(Failure::request(command, &error)),
+        }
+    })
+}
+
+/// Calls `work` with each entry that fits, and with a second socket: the first one is busy with the list.
+fn each_that_fits(
+    line: &Invocation,
+    session: &mut Session,
+    command: Command,
+    mut work: impl FnMut(&Entry, &mut Requests, &mut Printer) -> Result<u64, Failure>,
+) -> Result<u64, Failure> {
+    let matcher = Matcher::new(line)?;
     let mut printer = Printer::new(line, None)?;
-    let mut updated = Each::default();
+    let mut worked_on = Each::default();
     let modifier = open(&mut session.modifier, command)?;
     let requests = open(&mut session.requests, command)?;
     let listed = requests.list(&matcher.kernel_filter(), |entry| {
-        updated.one(entry, |entry| {
-            let Some(change) = tuples::to_change(line, &entry).filter(|_| matcher.fits(&entry)) else {
-                return Ok(0);
-            };
-            if let Err(error) = modifier.change(&change) {
-                say(&format!("Operation failed: {}", explain(command, &error)));
-            }
-            let key = Entry { orig: entry.orig.clone(), zone: entry.zone, ..Entry::default() };
-            match modifier.find(&key) {
-                Ok(Some(entry)) => printer.changed(&entry).map(|()| 1),
-                // It ended by itself meanwhile.
-                Ok(None) => Ok(0),
-                Err(error) => Err(Failure::request(command, &error)),
-            }
+        worked_on.one(entry, |entry| match matcher.fits(&entry) {
+            true => work(&entry, modifier, &mut printer),
+            false => Ok(0),
         });
     });
+    // What was done is told also where something else failed.
     printer.finish()?;
-    updated.finish(command, listed)
+    worked_on.finish(command, listed)
 }
 
 fn get(line: &Invocation, requests: &mut Requests) -> Result<u64, Failure> {
     let command = Command::Get;
     let found = requests.find(&tuples::to_find(line)).map_err(|error| Failure::request(command, &error))?;
     let entry = found.ok_or_else(|| Failure::not_found(command))?;
-    if !Matcher::new(line).fits(&entry) {
+    if !Matcher::new(line)?.fits(&entry) {
         return Ok(0);
     }
     let mut printer = Printer::new(line, Some("conntrack"))?;

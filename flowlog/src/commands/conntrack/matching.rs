@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::commands::Command;
+use super::failure::Failure;
 use super::options::Opt;
 use super::parse::{Invocation, NatEnd};
 use crate::connections::ctnetlink::sets::{L4Attributes, ProtoInfo, TupleAttributes};
@@ -26,7 +27,8 @@ pub(super) struct Matcher {
 }
 
 impl Matcher {
-    pub(super) fn new(line: &Invocation) -> Self {
+    pub(super) fn new(line: &Invocation) -> Result<Self, Failure> {
+        check_masks(line)?;
         let mut wanted = line.entry.clone();
         let network =
             |given: bool, address: Option<IpAddr>, mask: Option<IpAddr>| address.zip(mask).filter(|_| given);
@@ -60,7 +62,7 @@ impl Matcher {
             matcher.wanted.timeout_s = None;
             matcher.wanted.proto_info = None;
         }
-        matcher
+        Ok(matcher)
     }
 
     /// What of this the kernel can look at.
@@ -105,6 +107,17 @@ impl Matcher {
             (src, dst) => src.unwrap_or(true) && dst.unwrap_or(true),
         }
     }
+}
+
+/// A mask says which part of an address counts, and so needs the address.
+fn check_masks(line: &Invocation) -> Result<(), Failure> {
+    if line.has(Opt::MaskSrc) && !line.has(Opt::Src) {
+        return Err(Failure::usage("Can't use --mask-src without --src"));
+    }
+    if line.has(Opt::MaskDst) && !line.has(Opt::Dst) {
+        return Err(Failure::usage("Can't use --mask-dst without --dst"));
+    }
+    Ok(())
 }
 
 /// Where nothing is wanted, all is well.
@@ -208,16 +221,13 @@ mod tests {
     use super::super::parse;
     use super::*;
     use crate::connections::ctnetlink::sets::TcpInfo;
-    use crate::flow::{Flow, L4, Protocol, Tuple};
+    use crate::flow::{Flow, L4, Protocol};
+    use crate::testing::tuple;
 
     /// A connection to 10.0.0.2:80 that source NAT sends from 9.9.9.9:7000.
     fn entry() -> Entry {
-        let tuple = |src: &str, dst: &str, src_port, dst_port| Tuple {
-            src: src.parse().unwrap(),
-            dst: dst.parse().unwrap(),
-            proto: Protocol::TCP,
-            l4: L4::Ports { src: src_port, dst: dst_port },
-            zone: None,
+        let tuple = |src_ip: &str, dst_ip: &str, src, dst| {
+            tuple(src_ip, dst_ip, Protocol::TCP, L4::Ports { src, dst })
         };
         let flow = Flow::new(tuple("10.0.0.1", "10.0.0.2", 1000, 80), tuple("10.0.0.2", "9.9.9.9", 80, 7000));
         let tcp = TcpInfo { state: Some(3), ..TcpInfo::default() };
@@ -268,7 +278,7 @@ mod tests {
         ] {
             let args = format!("-L {options}");
             let line = parse::parse(args.split_whitespace().map(Into::into).collect()).unwrap();
-            assert_eq!(Matcher::new(&line).fits(&entry()), expected, "{options}");
+            assert_eq!(Matcher::new(&line).unwrap().fits(&entry()), expected, "{options}");
         }
     }
 
@@ -278,13 +288,13 @@ mod tests {
         let mut wanted = [0; 16];
         wanted[0] = 0b100;
         line.labels = Some(wanted);
-        assert!(Matcher::new(&line).fits(&entry()));
+        assert!(Matcher::new(&line).unwrap().fits(&entry()));
         wanted[15] = 1;
         line.labels = Some(wanted);
-        assert!(!Matcher::new(&line).fits(&entry()));
+        assert!(!Matcher::new(&line).unwrap().fits(&entry()));
 
         let args = "-U -m 7 -t 9 -u ASSURED -p tcp --state CLOSE".split_whitespace();
         let line = parse::parse(args.map(Into::into).collect()).unwrap();
-        assert!(Matcher::new(&line).fits(&entry()));
+        assert!(Matcher::new(&line).unwrap().fits(&entry()));
     }
 }

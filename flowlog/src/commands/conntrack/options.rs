@@ -1,73 +1,77 @@
-//! The options of conntrack(8) that no protocol owns.
+//! The options of conntrack(8). Those of a protocol have their names in `protocols`.
 
-/// An option, in the order in which conntrack(8) checks them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Opt {
-    Src,
-    Dst,
-    ReplySrc,
-    ReplyDst,
-    Proto,
-    Timeout,
-    Status,
-    Zero,
-    EventMask,
-    TupleSrc,
-    TupleDst,
-    MaskSrc,
-    MaskDst,
-    Mark,
-    Id,
-    Family,
-    SrcNat,
-    DstNat,
-    Output,
-    Secmark,
-    BufferSize,
-    AnyNat,
-    Zone,
-    Label,
-    LabelAdd,
-    LabelDel,
-    OrigZone,
-    ReplyZone,
-    /// Taken and ignored, as it was before conntrack(8) 1.0.
-    NatRange,
+/// Declares options with the list of them, [`ALL`](Opt::ALL).
+macro_rules! in_order {
+    ($(#[$doc:meta])* $options:ident { $($option:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum $options {
+            $($option,)*
+        }
+
+        impl $options {
+            /// All of them, in the order in which conntrack(8) checks them.
+            pub(super) const ALL: &[Self] = &[$(Self::$option,)*];
+        }
+    };
+}
+
+in_order! {
+    /// An option of conntrack(8) itself.
+    Opt {
+        Src,
+        Dst,
+        ReplySrc,
+        ReplyDst,
+        Proto,
+        Timeout,
+        Status,
+        Zero,
+        EventMask,
+        TupleSrc,
+        TupleDst,
+        MaskSrc,
+        MaskDst,
+        Mark,
+        Id,
+        Family,
+        SrcNat,
+        DstNat,
+        Output,
+        Secmark,
+        BufferSize,
+        AnyNat,
+        Zone,
+        Label,
+        LabelAdd,
+        LabelDel,
+        OrigZone,
+        ReplyZone,
+    }
+}
+
+in_order! {
+    /// An option of a protocol. Ports are keys for GRE.
+    ProtoOpt {
+        SrcPort,
+        DstPort,
+        ReplySrcPort,
+        ReplyDstPort,
+        MaskSrcPort,
+        MaskDstPort,
+        State,
+        TupleSrcPort,
+        TupleDstPort,
+        OrigVtag,
+        ReplyVtag,
+        Role,
+        IcmpType,
+        IcmpCode,
+        IcmpId,
+    }
 }
 
 impl Opt {
-    /// All that can be wrong for a command.
-    pub(super) const ALL: [Self; 28] = [
-        Self::Src,
-        Self::Dst,
-        Self::ReplySrc,
-        Self::ReplyDst,
-        Self::Proto,
-        Self::Timeout,
-        Self::Status,
-        Self::Zero,
-        Self::EventMask,
-        Self::TupleSrc,
-        Self::TupleDst,
-        Self::MaskSrc,
-        Self::MaskDst,
-        Self::Mark,
-        Self::Id,
-        Self::Family,
-        Self::SrcNat,
-        Self::DstNat,
-        Self::Output,
-        Self::Secmark,
-        Self::BufferSize,
-        Self::AnyNat,
-        Self::Zone,
-        Self::Label,
-        Self::LabelAdd,
-        Self::LabelDel,
-        Self::OrigZone,
-        Self::ReplyZone,
-    ];
-
     /// Its name in messages.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -86,7 +90,9 @@ pub(super) enum What {
     /// An option of conntrack(8) itself.
     Opt(Opt),
     /// An option of the protocol that `-p` named.
-    Protocol(super::protocols::ProtoOpt),
+    Protocol(ProtoOpt),
+    /// Taken and ignored, as it was before conntrack(8) 1.0.
+    NatRange,
 }
 
 /// Whether an option has a value. An optional one may be the next argument too.
@@ -143,7 +149,7 @@ pub(super) const OPTIONS: &[Spec] = &[
     option("tuple-dst", None, Takes::Value, Opt::TupleDst),
     option("mask-src", None, Takes::Value, Opt::MaskSrc),
     option("mask-dst", None, Takes::Value, Opt::MaskDst),
-    option("nat-range", Some('a'), Takes::Value, Opt::NatRange),
+    Spec { long: "nat-range", short: Some('a'), takes: Takes::Value, what: What::NatRange },
     option("mark", Some('m'), Takes::Value, Opt::Mark),
     option("secmark", Some('c'), Takes::Value, Opt::Secmark),
     option("id", Some('i'), Takes::Value, Opt::Id),

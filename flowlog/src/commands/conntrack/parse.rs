@@ -12,8 +12,8 @@ use lexopt::Arg;
 use super::commands::{Command, NONE, Table};
 use super::failure::{Failure, say};
 use super::files;
-use super::options::{self, Opt, Spec, Takes, What};
-use super::protocols::{Known, ProtoOpt};
+use super::options::{self, Opt, ProtoOpt, Spec, Takes, What};
+use super::protocols::Known;
 use super::values::{self, EventMask, Format};
 use crate::connections::ctnetlink::Entry;
 use crate::connections::ctnetlink::sets::{
@@ -144,6 +144,10 @@ impl Line {
             }
             What::Opt(opt) => self.option(opt, value),
             What::Protocol(opt) => self.protocol_option(opt, value.unwrap_or_default()),
+            What::NatRange => {
+                say("WARNING: ignoring -a, deprecated option.");
+                Ok(())
+            }
         }
     }
 
@@ -169,9 +173,7 @@ impl Line {
     fn option(&mut self, opt: Opt, value: Option<&str>) -> Result<(), Failure> {
         let text = value.unwrap_or_default();
         let line = &mut self.invocation;
-        if opt != Opt::NatRange {
-            line.given.push(opt);
-        }
+        line.given.push(opt);
         match opt {
             Opt::Src | Opt::Dst | Opt::TupleSrc | Opt::TupleDst => {
                 let (address, mask) = values::network(text)?;
@@ -228,7 +230,6 @@ impl Line {
             Opt::OrigZone => line.entry.orig.get_or_insert_default().zone = Some(values::number(text)?),
             Opt::ReplyZone => line.entry.reply.get_or_insert_default().zone = Some(values::number(text)?),
             Opt::Label | Opt::LabelAdd | Opt::LabelDel => line.labels(opt, value)?,
-            Opt::NatRange => say("WARNING: ignoring -a, deprecated option."),
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::parse::Invocation;
 use super::save;
 use super::values::Format;
-use crate::connections::ctnetlink::decode::Event;
+use crate::connections::ctnetlink::decode::EventKind;
 use crate::connections::ctnetlink::{Entry, Expectation};
 use crate::connections::proc_net::print::Style;
 use crate::connections::proc_net::{LabelNames, print, xml};
@@ -53,26 +53,26 @@ impl Printer {
     /// Prints an entry of a list.
     pub(super) fn entry(&mut self, entry: &Entry) -> Result<(), Failure> {
         self.begin()?;
-        self.make(entry, Event::Other, Event::New, self.format.ktimestamp, true);
+        self.make(entry, EventKind::Other, EventKind::New, self.format.ktimestamp, true);
         self.end("")
     }
 
     /// Prints an entry that was removed.
     pub(super) fn removed(&mut self, entry: &Entry) -> Result<(), Failure> {
         self.line.clear();
-        self.make(entry, Event::Other, Event::Destroy, false, false);
+        self.make(entry, EventKind::Other, EventKind::Destroy, false, false);
         self.end("")
     }
 
     /// Prints an entry that was changed.
     pub(super) fn changed(&mut self, entry: &Entry) -> Result<(), Failure> {
         self.line.clear();
-        self.make(entry, Event::Other, Event::New, false, true);
+        self.make(entry, EventKind::Other, EventKind::New, false, true);
         self.end("")
     }
 
     /// Prints an event at once; `cause` is added to it.
-    pub(super) fn event(&mut self, entry: &Entry, event: Event, cause: &str) -> Result<(), Failure> {
+    pub(super) fn event(&mut self, entry: &Entry, event: EventKind, cause: &str) -> Result<(), Failure> {
         self.begin()?;
         self.time_of_event();
         self.make(entry, event, event, self.format.ktimestamp, true);
@@ -81,7 +81,7 @@ impl Printer {
     }
 
     /// Prints an expectation.
-    pub(super) fn expectation(&mut self, expectation: &Expectation, event: Event) -> Result<(), Failure> {
+    pub(super) fn expectation(&mut self, expectation: &Expectation, event: EventKind) -> Result<(), Failure> {
         self.begin()?;
         self.time_of_event();
         if self.format.xml {
@@ -120,7 +120,7 @@ impl Printer {
         Ok(())
     }
 
-    fn make(&mut self, entry: &Entry, event: Event, saved_as: Event, timestamps: bool, labels: bool) {
+    fn make(&mut self, entry: &Entry, event: EventKind, saved_as: EventKind, timestamps: bool, labels: bool) {
         let names = self.label_names.as_ref().filter(|_| labels);
         let style = style(self.format, names, &self.time_zone, timestamps);
         if self.format.save {

@@ -1,29 +1,9 @@
 //! The protocols that conntrack(8) has options for.
 
-use super::commands::{Command, whole_pair};
+use super::commands::{Command, check_option, whole_pair};
 use super::failure::Failure;
-use super::options::{Spec, Takes, What};
+use super::options::{ProtoOpt, Spec, Takes, What};
 use crate::flow::Protocol;
-
-/// An option of a protocol, in the order in which conntrack(8) checks them. Ports are keys for GRE.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ProtoOpt {
-    SrcPort,
-    DstPort,
-    ReplySrcPort,
-    ReplyDstPort,
-    MaskSrcPort,
-    MaskDstPort,
-    State,
-    TupleSrcPort,
-    TupleDstPort,
-    OrigVtag,
-    ReplyVtag,
-    Role,
-    IcmpType,
-    IcmpCode,
-    IcmpId,
-}
 
 /// A protocol with options.
 #[derive(Debug)]
@@ -38,82 +18,58 @@ const fn option(long: &'static str, opt: ProtoOpt) -> Spec {
     Spec { long, short: None, takes: Takes::Value, what: What::Protocol(opt) }
 }
 
-/// Options of all protocols with ports; those of single protocols follow. The name that messages use
+/// Options of the keys of both ends, with their words; those of single protocols follow. The name that messages use
 /// comes first.
-macro_rules! with_ports {
-    ($($more:expr),*) => {
+macro_rules! with_ends {
+    ($src:literal, $dst:literal, $key:literal $(, $more:expr)*) => {
         &[
-            option("sport", ProtoOpt::SrcPort),
-            option("orig-port-src", ProtoOpt::SrcPort),
-            option("dport", ProtoOpt::DstPort),
-            option("orig-port-dst", ProtoOpt::DstPort),
-            option("reply-port-src", ProtoOpt::ReplySrcPort),
-            option("reply-port-dst", ProtoOpt::ReplyDstPort),
-            option("mask-port-src", ProtoOpt::MaskSrcPort),
-            option("mask-port-dst", ProtoOpt::MaskDstPort),
-            option("tuple-port-src", ProtoOpt::TupleSrcPort),
-            option("tuple-port-dst", ProtoOpt::TupleDstPort),
+            option($src, ProtoOpt::SrcPort),
+            option(concat!("orig-", $key, "-src"), ProtoOpt::SrcPort),
+            option($dst, ProtoOpt::DstPort),
+            option(concat!("orig-", $key, "-dst"), ProtoOpt::DstPort),
+            option(concat!("reply-", $key, "-src"), ProtoOpt::ReplySrcPort),
+            option(concat!("reply-", $key, "-dst"), ProtoOpt::ReplyDstPort),
+            option(concat!("mask-", $key, "-src"), ProtoOpt::MaskSrcPort),
+            option(concat!("mask-", $key, "-dst"), ProtoOpt::MaskDstPort),
+            option(concat!("tuple-", $key, "-src"), ProtoOpt::TupleSrcPort),
+            option(concat!("tuple-", $key, "-dst"), ProtoOpt::TupleDstPort),
             $($more),*
+        ]
+    };
+}
+
+/// Options of all protocols with ports, and those of one.
+macro_rules! with_ports {
+    ($($more:expr),*) => { with_ends!("sport", "dport", "port" $(, $more)*) };
+}
+
+/// Options of ICMP or ICMPv6.
+macro_rules! with_type {
+    ($name:literal) => {
+        &[
+            option(concat!($name, "-type"), ProtoOpt::IcmpType),
+            option(concat!($name, "-code"), ProtoOpt::IcmpCode),
+            option(concat!($name, "-id"), ProtoOpt::IcmpId),
         ]
     };
 }
 
 const PORTS: &[Spec] = with_ports!();
 const STATE: Spec = option("state", ProtoOpt::State);
+const ORIG_VTAG: Spec = option("orig-vtag", ProtoOpt::OrigVtag);
+const REPLY_VTAG: Spec = option("reply-vtag", ProtoOpt::ReplyVtag);
+const ROLE: Spec = option("role", ProtoOpt::Role);
 
 /// Those that conntrack(8) knows.
 pub(super) static KNOWN: [Known; 8] = [
     Known { name: "tcp", protocol: Protocol::TCP, options: with_ports!(STATE) },
     Known { name: "udp", protocol: Protocol::UDP, options: PORTS },
     Known { name: "udplite", protocol: Protocol::UDPLITE, options: PORTS },
-    Known {
-        name: "sctp",
-        protocol: Protocol::SCTP,
-        options: with_ports!(
-            STATE,
-            option("orig-vtag", ProtoOpt::OrigVtag),
-            option("reply-vtag", ProtoOpt::ReplyVtag)
-        ),
-    },
-    Known {
-        name: "dccp",
-        protocol: Protocol::DCCP,
-        options: with_ports!(STATE, option("role", ProtoOpt::Role)),
-    },
-    Known {
-        name: "icmp",
-        protocol: Protocol::ICMP,
-        options: &[
-            option("icmp-type", ProtoOpt::IcmpType),
-            option("icmp-code", ProtoOpt::IcmpCode),
-            option("icmp-id", ProtoOpt::IcmpId),
-        ],
-    },
-    Known {
-        name: "icmpv6",
-        protocol: Protocol::ICMPV6,
-        options: &[
-            option("icmpv6-type", ProtoOpt::IcmpType),
-            option("icmpv6-code", ProtoOpt::IcmpCode),
-            option("icmpv6-id", ProtoOpt::IcmpId),
-        ],
-    },
-    Known {
-        name: "gre",
-        protocol: Protocol::GRE,
-        options: &[
-            option("srckey", ProtoOpt::SrcPort),
-            option("orig-key-src", ProtoOpt::SrcPort),
-            option("dstkey", ProtoOpt::DstPort),
-            option("orig-key-dst", ProtoOpt::DstPort),
-            option("reply-key-src", ProtoOpt::ReplySrcPort),
-            option("reply-key-dst", ProtoOpt::ReplyDstPort),
-            option("mask-key-src", ProtoOpt::MaskSrcPort),
-            option("mask-key-dst", ProtoOpt::MaskDstPort),
-            option("tuple-key-src", ProtoOpt::TupleSrcPort),
-            option("tuple-key-dst", ProtoOpt::TupleDstPort),
-        ],
-    },
+    Known { name: "sctp", protocol: Protocol::SCTP, options: with_ports!(STATE, ORIG_VTAG, REPLY_VTAG) },
+    Known { name: "dccp", protocol: Protocol::DCCP, options: with_ports!(STATE, ROLE) },
+    Known { name: "icmp", protocol: Protocol::ICMP, options: with_type!("icmp") },
+    Known { name: "icmpv6", protocol: Protocol::ICMPV6, options: with_type!("icmpv6") },
+    Known { name: "gre", protocol: Protocol::GRE, options: with_ends!("srckey", "dstkey", "key") },
 ];
 
 impl Known {
@@ -139,34 +95,10 @@ impl Known {
     /// Holds its options that were given against what a command takes.
     pub(super) fn check(&self, command: Command, given: &[ProtoOpt]) -> Result<(), Failure> {
         use ProtoOpt::*;
-        const ORDER: [ProtoOpt; 15] = [
-            SrcPort,
-            DstPort,
-            ReplySrcPort,
-            ReplyDstPort,
-            MaskSrcPort,
-            MaskDstPort,
-            State,
-            TupleSrcPort,
-            TupleDstPort,
-            OrigVtag,
-            ReplyVtag,
-            Role,
-            IcmpType,
-            IcmpCode,
-            IcmpId,
-        ];
-        for opt in ORDER {
+        for &opt in ProtoOpt::ALL {
             let Some(name) = self.name_of(opt) else { continue };
             let (required, allowed) = self.takes(command, opt);
-            if required && !given.contains(&opt) {
-                return Err(Failure::usage(format!(
-                    "You need to supply the `--{name}' option for this command"
-                )));
-            }
-            if !required && !allowed && given.contains(&opt) {
-                return Err(Failure::usage(format!("Illegal option `--{name}' with this command")));
-            }
+            check_option(name, required, required || allowed, given.contains(&opt))?;
         }
         if matches!(command, Command::Create | Command::Add | Command::Get) && !self.is_icmp() {
             let names = match self.protocol {

@@ -4,20 +4,21 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use super::matching::Nat;
-use super::protocols::{Known, ProtoOpt};
+use super::options::ProtoOpt;
+use super::protocols::Known;
 use crate::connections::ctnetlink::Entry;
-use crate::connections::ctnetlink::decode::Event;
+use crate::connections::ctnetlink::decode::EventKind;
 use crate::connections::ctnetlink::sets::TupleAttributes;
 use crate::flow::Status;
 
 /// Appends an entry, without the end of the line.
-pub(super) fn entry(out: &mut Vec<u8>, entry: &Entry, event: Event) {
+pub(super) fn entry(out: &mut Vec<u8>, entry: &Entry, event: EventKind) {
     let mut line = Line(String::new());
     line.words(match event {
-        Event::New => "-A",
-        Event::Update => "-U",
-        Event::Destroy => "-D",
-        Event::Other => "",
+        EventKind::New => "-A",
+        EventKind::Update => "-U",
+        EventKind::Destroy => "-D",
+        EventKind::Other => "",
     });
     line.number("-t", entry.timeout_s);
     if let Some(status) = entry.status.map(Status) {

@@ -2,7 +2,7 @@
 
 use super::Daemon;
 use crate::commands::metrics::{RowCounts, set};
-use crate::connections::ctnetlink::Losses;
+use crate::connections::ctnetlink::ListenerLosses;
 
 /// What happened to messages and flows: plain integers, for the path of each flow.
 #[derive(Debug, Default)]
@@ -19,9 +19,9 @@ pub(super) struct Counts {
 
 impl Daemon {
     /// What all listeners have lost.
-    pub(super) fn losses(&self) -> Losses {
+    pub(super) fn losses(&self) -> ListenerLosses {
         let of_all = self.watched.iter().map(|watched| watched.listener.losses());
-        of_all.fold(Losses::default(), |sum, Losses { overruns, truncated }| Losses {
+        of_all.fold(ListenerLosses::default(), |sum, ListenerLosses { overruns, truncated }| ListenerLosses {
             overruns: sum.overruns + overruns,
             truncated: sum.truncated + truncated,
         })
@@ -30,7 +30,7 @@ impl Daemon {
     /// Copies the counts to the metrics.
     pub(super) fn update_metrics(&self) {
         let Counts { flows, undecodable, unknown_attributes, duplicates, lost: _, rows } = &self.counts;
-        let Losses { overruns, truncated } = self.losses();
+        let ListenerLosses { overruns, truncated } = self.losses();
         let metrics = &self.metrics;
         metrics.set_rows(rows);
         set(&metrics.flows_received, *flows);

@@ -15,7 +15,7 @@ use crate::attribution::clocks::Set;
 use crate::attribution::clocks::read::boot_ns;
 use crate::attribution::cmdline::Mode;
 use crate::attribution::ebpf::{
-    Ebpf, Event, HANDFUL, HOST_CGROUPS, KERNEL_TYPES, Layouts, ON_BRANCH, ONLY_RELATIVES, Untold, layouts,
+    Ebpf, HANDFUL, HOST_CGROUPS, KERNEL_TYPES, Layouts, ON_BRANCH, ONLY_RELATIVES, RingEvent, Untold, layouts,
 };
 use crate::attribution::join::Tables;
 use crate::attribution::lives::Limits;
@@ -36,7 +36,7 @@ pub(super) struct Local {
     /// What is recorded of arguments.
     cmdline: Mode,
     /// The events that are taken in now.
-    events: Vec<Event>,
+    events: Vec<RingEvent>,
     /// The name of this program's tasks, and of those of another flowlog. At its start it takes a copy of each
     /// socket for a moment (`seed`). Where the owner closes the socket just then, that copy is the last one,
     /// and its end would make flowlog the one who closed.
@@ -183,14 +183,14 @@ impl Local {
                 tables.processes_are_unknown(since_ns, now_ns(ClockId::CLOCK_MONOTONIC));
             }
             for event in &mut *events {
-                if let Event::SocketRelease(release) = event
+                if let RingEvent::SocketRelease(release) = event
                     && release.closer.comm == *own_comm
                 {
                     release.closer.tgid = NOBODY;
                 }
                 match event {
-                    Event::CgroupMade(made, path) => origins.made(made.id, made.level, path),
-                    Event::CgroupRemoved(removed) => origins.removed(removed.id),
+                    RingEvent::CgroupMade(made, path) => origins.made(made.id, made.level, path),
+                    RingEvent::CgroupRemoved(removed) => origins.removed(removed.id),
                     _ => {}
                 }
                 tables.apply(event, &clock.clocks, |owner| origins.resolve(owner));

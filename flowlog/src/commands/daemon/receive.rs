@@ -243,7 +243,7 @@ fn decode_flows(
         .flat_map(|datagram| decode::messages(datagram).map(move |message| (message, datagram)));
     for (message, datagram) in messages {
         let decoded = message.and_then(|message| match message.event() {
-            decode::Event::Destroy => decode::flow(message.payload).map(Some),
+            decode::EventKind::Destroy => decode::flow(message.payload).map(Some),
             _ => Ok(None),
         });
         match decoded {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use flowlog_reader::gaps::{Cause, Gap};
 use flowlog_reader::layout;
-use flowlog_reader::ledger::{self, Entry, Event, Line};
+use flowlog_reader::ledger::{Entry, Event, Line};
 use jiff::{Timestamp, Unit};
 
 use super::{Finding, Level};
@@ -88,7 +88,9 @@ struct Full {
 impl Full {
     /// Where there is no ledger, nothing is known.
     fn of_ledger(netns: &str, output: &Path) -> Self {
-        let Ok(lines) = ledger::lines(&output.join(layout::LEDGER)) else { return Self::default() };
+        let Ok(lines) = flowlog_reader::ledger::lines(&output.join(layout::LEDGER)) else {
+            return Self::default();
+        };
         let gaps = lines.filter_map(|entry| match entry {
             Ok(Entry { line: Ok(Line { event: Event::Gap(declared), .. }), .. }) => Some(declared.loss),
             _ => None,

@@ -7,7 +7,6 @@ use std::io::{self, BufRead, BufReader, Read, Seek, Take};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use super::rows::{ImportError, Progress};
 use crate::connections::proc_net::parse::{self, Context, Line};
 use crate::flow::Flow;
 
@@ -59,6 +58,24 @@ impl fmt::Display for BadLine {
     }
 }
 
+/// A file cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read `{name}`")]
+pub(super) struct Unreadable {
+    /// As it was given.
+    name: String,
+    source: io::Error,
+}
+
+/// How far an import is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// Bytes that were read; where bad lines are not left out, all are read twice.
+    pub done_bytes: u64,
+    /// All bytes to read, as far as that is known.
+    pub total_bytes: u64,
+}
+
 /// A file that is to be read once or twice.
 pub(super) struct Source {
     path: PathBuf,
@@ -72,7 +89,7 @@ pub(super) struct Source {
 
 impl Source {
     /// A file that is there, or `-`.
-    pub(super) fn find(path: impl AsRef<Path>) -> Result<Self, ImportError> {
+    pub(super) fn find(path: impl AsRef<Path>) -> Result<Self, Unreadable> {
         let path = path.as_ref().to_owned();
         let mut source = Self { path, bytes: None, copy: None, end_bytes: u64::MAX };
         if !source.is_stdin() {
@@ -89,7 +106,7 @@ impl Source {
     }
 
     /// Makes a temporary copy of what can be read only once, such as a pipe.
-    pub(super) fn make_repeatable(&mut self) -> Result<(), ImportError> {
+    pub(super) fn make_repeatable(&mut self) -> Result<(), Unreadable> {
         if self.bytes.is_none() {
             let copied = self.open().and_then(|mut file| {
                 let mut copy = tempfile::tempfile()?;
@@ -107,7 +124,7 @@ impl Source {
     }
 
     /// Its lines from the beginning.
-    pub(super) fn lines(&self) -> Result<Lines, ImportError> {
+    pub(super) fn lines(&self) -> Result<Lines, Unreadable> {
         let file = self.open().map_err(|error| self.unreadable(error))?;
         let reader = BufReader::with_capacity(256 << 10, file.take(self.end_bytes));
         Ok(Lines {
@@ -142,8 +159,8 @@ impl Source {
         self.path.display().to_string()
     }
 
-    fn unreadable(&self, source: io::Error) -> ImportError {
-        ImportError::Read { name: self.name(), source }
+    fn unreadable(&self, source: io::Error) -> Unreadable {
+        Unreadable { name: self.name(), source }
     }
 }
 
@@ -168,9 +185,9 @@ impl Lines {
     pub(super) fn next(
         &mut self,
         context: &Context<'_>,
-    ) -> Result<Option<Result<Line, BadLine>>, ImportError> {
+    ) -> Result<Option<Result<Line, BadLine>>, Unreadable> {
         loop {
-            let unreadable = |source| ImportError::Read { name: self.name.clone(), source };
+            let unreadable = |source| Unreadable { name: self.name.clone(), source };
             self.buffer.clear();
             let mut read = self
                 .reader

@@ -15,9 +15,9 @@ use jiff::tz::TimeZone;
 use tracing::info;
 use uuid::Uuid;
 
-use super::lines::{BadLine, Place, Source};
+use super::lines::{BadLine, Place, Progress, Source, Unreadable};
 use super::unknown::Unknown;
-use crate::connections::ctnetlink::decode::Event;
+use crate::connections::ctnetlink::decode::EventKind;
 use crate::connections::proc_net::LabelNames;
 use crate::connections::proc_net::parse::{Context, Line};
 use crate::flow::Flow;
@@ -70,15 +70,6 @@ pub(super) struct Import {
     pub time_zone: TimeZone,
 }
 
-/// How far an import is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Progress {
-    /// Bytes that were read; where bad lines are not left out, all are read twice.
-    pub done_bytes: u64,
-    /// All bytes to read, as far as that is known.
-    pub total_bytes: u64,
-}
-
 /// What an import did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Imported {
@@ -104,13 +95,8 @@ pub(super) struct Imported {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ImportError {
     /// A file cannot be read.
-    #[error("cannot read `{name}`")]
-    Read {
-        /// The file.
-        name: String,
-        /// The cause.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] Unreadable),
     /// A line is bad. Nothing was imported.
     #[error("{0}; nothing was imported, --keep-going leaves such lines out")]
     BadLine(BadLine),
@@ -205,14 +191,14 @@ pub(super) fn import(import: &Import, each: &mut dyn FnMut(Progress)) -> Result<
 /// What a line tells of the end of its entry; `None` where the entry goes on.
 fn sighting(format: Format, line: &Line) -> Result<Option<Sighting>, &'static str> {
     match (format, line.event) {
-        (Format::ConntrackEvents, Event::Destroy) => {
+        (Format::ConntrackEvents, EventKind::Destroy) => {
             Ok(Some(Sighting::ImportedEnd { by_program: line.by_program }))
         }
-        (Format::ConntrackEvents, Event::New | Event::Update) => Ok(None),
-        (Format::ConntrackEvents, Event::Other) => {
+        (Format::ConntrackEvents, EventKind::New | EventKind::Update) => Ok(None),
+        (Format::ConntrackEvents, EventKind::Other) => {
             Err("found no event, expected [NEW], [UPDATE] or [DESTROY], or --format nf_conntrack")
         }
-        (Format::NfConntrack, Event::Other) => {
+        (Format::NfConntrack, EventKind::Other) => {
             let start_ns = line.entry.timestamps.as_ref().and_then(|times| times.start_ns);
             let age_ns = line.age_s.and_then(|age_s| age_s.checked_mul(NS_PER_S));
             let listed_ns = start_ns.zip(age_ns).and_then(|(start_ns, age_ns)| start_ns.checked_add(age_ns));

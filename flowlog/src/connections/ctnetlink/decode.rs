@@ -9,7 +9,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::nla::{Attribute, Attributes, padding};
+use super::nla::{Attributes, padding};
 use super::sets::{Entry, Expectation, Set};
 use super::uapi::*;
 use crate::flow::{Counters, DccpState, Flow, L4, ProtoState, Protocol, SctpState, Status, TcpState, Tuple};
@@ -75,7 +75,7 @@ pub struct Message<'a> {
 
 /// What a message says about a tracked connection, or about an expectation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum EventKind {
     /// It was made.
     New,
     /// It was changed. Entries in the answer to a request look the same.
@@ -88,24 +88,24 @@ pub enum Event {
 
 impl Message<'_> {
     /// Which event this is. Only the flags tell NEW from UPDATE (`ctnetlink_conntrack_event`).
-    pub fn event(&self) -> Event {
+    pub fn event(&self) -> EventKind {
         self.event_of(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_DELETE)
     }
 
-    /// Which event of an expectation this is; [`Event::Other`] where it is not about one.
-    pub fn expectation_event(&self) -> Event {
+    /// Which event of an expectation this is; [`EventKind::Other`] where it is not about one.
+    pub fn expectation_event(&self) -> EventKind {
         self.event_of(NFNL_SUBSYS_CTNETLINK_EXP, IPCTNL_MSG_EXP_NEW, IPCTNL_MSG_EXP_DELETE)
     }
 
-    fn event_of(&self, subsystem: u8, new: u8, delete: u8) -> Event {
+    fn event_of(&self, subsystem: u8, new: u8, delete: u8) -> EventKind {
         const CREATED: u16 = NLM_F_CREATE | NLM_F_EXCL;
         let [found, operation] = self.message_type.to_be_bytes();
         match operation {
-            _ if found != subsystem => Event::Other,
-            _ if operation == new && self.flags & CREATED == CREATED => Event::New,
-            _ if operation == new => Event::Update,
-            _ if operation == delete => Event::Destroy,
-            _ => Event::Other,
+            _ if found != subsystem => EventKind::Other,
+            _ if operation == new && self.flags & CREATED == CREATED => EventKind::New,
+            _ if operation == new => EventKind::Update,
+            _ if operation == delete => EventKind::Destroy,
+            _ => EventKind::Other,
         }
     }
 }
@@ -117,6 +117,26 @@ pub struct Decoded {
     pub flow: Flow,
     /// Attributes that this version does not know, nested ones included.
     pub unknown_attributes: u32,
+}
+
+/// Reads attributes: `name(value: how it is read) => what becomes of it`. The names are the kernel's, which errors have,
+/// too. Those behind `known` have no place in a flow; all others are counted as unknown.
+macro_rules! read {
+    ($attributes:expr, $unknown:ident, {
+        $($name:ident($value:ident: $read:ident) => $then:expr,)*
+    } $(, known $known:pat)?) => {
+        for attribute in $attributes {
+            let attribute = attribute?;
+            match attribute.kind {
+                $($name => {
+                    let $value = attribute.$read(stringify!($name));
+                    $then;
+                })*
+                $($known => {})?
+                _ => *$unknown += 1,
+            }
+        }
+    };
 }
 
 /// Decodes the payload of a message whose [`event`](Message::event) is about a tracked connection.
@@ -134,29 +154,24 @@ pub fn flow(payload: &[u8]) -> Result<Decoded, DecodeError> {
     let (mut start_ns, mut stop_ns, mut event_ns) = (None, None, None);
     let (mut state, mut labels) = (None, None);
 
-    for attribute in Attributes::new(attributes, MESSAGE) {
-        let attribute = attribute?;
-        match attribute.kind {
-            CTA_TUPLE_ORIG => orig = Some(tuple(attribute.nested("CTA_TUPLE_ORIG"), unknown)?),
-            CTA_TUPLE_REPLY => reply = Some(tuple(attribute.nested("CTA_TUPLE_REPLY"), unknown)?),
-            CTA_STATUS => status = Some(Status(attribute.be32("CTA_STATUS")?)),
-            CTA_PROTOINFO => state = proto_state(attribute.nested("CTA_PROTOINFO"), unknown)?,
-            CTA_TIMEOUT => timeout_s = Some(attribute.be32("CTA_TIMEOUT")?),
-            CTA_MARK => mark = Some(attribute.be32("CTA_MARK")?),
-            CTA_COUNTERS_ORIG => orig_counters = counters(attribute.nested("CTA_COUNTERS_ORIG"), unknown)?,
-            CTA_COUNTERS_REPLY => reply_counters = counters(attribute.nested("CTA_COUNTERS_REPLY"), unknown)?,
-            CTA_ID => id = Some(attribute.be32("CTA_ID")?),
-            CTA_ZONE => zone = Some(attribute.be16("CTA_ZONE")?),
-            CTA_TIMESTAMP => (start_ns, stop_ns) = timestamps(attribute.nested("CTA_TIMESTAMP"), unknown)?,
-            CTA_LABELS => labels = Some(attribute.array("CTA_LABELS")?),
-            CTA_TIMESTAMP_EVENT => event_ns = Some(attribute.be64("CTA_TIMESTAMP_EVENT")?),
-            // Known, and without a place in a flow. The masks and the filter occur in requests only.
-            CTA_HELP | CTA_NAT_SRC | CTA_USE | CTA_NAT_DST | CTA_TUPLE_MASTER | CTA_SEQ_ADJ_ORIG
-            | CTA_SEQ_ADJ_REPLY | CTA_SECMARK | CTA_SECCTX | CTA_MARK_MASK | CTA_LABELS_MASK
-            | CTA_SYNPROXY | CTA_FILTER | CTA_STATUS_MASK => {}
-            _ => *unknown += 1,
-        }
-    }
+    read!(Attributes::new(attributes, MESSAGE), unknown, {
+        CTA_TUPLE_ORIG(children: nested) => orig = Some(tuple(children, unknown)?),
+        CTA_TUPLE_REPLY(children: nested) => reply = Some(tuple(children, unknown)?),
+        CTA_STATUS(bits: be32) => status = Some(Status(bits?)),
+        CTA_PROTOINFO(children: nested) => state = proto_state(children, unknown)?,
+        CTA_TIMEOUT(seconds: be32) => timeout_s = Some(seconds?),
+        CTA_MARK(number: be32) => mark = Some(number?),
+        CTA_COUNTERS_ORIG(children: nested) => orig_counters = counters(children, unknown)?,
+        CTA_COUNTERS_REPLY(children: nested) => reply_counters = counters(children, unknown)?,
+        CTA_ID(number: be32) => id = Some(number?),
+        CTA_ZONE(number: be16) => zone = Some(number?),
+        CTA_TIMESTAMP(children: nested) => (start_ns, stop_ns) = timestamps(children, unknown)?,
+        CTA_LABELS(bits: array) => labels = Some(bits?),
+        CTA_TIMESTAMP_EVENT(time_ns: be64) => event_ns = Some(time_ns?),
+    // The masks and the filter occur in requests only.
+    }, known CTA_HELP | CTA_NAT_SRC | CTA_USE | CTA_NAT_DST | CTA_TUPLE_MASTER | CTA_SEQ_ADJ_ORIG
+        | CTA_SEQ_ADJ_REPLY | CTA_SECMARK | CTA_SECCTX | CTA_MARK_MASK | CTA_LABELS_MASK | CTA_SYNPROXY
+        | CTA_FILTER | CTA_STATUS_MASK);
 
     let missing = |attribute| DecodeError::Missing { attribute, parent: MESSAGE };
     Ok(Decoded {
@@ -217,15 +232,11 @@ fn nfgenmsg(payload: &[u8]) -> Result<([u8; NFGENMSG_LEN], &[u8]), DecodeError> 
 /// `enum ctattr_tuple`
 fn tuple(attributes: Attributes<'_>, unknown: &mut u32) -> Result<Tuple, DecodeError> {
     let (mut addresses, mut protocol, mut zone) = (None, None, None);
-    for attribute in attributes {
-        let attribute = attribute?;
-        match attribute.kind {
-            CTA_TUPLE_IP => addresses = Some(ip(attribute.nested("CTA_TUPLE_IP"), unknown)?),
-            CTA_TUPLE_PROTO => protocol = Some(l4(attribute.nested("CTA_TUPLE_PROTO"), unknown)?),
-            CTA_TUPLE_ZONE => zone = Some(attribute.be16("CTA_TUPLE_ZONE")?),
-            _ => *unknown += 1,
-        }
-    }
+    read!(attributes, unknown, {
+        CTA_TUPLE_IP(children: nested) => addresses = Some(ip(children, unknown)?),
+        CTA_TUPLE_PROTO(children: nested) => protocol = Some(l4(children, unknown)?),
+        CTA_TUPLE_ZONE(number: be16) => zone = Some(number?),
+    });
     let missing = |attribute| DecodeError::Missing { attribute, parent: "a tuple" };
     let (src, dst) = addresses.ok_or(missing("CTA_TUPLE_IP"))?;
     let (proto, l4) = protocol.ok_or(missing("CTA_TUPLE_PROTO"))?;
@@ -234,19 +245,13 @@ fn tuple(attributes: Attributes<'_>, unknown: &mut u32) -> Result<Tuple, DecodeE
 
 /// `enum ctattr_ip`: source and destination, of one family.
 fn ip(attributes: Attributes<'_>, unknown: &mut u32) -> Result<(IpAddr, IpAddr), DecodeError> {
-    let v4 = |attribute: Attribute<'_>, name| attribute.array(name).map(Ipv4Addr::from);
-    let v6 = |attribute: Attribute<'_>, name| attribute.array::<16>(name).map(Ipv6Addr::from);
     let (mut v4_src, mut v4_dst, mut v6_src, mut v6_dst) = (None, None, None, None);
-    for attribute in attributes {
-        let attribute = attribute?;
-        match attribute.kind {
-            CTA_IP_V4_SRC => v4_src = Some(v4(attribute, "CTA_IP_V4_SRC")?),
-            CTA_IP_V4_DST => v4_dst = Some(v4(attribute, "CTA_IP_V4_DST")?),
-            CTA_IP_V6_SRC => v6_src = Some(v6(attribute, "CTA_IP_V6_SRC")?),
-            CTA_IP_V6_DST => v6_dst = Some(v6(attribute, "CTA_IP_V6_DST")?),
-            _ => *unknown += 1,
-        }
-    }
+    read!(attributes, unknown, {
+        CTA_IP_V4_SRC(octets: array) => v4_src = Some(Ipv4Addr::from_octets(octets?)),
+        CTA_IP_V4_DST(octets: array) => v4_dst = Some(Ipv4Addr::from_octets(octets?)),
+        CTA_IP_V6_SRC(octets: array) => v6_src = Some(Ipv6Addr::from_octets(octets?)),
+        CTA_IP_V6_DST(octets: array) => v6_dst = Some(Ipv6Addr::from_octets(octets?)),
+    });
     match (v4_src, v4_dst, v6_src, v6_dst) {
         (Some(src), Some(dst), _, _) => Ok((src.into(), dst.into())),
         (_, _, Some(src), Some(dst)) => Ok((src.into(), dst.into())),
@@ -263,21 +268,17 @@ fn ip(attributes: Attributes<'_>, unknown: &mut u32) -> Result<(IpAddr, IpAddr),
 fn l4(attributes: Attributes<'_>, unknown: &mut u32) -> Result<(Protocol, L4), DecodeError> {
     let (mut number, mut src, mut dst) = (None, None, None);
     let (mut icmp_type, mut code, mut id) = (None, None, None);
-    for attribute in attributes {
-        let attribute = attribute?;
-        match attribute.kind {
-            CTA_PROTO_NUM => number = Some(attribute.u8("CTA_PROTO_NUM")?),
-            CTA_PROTO_SRC_PORT => src = Some(attribute.be16("CTA_PROTO_SRC_PORT")?),
-            CTA_PROTO_DST_PORT => dst = Some(attribute.be16("CTA_PROTO_DST_PORT")?),
-            CTA_PROTO_ICMP_ID => id = Some(attribute.be16("CTA_PROTO_ICMP_ID")?),
-            CTA_PROTO_ICMP_TYPE => icmp_type = Some(attribute.u8("CTA_PROTO_ICMP_TYPE")?),
-            CTA_PROTO_ICMP_CODE => code = Some(attribute.u8("CTA_PROTO_ICMP_CODE")?),
-            CTA_PROTO_ICMPV6_ID => id = Some(attribute.be16("CTA_PROTO_ICMPV6_ID")?),
-            CTA_PROTO_ICMPV6_TYPE => icmp_type = Some(attribute.u8("CTA_PROTO_ICMPV6_TYPE")?),
-            CTA_PROTO_ICMPV6_CODE => code = Some(attribute.u8("CTA_PROTO_ICMPV6_CODE")?),
-            _ => *unknown += 1,
-        }
-    }
+    read!(attributes, unknown, {
+        CTA_PROTO_NUM(value: u8) => number = Some(value?),
+        CTA_PROTO_SRC_PORT(value: be16) => src = Some(value?),
+        CTA_PROTO_DST_PORT(value: be16) => dst = Some(value?),
+        CTA_PROTO_ICMP_ID(value: be16) => id = Some(value?),
+        CTA_PROTO_ICMP_TYPE(value: u8) => icmp_type = Some(value?),
+        CTA_PROTO_ICMP_CODE(value: u8) => code = Some(value?),
+        CTA_PROTO_ICMPV6_ID(value: be16) => id = Some(value?),
+        CTA_PROTO_ICMPV6_TYPE(value: u8) => icmp_type = Some(value?),
+        CTA_PROTO_ICMPV6_CODE(value: u8) => code = Some(value?),
+    });
     let number =
         number.ok_or(DecodeError::Missing { attribute: "CTA_PROTO_NUM", parent: "CTA_TUPLE_PROTO" })?;
     let l4 = match (src, dst, icmp_type, code, id) {
@@ -288,75 +289,42 @@ fn l4(attributes: Attributes<'_>, unknown: &mut u32) -> Result<(Protocol, L4), D
     Ok((Protocol(number), l4))
 }
 
-/// `enum ctattr_protoinfo`: the state; the rest has no place in a flow.
+/// `enum ctattr_protoinfo`: the state; the rest has no place in a flow. Of several only the last counts.
 fn proto_state(attributes: Attributes<'_>, unknown: &mut u32) -> Result<Option<ProtoState>, DecodeError> {
     let mut state = None;
-    for attribute in attributes {
-        let attribute = attribute?;
-        match attribute.kind {
-            CTA_PROTOINFO_TCP => {
-                const SKIPPED: &[u16] = &[
-                    CTA_PROTOINFO_TCP_WSCALE_ORIGINAL,
-                    CTA_PROTOINFO_TCP_WSCALE_REPLY,
-                    CTA_PROTOINFO_TCP_FLAGS_ORIGINAL,
-                    CTA_PROTOINFO_TCP_FLAGS_REPLY,
-                ];
-                let children = attribute.nested("CTA_PROTOINFO_TCP");
-                let known = (CTA_PROTOINFO_TCP_STATE, "CTA_PROTOINFO_TCP_STATE");
-                state = state_number(children, known, SKIPPED, unknown)?.map(TcpState).map(ProtoState::Tcp);
-            }
-            CTA_PROTOINFO_SCTP => {
-                const SKIPPED: &[u16] = &[CTA_PROTOINFO_SCTP_VTAG_ORIGINAL, CTA_PROTOINFO_SCTP_VTAG_REPLY];
-                let children = attribute.nested("CTA_PROTOINFO_SCTP");
-                let known = (CTA_PROTOINFO_SCTP_STATE, "CTA_PROTOINFO_SCTP_STATE");
-                state = state_number(children, known, SKIPPED, unknown)?.map(SctpState).map(ProtoState::Sctp);
-            }
-            CTA_PROTOINFO_DCCP => {
-                const SKIPPED: &[u16] =
-                    &[CTA_PROTOINFO_DCCP_ROLE, CTA_PROTOINFO_DCCP_HANDSHAKE_SEQ, CTA_PROTOINFO_DCCP_PAD];
-                let children = attribute.nested("CTA_PROTOINFO_DCCP");
-                let known = (CTA_PROTOINFO_DCCP_STATE, "CTA_PROTOINFO_DCCP_STATE");
-                state = state_number(children, known, SKIPPED, unknown)?.map(DccpState).map(ProtoState::Dccp);
-            }
-            _ => *unknown += 1,
-        }
-    }
+    read!(attributes, unknown, {
+        CTA_PROTOINFO_TCP(children: nested) => {
+            state = None;
+            read!(children, unknown, {
+                CTA_PROTOINFO_TCP_STATE(number: u8) => state = Some(ProtoState::Tcp(TcpState(number?))),
+            }, known CTA_PROTOINFO_TCP_WSCALE_ORIGINAL | CTA_PROTOINFO_TCP_WSCALE_REPLY
+                | CTA_PROTOINFO_TCP_FLAGS_ORIGINAL | CTA_PROTOINFO_TCP_FLAGS_REPLY);
+        },
+        CTA_PROTOINFO_SCTP(children: nested) => {
+            state = None;
+            read!(children, unknown, {
+                CTA_PROTOINFO_SCTP_STATE(number: u8) => state = Some(ProtoState::Sctp(SctpState(number?))),
+            }, known CTA_PROTOINFO_SCTP_VTAG_ORIGINAL | CTA_PROTOINFO_SCTP_VTAG_REPLY);
+        },
+        CTA_PROTOINFO_DCCP(children: nested) => {
+            state = None;
+            read!(children, unknown, {
+                CTA_PROTOINFO_DCCP_STATE(number: u8) => state = Some(ProtoState::Dccp(DccpState(number?))),
+            }, known CTA_PROTOINFO_DCCP_ROLE | CTA_PROTOINFO_DCCP_HANDSHAKE_SEQ | CTA_PROTOINFO_DCCP_PAD);
+        },
+    });
     Ok(state)
-}
-
-/// The state among the children of one protocol: `wanted` is its type and name.
-fn state_number(
-    attributes: Attributes<'_>,
-    (wanted, name): (u16, &'static str),
-    skipped: &[u16],
-    unknown: &mut u32,
-) -> Result<Option<u8>, DecodeError> {
-    let mut number = None;
-    for attribute in attributes {
-        let attribute = attribute?;
-        if attribute.kind == wanted {
-            number = Some(attribute.u8(name)?);
-        } else if !skipped.contains(&attribute.kind) {
-            *unknown += 1;
-        }
-    }
-    Ok(number)
 }
 
 /// `enum ctattr_counters`: 64 bits, or the 32 bits of old kernels. Absent unless both are there.
 fn counters(attributes: Attributes<'_>, unknown: &mut u32) -> Result<Option<Counters>, DecodeError> {
     let (mut packets, mut bytes) = (None, None);
-    for attribute in attributes {
-        let attribute = attribute?;
-        match attribute.kind {
-            CTA_COUNTERS_PACKETS => packets = Some(attribute.be64("CTA_COUNTERS_PACKETS")?),
-            CTA_COUNTERS_BYTES => bytes = Some(attribute.be64("CTA_COUNTERS_BYTES")?),
-            CTA_COUNTERS32_PACKETS => packets = Some(attribute.be32("CTA_COUNTERS32_PACKETS")?.into()),
-            CTA_COUNTERS32_BYTES => bytes = Some(attribute.be32("CTA_COUNTERS32_BYTES")?.into()),
-            CTA_COUNTERS_PAD => {}
-            _ => *unknown += 1,
-        }
-    }
+    read!(attributes, unknown, {
+        CTA_COUNTERS_PACKETS(number: be64) => packets = Some(number?),
+        CTA_COUNTERS_BYTES(number: be64) => bytes = Some(number?),
+        CTA_COUNTERS32_PACKETS(number: be32) => packets = Some(number?.into()),
+        CTA_COUNTERS32_BYTES(number: be32) => bytes = Some(number?.into()),
+    }, known CTA_COUNTERS_PAD);
     Ok(packets.zip(bytes).map(|(packets, bytes)| Counters { packets, bytes }))
 }
 
@@ -366,15 +334,10 @@ fn timestamps(
     unknown: &mut u32,
 ) -> Result<(Option<u64>, Option<u64>), DecodeError> {
     let (mut start_ns, mut stop_ns) = (None, None);
-    for attribute in attributes {
-        let attribute = attribute?;
-        match attribute.kind {
-            CTA_TIMESTAMP_START => start_ns = Some(attribute.be64("CTA_TIMESTAMP_START")?),
-            CTA_TIMESTAMP_STOP => stop_ns = Some(attribute.be64("CTA_TIMESTAMP_STOP")?),
-            CTA_TIMESTAMP_PAD => {}
-            _ => *unknown += 1,
-        }
-    }
+    read!(attributes, unknown, {
+        CTA_TIMESTAMP_START(time_ns: be64) => start_ns = Some(time_ns?),
+        CTA_TIMESTAMP_STOP(time_ns: be64) => stop_ns = Some(time_ns?),
+    }, known CTA_TIMESTAMP_PAD);
     Ok((start_ns, stop_ns))
 }
 

@@ -4,7 +4,7 @@
 //! at once. `sequence` comes back in the answers; `flags` are added to the ones that the request needs
 //! (`NLM_F_ACK` asks for an answer also where there is no error).
 
-use super::nla::padding;
+use super::nla::write_length;
 use super::sets::{Entry, Expectation, Set};
 use super::uapi::*;
 use crate::flow::{Flow, Tuple};
@@ -63,15 +63,7 @@ pub fn stats(buffer: &mut Vec<u8>, sequence: u32, flags: u16) {
 
 /// An operation on one entry, with whatever is set in it. The family is the one of its tuples.
 pub fn entry(buffer: &mut Vec<u8>, operation: u8, sequence: u32, flags: u16, entry: &Entry) {
-    let subsystem = NFNL_SUBSYS_CTNETLINK;
-    let family = entry.family().unwrap_or(AF_UNSPEC);
-    request(
-        buffer,
-        Request { subsystem, operation, sequence, flags, family, version: NFNETLINK_V0 },
-        |buffer| {
-            entry.encode_all(buffer);
-        },
-    );
+    set(buffer, (NFNL_SUBSYS_CTNETLINK, operation), sequence, flags, entry.family(), entry);
 }
 
 /// An operation on one expectation. The family is the one of its tuples.
@@ -82,15 +74,20 @@ pub fn expectation(
     flags: u16,
     expectation: &Expectation,
 ) {
-    let subsystem = NFNL_SUBSYS_CTNETLINK_EXP;
-    let family = expectation.family().unwrap_or(AF_UNSPEC);
-    request(
-        buffer,
-        Request { subsystem, operation, sequence, flags, family, version: NFNETLINK_V0 },
-        |buffer| {
-            expectation.encode_all(buffer);
-        },
-    );
+    set(buffer, (NFNL_SUBSYS_CTNETLINK_EXP, operation), sequence, flags, expectation.family(), expectation);
+}
+
+fn set(
+    buffer: &mut Vec<u8>,
+    (subsystem, operation): (u8, u8),
+    sequence: u32,
+    flags: u16,
+    family: Option<u8>,
+    set: &impl Set,
+) {
+    let family = family.unwrap_or(AF_UNSPEC);
+    let header = Request { subsystem, operation, sequence, flags, family, version: NFNETLINK_V0 };
+    request(buffer, header, |buffer| set.encode_all(buffer));
 }
 
 /// What identifies an entry.
@@ -115,36 +112,4 @@ pub(super) fn request(buffer: &mut Vec<u8>, request: Request, fill: impl FnOnce(
     buffer.extend_from_slice(&[family, version, 0, 0]);
     fill(buffer);
     write_length(buffer, start, u32::to_ne_bytes);
-}
-
-/// Appends an attribute that holds what `fill` appends.
-pub(super) fn nest(buffer: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
-    let start = buffer.len();
-    buffer.extend_from_slice(&[0; 2]);
-    buffer.extend_from_slice(&(kind | NLA_F_NESTED).to_ne_bytes());
-    fill(buffer);
-    write_length(buffer, start, u16::to_ne_bytes);
-}
-
-/// Appends an attribute with its padding.
-pub(super) fn attribute(buffer: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let start = buffer.len();
-    buffer.extend_from_slice(&[0; 2]);
-    buffer.extend_from_slice(&kind.to_ne_bytes());
-    buffer.extend_from_slice(value);
-    write_length(buffer, start, u16::to_ne_bytes);
-    buffer.resize(buffer.len() + padding(value.len()), 0);
-}
-
-/// Writes how much follows `start` into the first `N` bytes there.
-fn write_length<T: TryFrom<usize>, const N: usize>(
-    buffer: &mut [u8],
-    start: usize,
-    to_bytes: impl FnOnce(T) -> [u8; N],
-) {
-    let Some(element) = buffer.get_mut(start..) else { return };
-    let len = element.len();
-    if let (Some(field), Ok(len)) = (element.first_chunk_mut(), T::try_from(len)) {
-        *field = to_bytes(len);
-    }
 }

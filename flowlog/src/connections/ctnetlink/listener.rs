@@ -19,9 +19,9 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, NetlinkAddr, getsockopt, recvmmsg
 use socket2::{SockFilter, SockRef};
 use tracing::warn;
 
+use super::socket::{Error, open_socket};
 use super::socket_filter::{self, Instruction, MAX_INSTRUCTIONS};
 use super::uapi::*;
-use super::{Error, open_socket};
 use crate::connections::filter::FlowFilter;
 
 /// Datagrams of one [`Listener::recv`] at most: one system call. Enough that the call itself no longer counts
@@ -82,7 +82,7 @@ pub struct Listener {
     socket: Socket,
     delivery: Delivery,
     is_filtered: bool,
-    losses: Losses,
+    losses: ListenerLosses,
 }
 
 /// What the kernel does with a message that does not fit into the receive buffer.
@@ -107,7 +107,7 @@ impl Delivery {
 
 /// What a listener has lost since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Losses {
+pub struct ListenerLosses {
     /// How often the receive buffer overran. With [`Delivery::Reliable`] nothing is lost by that.
     pub overruns: u64,
     /// Datagrams that were larger than the buffer for one.
@@ -213,7 +213,7 @@ impl Listener {
             reliable.map_err(|error| Error::io("ask for reliable delivery of conntrack events", error))?;
         }
         socket.set_non_blocking(true).map_err(|error| Error::io(SUBSCRIBE, error))?;
-        Ok(Self { socket, delivery, is_filtered: false, losses: Losses::default() })
+        Ok(Self { socket, delivery, is_filtered: false, losses: ListenerLosses::default() })
     }
 
     fn join(self, groups: &[Group]) -> Result<Self, Error> {
@@ -299,7 +299,7 @@ impl Listener {
     }
 
     /// What was lost so far.
-    pub fn losses(&self) -> Losses {
+    pub fn losses(&self) -> ListenerLosses {
         self.losses
     }
 }

@@ -1,9 +1,9 @@
-//! The walk over netlink attributes, without copies.
+//! Netlink attributes: the walk over them, without copies, and how they are appended to a message.
 //!
 //! It knows lengths and alignment (`linux/netlink.h`, `struct nlattr`), not what an attribute means.
 //! No input can make it panic or read outside of its slice.
 
-use super::uapi::{NLA_HDRLEN, NLA_TYPE_MASK, NLMSG_HDRLEN};
+use super::uapi::{NLA_F_NESTED, NLA_HDRLEN, NLA_TYPE_MASK, NLMSG_HDRLEN};
 
 /// Why the bytes of a message cannot be read. The sender is the kernel, so each of these is a message
 /// of a kernel that this version does not know, or one that was cut.
@@ -155,6 +155,38 @@ impl<'a> Attribute<'a> {
     /// `NLA_NESTED`. The flag is not asked for: kernels before 5.2 left it out in places.
     pub fn nested(&self, name: &'static str) -> Attributes<'a> {
         Attributes::new(self.payload, name)
+    }
+}
+
+/// Appends an attribute that holds what `fill` appends.
+pub(super) fn nest(buffer: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+    let start = buffer.len();
+    buffer.extend_from_slice(&[0; 2]);
+    buffer.extend_from_slice(&(kind | NLA_F_NESTED).to_ne_bytes());
+    fill(buffer);
+    write_length(buffer, start, u16::to_ne_bytes);
+}
+
+/// Appends an attribute with its padding.
+pub(super) fn attribute(buffer: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let start = buffer.len();
+    buffer.extend_from_slice(&[0; 2]);
+    buffer.extend_from_slice(&kind.to_ne_bytes());
+    buffer.extend_from_slice(value);
+    write_length(buffer, start, u16::to_ne_bytes);
+    buffer.resize(buffer.len() + padding(value.len()), 0);
+}
+
+/// Writes how much follows `start` into the first `N` bytes there.
+pub(super) fn write_length<T: TryFrom<usize>, const N: usize>(
+    buffer: &mut [u8],
+    start: usize,
+    to_bytes: impl FnOnce(T) -> [u8; N],
+) {
+    let Some(element) = buffer.get_mut(start..) else { return };
+    let len = element.len();
+    if let (Some(field), Ok(len)) = (element.first_chunk_mut(), T::try_from(len)) {
+        *field = to_bytes(len);
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use proptest::option;
 use proptest::prelude::*;
 
-use super::decode::{self, Decoded, Event, messages};
+use super::decode::{self, Decoded, EventKind, messages};
 use super::encode;
 use crate::flow::{DccpState, Flow, L4, ProtoState, Protocol, SctpState, Status, TcpState, Tuple};
 
@@ -64,7 +64,7 @@ proptest! {
         let found: Vec<_> = messages(&buffer).map(Result::unwrap).collect();
         prop_assert_eq!(found.len(), flows.len());
         for ((message, flow), sequence) in found.into_iter().zip(flows).zip(first..) {
-            prop_assert_eq!(message.event(), Event::New);
+            prop_assert_eq!(message.event(), EventKind::New);
             prop_assert_eq!(message.sequence, sequence);
             prop_assert_eq!(decode::flow(message.payload), Ok(Decoded { flow, unknown_attributes: 0 }));
         }

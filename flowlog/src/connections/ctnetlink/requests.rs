@@ -12,8 +12,10 @@ use netlink_sys::Socket;
 use nix::errno::Errno;
 
 use super::decode::{self, DecodeError, Decoded, Message, messages};
+use super::encode::{self, Request};
+use super::sets::Set;
+use super::socket::{Error, is_unknown_request, open_socket};
 use super::uapi::*;
-use super::{Error, encode, is_unknown_request, open_socket};
 use crate::flow::{Flow, Tuple};
 
 pub use entries::{Filter, Listed};
@@ -67,12 +69,7 @@ impl Requests {
     pub fn get(&mut self, orig: &Tuple, zone: Option<u16>) -> Result<Option<Flow>, Error> {
         let sequence = self.begin();
         encode::get(&mut self.request, sequence, NLM_F_ACK, orig, zone);
-        let mut found = None;
-        let result = self.exchange("find a conntrack entry", sequence, |message| {
-            found = Some(decode::flow(message.payload)?.flow);
-            Ok(())
-        });
-        Ok(absent(result)?.and(found))
+        self.found("find a conntrack entry", sequence, |payload| Ok(decode::flow(payload)?.flow))
     }
 
     /// Calls `each` with all entries. While it runs, entries come and go; one that is not there during
@@ -124,6 +121,42 @@ impl Requests {
         let sequence = self.begin();
         encode::flush(&mut self.request, sequence, NLM_F_ACK);
         self.exchange("remove all conntrack entries", sequence, |_| Ok(()))
+    }
+
+    /// What the answer to a request has; `None` where the kernel says that there is no such thing.
+    fn found<T>(
+        &mut self,
+        request: &'static str,
+        sequence: u32,
+        decode: impl Fn(&[u8]) -> Result<T, DecodeError>,
+    ) -> Result<Option<T>, Error> {
+        let mut found = None;
+        let result = self.exchange(request, sequence, |message| {
+            found = Some(decode(message.payload)?);
+            Ok(())
+        });
+        Ok(absent(result)?.and(found))
+    }
+
+    /// Calls `each` with the number of a CPU and its counters.
+    fn for_each_cpu<T: Set>(
+        &mut self,
+        request: &'static str,
+        sequence: u32,
+        mut each: impl FnMut(u16, T),
+    ) -> Result<(), Error> {
+        self.exchange(request, sequence, |message| {
+            let (cpu, statistics) = decode::statistics(message.payload)?;
+            each(cpu, statistics);
+            Ok(())
+        })
+    }
+
+    /// Makes a request without attributes; gives its sequence number, which is not yet in `header`.
+    fn without_attributes(&mut self, header: Request) -> u32 {
+        let sequence = self.begin();
+        encode::request(&mut self.request, Request { sequence, ..header }, |_| {});
+        sequence
     }
 
     /// Starts with an empty request and the next sequence number.

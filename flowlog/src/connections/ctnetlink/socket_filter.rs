@@ -34,31 +34,31 @@ const NLATTR_NEST: u32 = SKF_AD_OFF + 16;
 const SKF_AD_OFF: u32 = 0xffff_f000;
 
 /// Operations, as `linux/filter.h` composes them.
-mod op {
+pub(crate) mod op {
     /// `BPF_LD | BPF_IMM`
-    pub(super) const LOAD: u16 = 0x00;
+    pub(crate) const LOAD: u16 = 0x00;
     /// `BPF_LDX | BPF_IMM`
-    pub(super) const LOAD_X: u16 = 0x01;
-    /// `BPF_LD | BPF_W | BPF_ABS`; here only for the extensions.
-    pub(super) const LOAD_EXTENSION: u16 = 0x20;
+    pub(crate) const LOAD_X: u16 = 0x01;
+    /// `BPF_LD | BPF_W | BPF_ABS`: the word at k, or what the extension k finds.
+    pub(crate) const LOAD_AT: u16 = 0x20;
     /// `BPF_LD | BPF_W | BPF_IND`: the word at X + k, in host order.
-    pub(super) const LOAD_WORD: u16 = 0x40;
+    pub(crate) const LOAD_WORD: u16 = 0x40;
     /// `BPF_LD | BPF_H | BPF_IND`
-    pub(super) const LOAD_HALF: u16 = 0x48;
+    pub(crate) const LOAD_HALF: u16 = 0x48;
     /// `BPF_LD | BPF_B | BPF_IND`
-    pub(super) const LOAD_BYTE: u16 = 0x50;
+    pub(crate) const LOAD_BYTE: u16 = 0x50;
     /// `BPF_MISC | BPF_TAX`: X = A.
-    pub(super) const TO_X: u16 = 0x07;
+    pub(crate) const TO_X: u16 = 0x07;
     /// `BPF_MISC | BPF_TXA`: A = X.
-    pub(super) const FROM_X: u16 = 0x87;
+    pub(crate) const FROM_X: u16 = 0x87;
     /// `BPF_ALU | BPF_AND | BPF_K`
-    pub(super) const AND: u16 = 0x54;
+    pub(crate) const AND: u16 = 0x54;
     /// `BPF_JMP | BPF_JA`: skips k instructions.
-    pub(super) const JUMP: u16 = 0x05;
+    pub(crate) const JUMP: u16 = 0x05;
     /// `BPF_JMP | BPF_JEQ | BPF_K`: skips `jt` or `jf` instructions.
-    pub(super) const JUMP_EQUAL: u16 = 0x15;
+    pub(crate) const JUMP_EQUAL: u16 = 0x15;
     /// `BPF_RET | BPF_K`: takes the first k bytes of the message, or refuses it.
-    pub(super) const RETURN: u16 = 0x06;
+    pub(crate) const RETURN: u16 = 0x06;
 }
 
 /// `struct sock_filter`
@@ -183,7 +183,7 @@ impl Program {
         self.add(op::LOAD, ATTRIBUTES);
         for (depth, attribute) in path.iter().enumerate() {
             self.add(op::LOAD_X, (*attribute).into());
-            self.add(op::LOAD_EXTENSION, if depth == 0 { NLATTR } else { NLATTR_NEST });
+            self.add(op::LOAD_AT, if depth == 0 { NLATTR } else { NLATTR_NEST });
             self.jump_if_equal(0, absent);
         }
         self.add(op::TO_X, 0);

@@ -11,12 +11,11 @@ use std::net::IpAddr;
 use jiff::fmt::strtime;
 use jiff::tz::TimeZone;
 
-use super::LabelNames;
-use super::labels::set;
+use super::labels::{LabelNames, set};
 use super::text::family;
-use super::words::{ParseError, Words};
+use super::words::{ParseError, Words, decimal};
 use crate::connections::ctnetlink::Entry;
-use crate::connections::ctnetlink::decode::Event;
+use crate::connections::ctnetlink::decode::EventKind;
 use crate::connections::ctnetlink::sets::{
     CounterAttributes, Helper, L4Attributes, ProtoInfo, SecurityContext, TupleAttributes,
 };
@@ -71,8 +70,8 @@ pub struct Context<'a> {
 /// What a line says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// The name at its beginning; [`Event::Other`] where there is none.
-    pub event: Event,
+    /// The name at its beginning; [`EventKind::Other`] where there is none.
+    pub event: EventKind,
     /// The entry, with both tuples. When the line was printed (`-o timestamp`) is its `event_ns`.
     pub entry: Entry,
     /// How long the entry had been there: `delta-time`.
@@ -226,16 +225,16 @@ fn mark(text: &str) -> Result<u32, ()> {
     .map_err(|_| ())
 }
 
-fn event_name(words: &mut Words<'_>) -> Event {
+fn event_name(words: &mut Words<'_>) -> EventKind {
     // The last one is what conntrack before 0.9.3 printed of messages that are none of the others.
     let names = [
-        ("[NEW]", Event::New),
-        ("[UPDATE]", Event::Update),
-        ("[DESTROY]", Event::Destroy),
-        ("[UNKNOWN]", Event::Update),
+        ("[NEW]", EventKind::New),
+        ("[UPDATE]", EventKind::Update),
+        ("[DESTROY]", EventKind::Destroy),
+        ("[UNKNOWN]", EventKind::Update),
     ];
     let event = names.into_iter().find(|(name, _)| words.take(name));
-    event.map_or(Event::Other, |(_, event)| event)
+    event.map_or(EventKind::Other, |(_, event)| event)
 }
 
 /// The number of the address family, where the line begins with a family: then a protocol follows.
@@ -494,9 +493,4 @@ fn date(words: &mut Words<'_>, name: &str, zone: &TimeZone) -> Result<u64, Parse
         u64::try_from(time.as_second()).ok()?.checked_mul(NS_PER_S)
     });
     time_ns.ok_or_else(|| start.error(EXPECTED))
-}
-
-/// A number of digits only.
-pub(super) fn decimal<T: std::str::FromStr>(text: &str) -> Option<T> {
-    text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }

@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use jiff::fmt::strtime;
 use jiff::tz::TimeZone;
 
-use super::LabelNames;
+use super::labels::LabelNames;
 use super::text::{Text, family, protocol_name};
-use crate::connections::ctnetlink::decode::Event;
+use crate::connections::ctnetlink::decode::EventKind;
 use crate::connections::ctnetlink::sets::{
     CounterAttributes, ExpectationFlags, L4Attributes, TupleAttributes,
 };
@@ -41,8 +41,8 @@ pub struct Style<'a> {
     pub time_zone: &'a TimeZone,
 }
 
-/// Appends an entry, without the end of the line; [`Event::Other`] is none.
-pub fn entry(out: &mut Vec<u8>, entry: &Entry, event: Event, style: &Style<'_>) {
+/// Appends an entry, without the end of the line; [`EventKind::Other`] is none.
+pub fn entry(out: &mut Vec<u8>, entry: &Entry, event: EventKind, style: &Style<'_>) {
     let text = &mut Text(out);
     event_name(text, event);
     if style.layer3 {
@@ -123,7 +123,7 @@ pub fn entry(out: &mut Vec<u8>, entry: &Entry, event: Event, style: &Style<'_>) 
 }
 
 /// Appends an expectation, without the end of the line.
-pub fn expectation(out: &mut Vec<u8>, expectation: &Expectation, event: Event) {
+pub fn expectation(out: &mut Vec<u8>, expectation: &Expectation, event: EventKind) {
     let text = &mut Text(out);
     event_name(text, event);
     if let Some(timeout_s) = expectation.timeout_s {
@@ -173,12 +173,12 @@ pub fn expectation(out: &mut Vec<u8>, expectation: &Expectation, event: Event) {
     }
 }
 
-fn event_name(text: &mut Text<'_>, event: Event) {
+fn event_name(text: &mut Text<'_>, event: EventKind) {
     text.push(match event {
-        Event::New => "    [NEW] ",
-        Event::Update => " [UPDATE] ",
-        Event::Destroy => "[DESTROY] ",
-        Event::Other => "",
+        EventKind::New => "    [NEW] ",
+        EventKind::Update => " [UPDATE] ",
+        EventKind::Destroy => "[DESTROY] ",
+        EventKind::Other => "",
     });
 }
 

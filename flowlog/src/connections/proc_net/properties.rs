@@ -10,7 +10,7 @@ use super::parse::{self, Context};
 use super::print::{self, Style};
 use super::round_trip::{MAX_TIME_S, names, parse, print_as};
 use crate::connections::ctnetlink::Entry;
-use crate::connections::ctnetlink::decode::Event;
+use crate::connections::ctnetlink::decode::EventKind;
 use crate::connections::ctnetlink::sets::{
     CounterAttributes, Helper, L4Attributes, SecurityContext, Timestamps, TupleAttributes,
 };
@@ -224,7 +224,7 @@ fn what_kernels_and_security_modules_print_is_read_whatever_their_version() {
     let dccp = |text: &str| parse(&around(text, "", "")).unwrap().entry.state();
     assert_eq!(dccp("dccp 33 43199 ESTABLISHED"), Some(ProtoState::Dccp(DccpState(4))));
     assert_eq!(dccp("dccp 33 43199 OPEN"), Some(ProtoState::Dccp(DccpState(4))));
-    assert_eq!(parse(&around("[UNKNOWN] tcp 6", "", "")).unwrap().event, Event::Update);
+    assert_eq!(parse(&around("[UNKNOWN] tcp 6", "", "")).unwrap().event, EventKind::Update);
     let line = parse("gre 47 9 timeout=600, stream_timeout=18000 src=10.0.0.1 dst=10.0.0.2 version=1 protocol=0x880b srckey=0x40 dstkey=0x1 [UNREPLIED] src=10.0.0.2 dst=10.0.0.1 version=1 protocol=0x880b srckey=0x1 dstkey=0x40 use=1 ").unwrap();
     assert_eq!((line.gre_timeouts_s, line.entry.use_count), (Some((600, 18000)), Some(1)));
 }
@@ -392,7 +392,7 @@ proptest! {
     fn what_is_printed_is_parsed_and_printed_again(
         entry in entry(),
         event in prop_oneof![
-            Just(Event::Other), Just(Event::New), Just(Event::Update), Just(Event::Destroy)
+            Just(EventKind::Other), Just(EventKind::New), Just(EventKind::Update), Just(EventKind::Destroy)
         ],
         (layer3, of_kernel, id, timestamps) in any::<(bool, bool, bool, bool)>(),
     ) {

@@ -5,14 +5,14 @@ use jiff::tz::TimeZone;
 
 use super::print::{self, Style};
 use super::{LabelNames, xml};
-use crate::connections::ctnetlink::decode::Event;
+use crate::connections::ctnetlink::decode::EventKind;
 use crate::connections::ctnetlink::sets::{ExpectationFlags, SecurityContext, Timestamps, TupleAttributes};
 use crate::connections::ctnetlink::{Entry, Expectation};
 use crate::flow::{DccpState, Flow, L4, ProtoState, Protocol, Status, Tuple};
+use crate::testing;
 
 fn tuple(proto: Protocol, src: &str, dst: &str, src_port: u16, dst_port: u16) -> Tuple {
-    let l4 = L4::Ports { src: src_port, dst: dst_port };
-    Tuple { src: src.parse().unwrap(), dst: dst.parse().unwrap(), proto, l4, zone: None }
+    testing::tuple(src, dst, proto, L4::Ports { src: src_port, dst: dst_port })
 }
 
 fn entry() -> Entry {
@@ -49,7 +49,7 @@ fn style(time_zone: &TimeZone) -> Style<'_> {
 
 fn line(entry: &Entry) -> String {
     let mut out = Vec::new();
-    print::entry(&mut out, entry, Event::Destroy, &style(&TimeZone::UTC));
+    print::entry(&mut out, entry, EventKind::Destroy, &style(&TimeZone::UTC));
     String::from_utf8(out).unwrap()
 }
 
@@ -98,7 +98,7 @@ fn addresses_are_written_as_inet_ntop_does() {
 #[test]
 fn elements() {
     let mut out = Vec::new();
-    xml::entry(&mut out, &entry(), Event::Destroy, &style(&TimeZone::UTC));
+    xml::entry(&mut out, &entry(), EventKind::Destroy, &style(&TimeZone::UTC));
     let text = String::from_utf8(out).unwrap();
     assert!(text.ends_with(
         "<meta direction=\"independent\"><state>OPEN</state><secmark>6</secmark><secctx>a:b</secctx><assured/>\
@@ -119,7 +119,7 @@ fn expectations() {
         ..Expectation::default()
     };
     let mut out = Vec::new();
-    print::expectation(&mut out, &expectation, Event::New);
+    print::expectation(&mut out, &expectation, EventKind::New);
     assert_eq!(
         String::from_utf8(out).unwrap(),
         "    [NEW] proto=6 src=10.0.0.1 dst=10.0.0.2 sport=0 dport=20 zone=4 PERMANENT,USERSPACE class=1"
@@ -136,7 +136,7 @@ fn labels_without_names_are_a_word_alone_or_left_out() {
         (labels[0], labels[1]) = (first, second);
         let entry = Entry { labels: Some(labels), ..Entry::default() };
         let mut out = Vec::new();
-        print::entry(&mut out, &entry, Event::Other, &Style { labels: Some(&names), ..style(&zone) });
+        print::entry(&mut out, &entry, EventKind::Other, &Style { labels: Some(&names), ..style(&zone) });
         assert_eq!(String::from_utf8(out).unwrap(), format!("unknown  0 unknown  0{expected}"));
     }
 }

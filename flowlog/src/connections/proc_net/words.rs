@@ -2,8 +2,6 @@
 
 use std::str::FromStr;
 
-use super::parse::decimal;
-
 /// How much of a word an error shows.
 const MAX_SHOWN_CHARS: usize = 60;
 
@@ -154,6 +152,11 @@ impl<'a> Words<'a> {
     fn skip_exactly(&mut self, bytes: usize) {
         self.rest = self.rest.get(bytes..).unwrap_or_default();
     }
+}
+
+/// A number of digits only.
+pub(super) fn decimal<T: FromStr>(text: &str) -> Option<T> {
+    text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn is_space(c: char) -> bool {

@@ -6,14 +6,14 @@ use jiff::Timestamp;
 
 use super::print::Style;
 use super::text::{Text, family, protocol_name};
-use crate::connections::ctnetlink::decode::Event;
+use crate::connections::ctnetlink::decode::EventKind;
 use crate::connections::ctnetlink::sets::{CounterAttributes, ExpectationFlags, Name, TupleAttributes};
 use crate::connections::ctnetlink::{Entry, Expectation};
 use crate::flow::{Protocol, Status};
 use crate::time::NS_PER_S;
 
-/// Appends the element `flow` of an entry; [`Event::Other`] is none.
-pub fn entry(out: &mut Vec<u8>, entry: &Entry, event: Event, style: &Style<'_>) {
+/// Appends the element `flow` of an entry; [`EventKind::Other`] is none.
+pub fn entry(out: &mut Vec<u8>, entry: &Entry, event: EventKind, style: &Style<'_>) {
     let text = &mut Text(out);
     open(text, event);
     direction(text, "original", &entry.orig, &entry.orig_counters);
@@ -66,7 +66,7 @@ pub fn entry(out: &mut Vec<u8>, entry: &Entry, event: Event, style: &Style<'_>) 
 }
 
 /// Appends the element `flow` of an expectation.
-pub fn expectation(out: &mut Vec<u8>, expectation: &Expectation, event: Event, style: &Style<'_>) {
+pub fn expectation(out: &mut Vec<u8>, expectation: &Expectation, event: EventKind, style: &Style<'_>) {
     let text = &mut Text(out);
     let tuples =
         [("expected", &expectation.tuple), ("mask", &expectation.mask), ("master", &expectation.master)];
@@ -107,12 +107,12 @@ pub fn expectation(out: &mut Vec<u8>, expectation: &Expectation, event: Event, s
     text.push("</flow>");
 }
 
-fn open(text: &mut Text<'_>, event: Event) {
+fn open(text: &mut Text<'_>, event: EventKind) {
     text.push(match event {
-        Event::New => "<flow type=\"new\">",
-        Event::Update => "<flow type=\"update\">",
-        Event::Destroy => "<flow type=\"destroy\">",
-        Event::Other => "<flow>",
+        EventKind::New => "<flow type=\"new\">",
+        EventKind::Update => "<flow type=\"update\">",
+        EventKind::Destroy => "<flow type=\"destroy\">",
+        EventKind::Other => "<flow>",
     });
 }
 

@@ -19,6 +19,7 @@ use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, bi
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::connections::ctnetlink::Requests;
+use crate::connections::ctnetlink::socket_filter::op;
 use crate::host::namespace::Namespace;
 
 /// Whether IPv6 is off on the loopback interface. /proc shows the value of the namespace of the thread that opens it.
@@ -58,7 +59,7 @@ impl Probe {
     /// In the namespace of the calling thread.
     pub fn open() -> Self {
         Self {
-            namespace: Namespace::current().ok(),
+            namespace: Namespace::own().ok(),
             frames: frames().ok(),
             disable_ipv6: File::open(DISABLE_IPV6).ok(),
             is_unlisted: false,
@@ -119,15 +120,14 @@ impl Arrivals {
             .take(4)
             .fold(0, |number, byte| number << 8 | u32::from(*byte));
         let place = |offset: usize| u32::try_from(offset).map_err(io::Error::other);
-        // In the words of `linux/filter.h`: load a word, go on where it is equal, accept all, accept nothing.
-        let [load, go_on_if, end] = [0x20, 0x15, 0x06];
+        // Frames with other ports or another number go to the end, which accepts nothing.
         socket.attach_filter(&[
-            SockFilter::new(load, 0, 0, place(ports)?),
-            SockFilter::new(go_on_if, 0, 3, 0),
-            SockFilter::new(load, 0, 0, place(ports + RST_NUMBER)?),
-            SockFilter::new(go_on_if, 0, 1, number),
-            SockFilter::new(end, 0, 0, u32::MAX),
-            SockFilter::new(end, 0, 0, 0),
+            SockFilter::new(op::LOAD_AT, 0, 0, place(ports)?),
+            SockFilter::new(op::JUMP_EQUAL, 0, 3, 0),
+            SockFilter::new(op::LOAD_AT, 0, 0, place(ports + RST_NUMBER)?),
+            SockFilter::new(op::JUMP_EQUAL, 0, 1, number),
+            SockFilter::new(op::RETURN, 0, 0, u32::MAX),
+            SockFilter::new(op::RETURN, 0, 0, 0),
         ])?;
         bind(socket.as_raw_fd(), loopback)?;
         Ok(Self(socket))

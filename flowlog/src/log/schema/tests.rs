@@ -18,6 +18,7 @@ use crate::flow::{Counters, DccpState, Flow, L4, ProtoState, Protocol, SctpState
 use crate::record::{
     Attribution, Cgroup, Direction, End, FlowRecord, Holder, Method, Origin, Process, Sighting, TcpStats,
 };
+use crate::testing::{self, tuple};
 
 /// The user's page of the schema.
 const PAGE: &str = include_str!("../../../docs/schema.md");
@@ -110,20 +111,8 @@ fn the_schema_prints_in_three_formats() {
 }
 
 fn run() -> RunContext {
-    RunContext {
-        run_id: Uuid::from_u128(0x019a_a000_0000_7000_8000_0000_0000_0001),
-        host_id: "8f2c".into(),
-        host_name: "web-1".into(),
-        boot_id: Some("b00t".into()),
-    }
-}
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-fn tuple(src: &str, dst: &str, proto: Protocol, l4: L4) -> Tuple {
-    Tuple { src: ip(src), dst: ip(dst), proto, l4, zone: None }
+    let run_id = Uuid::from_u128(0x019a_a000_0000_7000_8000_0000_0000_0001);
+    RunContext { boot_id: Some("b00t".into()), ..testing::run(run_id) }
 }
 
 /// A flow of which the kernel said nothing but the tuples.
@@ -168,15 +157,9 @@ fn by_socket(holder: &Holder) -> Option<Attribution<'_>> {
 
 fn record(flow: &Flow) -> FlowRecord<'_> {
     FlowRecord {
-        flow,
-        sighting: Sighting::Destroyed,
         received_ns: 1_700_000_002_000_000_000,
-        counters_final: true,
         observer_netns: 4_026_531_840,
-        last_seen_ns: None,
-        direction: None,
-        src: None,
-        dst: None,
+        ..testing::record(flow)
     }
 }
 

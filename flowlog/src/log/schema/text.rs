@@ -75,6 +75,21 @@ impl Kind for Names {
     }
 }
 
+/// Kinds that differ from what they are made of in how a value becomes text, and in nothing else.
+macro_rules! made_of_texts {
+    ($($kind:ty),*) => { $(
+        impl Kind for $kind {
+            const TYPE: ColumnType = ColumnType::Text;
+
+            fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
+                self.0.finish(unknown)
+            }
+        }
+    )* };
+}
+
+made_of_texts!(State, Address, Labels, Task);
+
 /// The state of a protocol: its name, or its number where it has none, of a kernel newer than this program; that is
 /// worth the allocation.
 #[derive(Debug, Default)]
@@ -87,14 +102,6 @@ impl State {
             Some((name, _)) => self.0.append(name),
             None => self.0.append(None),
         }
-    }
-}
-
-impl Kind for State {
-    const TYPE: ColumnType = ColumnType::Text;
-
-    fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
-        self.0.finish(unknown)
     }
 }
 
@@ -184,14 +191,6 @@ impl Address {
     }
 }
 
-impl Kind for Address {
-    const TYPE: ColumnType = ColumnType::Text;
-
-    fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
-        self.0.finish(unknown)
-    }
-}
-
 /// Formats by itself: that of the standard library takes several times as long.
 fn append_v4(values: &mut StringBuilder, addr: Ipv4Addr) {
     let mut text = itoa::Buffer::new();
@@ -225,14 +224,6 @@ impl Labels {
     }
 }
 
-impl Kind for Labels {
-    const TYPE: ColumnType = ColumnType::Text;
-
-    fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
-        self.0.finish(unknown)
-    }
-}
-
 /// Names of threads, as the kernel has them.
 #[derive(Debug, Default)]
 pub(super) struct Task(Keyed<[u8; COMM_LEN]>);
@@ -245,14 +236,6 @@ impl Task {
             }
             None => self.0.append_null(),
         }
-    }
-}
-
-impl Kind for Task {
-    const TYPE: ColumnType = ColumnType::Text;
-
-    fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
-        self.0.finish(unknown)
     }
 }
 

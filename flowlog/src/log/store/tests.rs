@@ -1,26 +1,22 @@
 //! Crashes between any two steps, disks that fail, segments that are damaged: each row once.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow_array::RecordBatch;
 use flowlog_reader::gaps::{Cause, Gap, Stage};
 use flowlog_reader::layout;
-use flowlog_reader::ledger::{Event, Started};
-use flowlog_reader::run::{RunContext, RunFacts};
+use flowlog_reader::ledger::Event;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::{Store, StoreConfig, Summary};
-use crate::flow::{Flow, L4, Protocol, Tuple};
-use crate::log::retention::RetentionLimits;
+use super::{Store, Summary};
+use crate::flow::Flow;
 use crate::log::schema::FlowBatch;
 use crate::log::verify::verify;
-use crate::log::wal::WalSync;
-use crate::log::writer::{Compatibility, Directory, Published, Rotation};
-use crate::record::{FlowRecord, Sighting};
+use crate::log::writer::Published;
+use crate::testing::{self, files};
 use crate::time::us_since_1970;
 
 /// 2026-11-21 08:00:00 UTC
@@ -35,15 +31,9 @@ fn micros(seconds: u64) -> i64 {
 }
 
 /// By its id the run began at eight.
-fn facts(run: u128) -> RunFacts {
+fn run_id(run: u128) -> Uuid {
     let began_ms = u128::from(EIGHT) * 1000;
-    let run = RunContext {
-        run_id: Uuid::from_u128((began_ms << 80) + 0x7000_8000_0000_0000_0000 + run),
-        host_id: "8f2c".into(),
-        host_name: "web-1".into(),
-        boot_id: None,
-    };
-    RunFacts { run, kernel: "6.18.5".into(), acct: Some(true), timestamp: Some(true), filter: None }
+    Uuid::from_u128((began_ms << 80) + 0x7000_8000_0000_0000_0000 + run)
 }
 
 /// A store of the run with this number, which starts at that second.
@@ -55,32 +45,7 @@ fn open(output: &Path, run: u128, second: u64) -> Store {
 /// The same of a run that watches these namespaces.
 #[track_caller]
 fn open_watching(output: &Path, run: u128, second: u64, netns: Vec<u64>) -> Store {
-    let facts = facts(run);
-    let started = Started {
-        version: "0".into(),
-        host_id: facts.run.host_id.clone(),
-        host_name: facts.run.host_name.clone(),
-        boot_id: None,
-        kernel: facts.kernel.clone(),
-        delivery: "reliable".into(),
-        netns,
-        filter: None,
-        wal_sync: "off".into(),
-        unwatched_since_us: None,
-        torn_bytes: None,
-    };
-    let watched_since_us = (!started.netns.is_empty()).then(|| micros(second));
-    let config = StoreConfig {
-        directory: Directory::open(output).unwrap(),
-        rotation: Rotation::default(),
-        compatibility: Compatibility::default(),
-        wal_sync: WalSync::Off,
-        retention: RetentionLimits::default(),
-        facts,
-        started,
-        watched_since_us,
-    };
-    Store::open(config, at(second)).unwrap()
+    testing::store(output, testing::facts(run_id(run)), netns, at(second))
 }
 
 /// The rows of one run.
@@ -88,42 +53,17 @@ struct Rows(FlowBatch);
 
 impl Rows {
     fn of(run: u128) -> Self {
-        Self(FlowBatch::new(&facts(run).run))
+        Self(FlowBatch::new(&testing::run(run_id(run))))
     }
 
     /// One row for each second at which a flow ends.
     fn ending(&mut self, seconds: impl IntoIterator<Item = u64>) -> RecordBatch {
-        let addr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let tuple = Tuple {
-            src: addr,
-            dst: addr,
-            proto: Protocol::TCP,
-            l4: L4::Ports { src: 1, dst: 2 },
-            zone: None,
-        };
         for second in seconds {
-            let flow = Flow { stop_ns: Some((EIGHT + second) * 1_000_000_000), ..Flow::new(tuple, tuple) };
-            self.0.append(&FlowRecord {
-                flow: &flow,
-                sighting: Sighting::Destroyed,
-                received_ns: 0,
-                counters_final: true,
-                observer_netns: 1,
-                last_seen_ns: None,
-                direction: None,
-                src: None,
-                dst: None,
-            });
+            let flow = Flow { stop_ns: Some((EIGHT + second) * 1_000_000_000), ..testing::flow(1) };
+            self.0.append(&testing::record(&flow));
         }
         self.0.finish()
     }
-}
-
-/// All files below a directory.
-fn files(directory: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let paths = entries.map(|entry| entry.unwrap().path());
-    paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
 /// Copies a part of an output directory.
@@ -142,7 +82,7 @@ fn copy_all(parts: &[&str], from: &TempDir, to: &TempDir) {
 
 /// The numbers of all published rows of a run, with repetitions.
 fn seqs(output: &Path, run: u128) -> Vec<i64> {
-    let in_name = format!("_{}_", facts(run).run.run_id);
+    let in_name = format!("_{}_", run_id(run));
     let mut seqs: Vec<i64> = files(&output.join("flows"))
         .iter()
         .filter(|path| path.to_str().unwrap().contains(&in_name))
@@ -353,7 +293,7 @@ fn a_segment_without_a_header_at_the_end_is_no_damage() {
     store.append(&Rows::of(1).ending(1..=5), micros(6), at(6)).unwrap();
     drop(store);
     let segments = flowlog_reader::segments::list(&output.path().join("_flowlog/wal")).unwrap().segments;
-    let next = |run: u128, number: u32| format!("{}_{number:08}.wal", facts(run).run.run_id);
+    let next = |run: u128, number: u32| format!("{}_{number:08}.wal", run_id(run));
     for name in [next(1, 2), next(2, 1)] {
         fs::write(segments[0].path.with_file_name(name), b"flow").unwrap();
     }

@@ -12,7 +12,7 @@ use ::parquet::file::metadata::KeyValue;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use flowlog_reader::gaps::{Cause, Gap, Stage};
 use flowlog_reader::layout;
-use flowlog_reader::ledger::{DeclaredGap, DeleteReason, PublishedFile, Recovered, Started, Stopped, Table};
+use flowlog_reader::ledger::{DeclaredGap, DeleteReason, PublishedFile, Recovered, Stopped, Table};
 use nix::sys::stat::Mode;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -21,6 +21,7 @@ use uuid::Uuid;
 use super::*;
 use crate::log::ledger::Ledger;
 use crate::log::writer::Directory;
+use crate::testing;
 
 mod bytes;
 mod files;
@@ -45,8 +46,7 @@ fn loss(lost_flows: Option<u64>, stage: Stage) -> Gap {
 impl Bench {
     /// With a run that has begun.
     fn new() -> Self {
-        // In memory, where syncs cost nothing.
-        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let dir = testing::directory();
         fs::create_dir_all(dir.path().join("_flowlog")).unwrap();
         let (ledger, _) = Ledger::open(&dir.path().join(layout::LEDGER)).unwrap();
         let mut bench = Self { dir, ledger, run: run(1), files: 0 };
@@ -60,19 +60,7 @@ impl Bench {
 
     fn start(&mut self, number: u128) {
         self.run = run(number);
-        self.append(Event::Start(Started {
-            version: "0.1.0".into(),
-            host_id: "8f2c".into(),
-            host_name: "web-1".into(),
-            boot_id: None,
-            kernel: "6.18.5".into(),
-            delivery: "reliable".into(),
-            netns: vec![1],
-            filter: None,
-            wal_sync: "1s".into(),
-            unwatched_since_us: None,
-            torn_bytes: None,
-        }));
+        self.append(Event::Start(testing::started()));
     }
 
     fn stop(&mut self, last_seq: i64, rows: u64) {
@@ -180,20 +168,7 @@ impl Bench {
             writer.append_key_value_metadata(KeyValue::new(format!("flowlog.{name}"), value.clone()));
         }
         writer.close().unwrap();
-        let mut file = PublishedFile {
-            table: Table::Flows,
-            path,
-            of_run: None,
-            rows: rows.num_rows() as u64,
-            seq_first: None,
-            seq_last: None,
-            gap_first: None,
-            gap_last: None,
-            end_time_min_us: None,
-            end_time_max_us: None,
-            bytes: 0,
-            sha256: Hash::ZERO,
-        };
+        let mut file = testing::published_file(Table::Flows, &path, rows.num_rows() as u64);
         self.measure(&mut file);
         file
     }

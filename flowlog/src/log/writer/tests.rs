@@ -22,9 +22,9 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::{Compatibility, Directory, Fault, OpenError, Published, Rotation, Writer};
-use crate::flow::{Counters, Flow, L4, ProtoState, Protocol, Status, TcpState, Tuple};
+use crate::flow::{Counters, Flow, L4, ProtoState, Status, TcpState, Tuple};
 use crate::log::schema::{FlowBatch, columns, file_schema};
-use crate::record::{FlowRecord, Sighting};
+use crate::testing::{self, files};
 
 /// 2026-11-21 08:00:00 UTC
 const EIGHT: u64 = 1_795_248_000;
@@ -43,21 +43,15 @@ fn at(seconds: u64) -> SystemTime {
 
 fn run() -> RunContext {
     RunContext {
-        run_id: Uuid::parse_str(RUN).unwrap(),
-        host_id: "8f2c".into(),
         host_name: "web_1.example/".into(),
         boot_id: Some("b00t".into()),
+        ..testing::run(Uuid::parse_str(RUN).unwrap())
     }
 }
 
 fn facts() -> RunFacts {
-    RunFacts {
-        run: run(),
-        kernel: "6.18.5".into(),
-        acct: Some(true),
-        timestamp: None,
-        filter: Some(json!({"only":{"zone":[3]}})),
-    }
+    let facts = testing::facts(Uuid::nil());
+    RunFacts { run: run(), timestamp: None, filter: Some(json!({"only":{"zone":[3]}})), ..facts }
 }
 
 /// An output directory with a writer, and the rows of one run.
@@ -79,18 +73,7 @@ impl Bench {
     fn rows(&mut self, end_times: impl IntoIterator<Item = u64>) -> RecordBatch {
         for (n, end_time) in (0_u32..).zip(end_times) {
             let flow = flow(n, end_time * 1_000_000_000);
-            let record = FlowRecord {
-                flow: &flow,
-                sighting: Sighting::Destroyed,
-                received_ns: 0,
-                counters_final: true,
-                observer_netns: 1,
-                last_seen_ns: None,
-                direction: None,
-                src: None,
-                dst: None,
-            };
-            self.batch.append(&record);
+            self.batch.append(&testing::record(&flow));
         }
         self.batch.finish()
     }
@@ -114,40 +97,18 @@ fn flow(n: u32, end_ns: u64) -> Flow {
     let client = IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n));
     let server = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     let port = u16::try_from(n % 28_000 + 32_768).unwrap();
-    let tuple = |src, dst, sport, dport| Tuple {
-        src,
-        dst,
-        proto: Protocol::TCP,
-        l4: L4::Ports { src: sport, dst: dport },
-        zone: None,
-    };
+    let Flow { orig, reply, .. } = testing::flow(port);
+    let orig = Tuple { src: client, dst: server, l4: L4::Ports { src: port, dst: 443 }, ..orig };
+    let reply = Tuple { src: server, dst: client, l4: L4::Ports { src: 443, dst: port }, ..reply };
     Flow {
-        orig: tuple(client, server, port, 443),
-        reply: tuple(server, client, 443, port),
         id: Some(n.wrapping_mul(2_654_435_761)),
         status: Some(Status::SEEN_REPLY),
-        timeout_s: None,
-        mark: None,
-        zone: None,
         orig_counters: Some(Counters { packets: 5, bytes: 400 + u64::from(n) }),
-        reply_counters: None,
         start_ns: Some(end_ns - 1_000_000_000),
         stop_ns: Some(end_ns),
-        event_ns: None,
         state: Some(ProtoState::Tcp(TcpState::TIME_WAIT)),
-        labels: None,
+        ..Flow::new(orig, reply)
     }
-}
-
-/// All files below a directory, sorted by path.
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
-    }
-    found.sort();
-    found
 }
 
 fn metadata(path: &Path) -> ParquetMetaData {

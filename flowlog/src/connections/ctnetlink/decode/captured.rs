@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::testing::tuple;
 
 fn directory() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/ctnetlink")
@@ -15,26 +16,22 @@ fn read(name: &str) -> Vec<u8> {
     lines.flat_map(str::split_whitespace).map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
 }
 
-fn tuple(proto: Protocol, src: &str, dst: &str, l4: L4) -> Tuple {
-    Tuple { src: src.parse().unwrap(), dst: dst.parse().unwrap(), proto, l4, zone: None }
-}
-
 /// An entry between two addresses without NAT, with ports.
 fn with_ports(proto: Protocol, (src, src_port): (&str, u16), (dst, dst_port): (&str, u16)) -> Flow {
     Flow::new(
-        tuple(proto, src, dst, L4::Ports { src: src_port, dst: dst_port }),
-        tuple(proto, dst, src, L4::Ports { src: dst_port, dst: src_port }),
+        tuple(src, dst, proto, L4::Ports { src: src_port, dst: dst_port }),
+        tuple(dst, src, proto, L4::Ports { src: dst_port, dst: src_port }),
     )
 }
 
 /// A ping without NAT.
 fn ping(proto: Protocol, src: &str, dst: &str, (request, reply): (u8, u8), id: u16) -> Flow {
     let key = |icmp_type| L4::Icmp { icmp_type, code: 0, id };
-    Flow::new(tuple(proto, src, dst, key(request)), tuple(proto, dst, src, key(reply)))
+    Flow::new(tuple(src, dst, proto, key(request)), tuple(dst, src, proto, key(reply)))
 }
 
 fn without_keys(proto: Protocol, src: &str, dst: &str) -> Flow {
-    Flow::new(tuple(proto, src, dst, L4::None), tuple(proto, dst, src, L4::None))
+    Flow::new(tuple(src, dst, proto, L4::None), tuple(dst, src, proto, L4::None))
 }
 
 /// Adds id, status, packets and bytes of each direction, start, stop and event.
@@ -106,8 +103,8 @@ fn expected() -> Vec<(&'static str, Flow)> {
                 state: tcp(TcpState::TIME_WAIT),
                 ..ended(
                     Flow::new(
-                        tuple(Protocol::TCP, "192.0.2.81", "192.0.2.80", L4::Ports { src: 48062, dst: 80 }),
-                        tuple(Protocol::TCP, "127.0.0.1", "192.0.2.81", L4::Ports { src: 8080, dst: 48062 }),
+                        tuple("192.0.2.81", "192.0.2.80", Protocol::TCP, L4::Ports { src: 48062, dst: 80 }),
+                        tuple("127.0.0.1", "192.0.2.81", Protocol::TCP, L4::Ports { src: 8080, dst: 48062 }),
                     ),
                     4_150_778_199,
                     0x3ae,
@@ -301,7 +298,7 @@ fn all_captured_messages() {
         let found: Vec<_> = messages(&datagram).map(Result::unwrap).collect();
         let [message] = found[..] else { panic!("{name}: {} messages", found.len()) };
         let answer = name.starts_with("get_answer");
-        assert_eq!(message.event(), if answer { Event::Update } else { Event::Destroy }, "{name}");
+        assert_eq!(message.event(), if answer { EventKind::Update } else { EventKind::Destroy }, "{name}");
         let decoded = super::flow(message.payload).unwrap();
         assert_eq!(decoded, Decoded { flow: flow.clone(), unknown_attributes: 0 }, "{name}");
     }

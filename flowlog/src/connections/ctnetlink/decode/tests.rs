@@ -342,15 +342,15 @@ fn messages_of_a_datagram() {
 #[test]
 fn events() {
     for (message_type, flags, expected) in [
-        (0x0100, NLM_F_CREATE | NLM_F_EXCL, Event::New),
-        (0x0100, 0, Event::Update),
-        (0x0100, NLM_F_CREATE, Event::Update),
-        (0x0102, 0, Event::Destroy),
-        (0x0101, 0, Event::Other),
-        (0x0200, NLM_F_CREATE | NLM_F_EXCL, Event::Other),
-        (0x0202, 0, Event::Other),
-        (NLMSG_ERROR, 0, Event::Other),
-        (NLMSG_DONE, 0, Event::Other),
+        (0x0100, NLM_F_CREATE | NLM_F_EXCL, EventKind::New),
+        (0x0100, 0, EventKind::Update),
+        (0x0100, NLM_F_CREATE, EventKind::Update),
+        (0x0102, 0, EventKind::Destroy),
+        (0x0101, 0, EventKind::Other),
+        (0x0200, NLM_F_CREATE | NLM_F_EXCL, EventKind::Other),
+        (0x0202, 0, EventKind::Other),
+        (NLMSG_ERROR, 0, EventKind::Other),
+        (NLMSG_DONE, 0, EventKind::Other),
     ] {
         let message = Message { message_type, flags, sequence: 0, port_id: 0, payload: &[] };
         assert_eq!(message.event(), expected, "{message_type:#x} {flags:#x}");

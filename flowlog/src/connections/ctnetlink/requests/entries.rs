@@ -1,10 +1,12 @@
 //! Requests about whole entries: what the log does not need, and other programs do.
 
+use super::super::decode;
 use super::super::encode::{self, Request};
 use super::super::sets::{
     CpuStatistics, Entry, FilterFlags, GlobalStatistics, Set, TupleAttributes, TupleFlags,
 };
-use super::super::{Error, decode, uapi::*};
+use super::super::socket::Error;
+use super::super::uapi::*;
 use super::{Requests, absent};
 use crate::flow::Tuple;
 
@@ -126,12 +128,7 @@ impl Requests {
     pub fn find(&mut self, entry: &Entry) -> Result<Option<Entry>, Error> {
         let sequence = self.begin();
         encode::entry(&mut self.request, IPCTNL_MSG_CT_GET, sequence, NLM_F_ACK, entry);
-        let mut found = None;
-        let result = self.exchange("find a conntrack entry", sequence, |message| {
-            found = Some(decode::entry(message.payload)?);
-            Ok(())
-        });
-        Ok(absent(result)?.and(found))
+        self.found("find a conntrack entry", sequence, decode::entry)
     }
 
     /// Makes an entry; `EEXIST` where there is one with one of its tuples. The kernel needs both tuples
@@ -183,14 +180,14 @@ impl Requests {
         let header = Request {
             subsystem: NFNL_SUBSYS_CTNETLINK,
             operation: IPCTNL_MSG_CT_DELETE,
-            sequence: self.begin(),
             flags: NLM_F_ACK,
             family,
             // Any but zero: else the kernel, for the sake of old programs, ignores the family.
             version: NFNETLINK_V0 + 1,
+            ..Request::default()
         };
-        encode::request(&mut self.request, header, |_| {});
-        self.exchange("remove all conntrack entries of a family", header.sequence, |_| Ok(()))
+        let sequence = self.without_attributes(header);
+        self.exchange("remove all conntrack entries of a family", sequence, |_| Ok(()))
     }
 
     /// How many entries there are and, since Linux 5.13, may be.
@@ -206,20 +203,15 @@ impl Requests {
     }
 
     /// Calls `each` with the number of a CPU and its counters.
-    pub fn cpu_statistics(&mut self, mut each: impl FnMut(u16, CpuStatistics)) -> Result<(), Error> {
+    pub fn cpu_statistics(&mut self, each: impl FnMut(u16, CpuStatistics)) -> Result<(), Error> {
         let header = Request {
             subsystem: NFNL_SUBSYS_CTNETLINK,
             operation: IPCTNL_MSG_CT_GET_STATS_CPU,
-            sequence: self.begin(),
             flags: NLM_F_DUMP,
             ..Request::default()
         };
-        encode::request(&mut self.request, header, |_| {});
-        self.exchange("read the conntrack counters", header.sequence, |message| {
-            let (cpu, statistics) = decode::statistics(message.payload)?;
-            each(cpu, statistics);
-            Ok(())
-        })
+        let sequence = self.without_attributes(header);
+        self.for_each_cpu("read the conntrack counters", sequence, each)
     }
 
     fn one(&mut self, request: &'static str, operation: u8, flags: u16, entry: &Entry) -> Result<(), Error> {

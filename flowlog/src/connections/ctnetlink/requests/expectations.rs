@@ -1,8 +1,10 @@
 //! Requests about expectations.
 
+use super::super::decode;
 use super::super::encode::{self, Request};
 use super::super::sets::{Expectation, ExpectationStatistics};
-use super::super::{Error, decode, uapi::*};
+use super::super::socket::Error;
+use super::super::uapi::*;
 use super::{Requests, absent};
 
 impl Requests {
@@ -23,12 +25,7 @@ impl Requests {
     pub fn find_expectation(&mut self, expectation: &Expectation) -> Result<Option<Expectation>, Error> {
         let sequence = self.begin();
         encode::expectation(&mut self.request, IPCTNL_MSG_EXP_GET, sequence, NLM_F_ACK, expectation);
-        let mut found = None;
-        let result = self.exchange("find an expectation", sequence, |message| {
-            found = Some(decode::expectation(message.payload)?);
-            Ok(())
-        });
-        Ok(absent(result)?.and(found))
+        self.found("find an expectation", sequence, decode::expectation)
     }
 
     /// Makes an expectation. The kernel needs tuple, mask, master and timeout; `ENOENT` where the
@@ -57,23 +54,16 @@ impl Requests {
     /// Calls `each` with the number of a CPU and its counters.
     pub fn expectation_statistics(
         &mut self,
-        mut each: impl FnMut(u16, ExpectationStatistics),
+        each: impl FnMut(u16, ExpectationStatistics),
     ) -> Result<(), Error> {
         let sequence = self.whole_table(IPCTNL_MSG_EXP_GET_STATS_CPU, NLM_F_DUMP, None);
-        self.exchange("read the counters of expectations", sequence, |message| {
-            let (cpu, statistics) = decode::statistics(message.payload)?;
-            each(cpu, statistics);
-            Ok(())
-        })
+        self.for_each_cpu("read the counters of expectations", sequence, each)
     }
 
-    /// Encodes a request without attributes; gives its sequence number.
+    /// Makes a request about all expectations; gives its sequence number.
     fn whole_table(&mut self, operation: u8, flags: u16, family: Option<u8>) -> u32 {
-        let sequence = self.begin();
         let family = family.unwrap_or(AF_UNSPEC);
         let subsystem = NFNL_SUBSYS_CTNETLINK_EXP;
-        let header = Request { subsystem, operation, sequence, flags, family, ..Request::default() };
-        encode::request(&mut self.request, header, |_| {});
-        sequence
+        self.without_attributes(Request { subsystem, operation, flags, family, ..Request::default() })
     }
 }

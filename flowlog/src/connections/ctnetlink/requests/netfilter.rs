@@ -1,9 +1,11 @@
 //! Requests to other parts of netfilter, which tell whether connections are tracked.
 
+use super::super::decode;
 use super::super::decode::{DecodeError, Message};
 use super::super::encode::{self, Request};
-use super::super::nla::Attributes;
-use super::super::{Error, decode, uapi::*};
+use super::super::nla::{Attributes, attribute};
+use super::super::socket::Error;
+use super::super::uapi::*;
 use super::Requests;
 
 /// The first of the hooks of connection tracking, by the number of `enum nf_inet_hooks`.
@@ -18,19 +20,8 @@ impl Requests {
     /// # Errors
     ///
     /// Also where the kernel has no nftables, and where rules change while they are listed.
-    pub fn rules(
-        &mut self,
-        mut each: impl FnMut(&Message<'_>) -> Result<(), DecodeError>,
-    ) -> Result<(), Error> {
-        let header = Request {
-            subsystem: NFNL_SUBSYS_NFTABLES,
-            operation: NFT_MSG_GETRULE,
-            sequence: self.begin(),
-            flags: NLM_F_DUMP,
-            ..Request::default()
-        };
-        encode::request(&mut self.request, header, |_| {});
-        self.exchange("list the rules of nftables", header.sequence, |message| each(message))
+    pub fn rules(&mut self, each: impl FnMut(&Message<'_>) -> Result<(), DecodeError>) -> Result<(), Error> {
+        self.nftables("list the rules of nftables", NFT_MSG_GETRULE, NLM_F_DUMP, each)
     }
 
     /// The number of the last transaction of nftables, for `each` of one message.
@@ -40,17 +31,21 @@ impl Requests {
     /// Also where the kernel has no nftables.
     pub fn generation(
         &mut self,
+        each: impl FnMut(&Message<'_>) -> Result<(), DecodeError>,
+    ) -> Result<(), Error> {
+        self.nftables("ask for the generation of nftables", NFT_MSG_GETGEN, NLM_F_ACK, each)
+    }
+
+    fn nftables(
+        &mut self,
+        request: &'static str,
+        operation: u8,
+        flags: u16,
         mut each: impl FnMut(&Message<'_>) -> Result<(), DecodeError>,
     ) -> Result<(), Error> {
-        let header = Request {
-            subsystem: NFNL_SUBSYS_NFTABLES,
-            operation: NFT_MSG_GETGEN,
-            sequence: self.begin(),
-            flags: NLM_F_ACK,
-            ..Request::default()
-        };
-        encode::request(&mut self.request, header, |_| {});
-        self.exchange("ask for the generation of nftables", header.sequence, |message| each(message))
+        let header = Request { subsystem: NFNL_SUBSYS_NFTABLES, operation, flags, ..Request::default() };
+        let sequence = self.without_attributes(header);
+        self.exchange(request, sequence, |message| each(message))
     }
 
     /// Whether connection tracking is hooked in for an IP version, as `nft list hooks` shows. `None` where the kernel
@@ -71,7 +66,7 @@ impl Requests {
             version: NFNETLINK_V0,
         };
         encode::request(&mut self.request, header, |buffer| {
-            encode::attribute(buffer, NFNLA_HOOK_HOOKNUM, &NF_INET_PRE_ROUTING.to_be_bytes());
+            attribute(buffer, NFNLA_HOOK_HOOKNUM, &NF_INET_PRE_ROUTING.to_be_bytes());
         });
         let (mut is_hooked, mut is_named) = (false, true);
         self.exchange("list the hooks of netfilter", header.sequence, |message| {

@@ -3,10 +3,9 @@
 use std::net::IpAddr;
 
 use super::super::nla::DecodeError;
-use super::{
-    CounterAttributes, DccpInfo, Entry, Expectation, L4Attributes, ProtoInfo, SctpInfo, TcpInfo,
-    TupleAttributes,
-};
+use super::entry::{CounterAttributes, DccpInfo, Entry, ProtoInfo, SctpInfo, TcpInfo};
+use super::expectation::Expectation;
+use super::tuple::{L4Attributes, TupleAttributes};
 use crate::flow::{Counters, DccpState, Flow, L4, ProtoState, Protocol, SctpState, Status, TcpState, Tuple};
 
 impl From<&Tuple> for TupleAttributes {

@@ -2,10 +2,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::super::encode;
-use super::super::nla::{Attribute, Attributes, DecodeError};
+use super::super::nla::{Attribute, Attributes, DecodeError, attribute as append};
 use super::super::uapi::*;
-use super::{Name, TupleAttributes, Value, set};
+use super::tuple::TupleAttributes;
+use super::value::{Name, Value, set};
 
 set! {
     /// `enum ctattr_type`
@@ -146,7 +146,7 @@ impl Value for TupleFlags {
     }
 
     fn encode(&self, buffer: &mut Vec<u8>, kind: u16) {
-        encode::attribute(buffer, kind, &self.0.to_ne_bytes());
+        append(buffer, kind, &self.0.to_ne_bytes());
     }
 
     #[cfg(test)]
@@ -205,7 +205,7 @@ impl Value for TcpFlags {
     }
 
     fn encode(&self, buffer: &mut Vec<u8>, kind: u16) {
-        encode::attribute(buffer, kind, &[self.flags, self.mask]);
+        append(buffer, kind, &[self.flags, self.mask]);
     }
 
     #[cfg(test)]

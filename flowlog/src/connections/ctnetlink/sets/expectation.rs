@@ -2,7 +2,8 @@
 
 use super::super::nla::{Attributes, DecodeError};
 use super::super::uapi::*;
-use super::{Name, TupleAttributes, Value, set};
+use super::tuple::TupleAttributes;
+use super::value::{Name, Value, set};
 
 set! {
     /// `enum ctattr_expect`

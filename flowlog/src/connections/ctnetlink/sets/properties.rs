@@ -4,12 +4,11 @@
 use proptest::prelude::*;
 
 use super::super::decode::{self, messages};
-use super::super::encode;
+use super::super::nla::attribute;
 use super::super::properties::tuple;
 use super::super::uapi::*;
-use super::{
-    CpuStatistics, Entry, Expectation, ExpectationStatistics, GlobalStatistics, Set, Unknown, Value,
-};
+use super::value::{Set, Unknown, Value};
+use super::{CpuStatistics, Entry, Expectation, ExpectationStatistics, GlobalStatistics};
 use crate::flow::Flow;
 
 /// Values from a seed (splitmix64). The sets have more fields than strategies can be combined.
@@ -40,7 +39,7 @@ impl Random {
     pub(super) fn unknown(&mut self) -> Unknown {
         let mut unknown = Vec::new();
         for kind in 100..100 + u16::try_from(self.next() % 3).unwrap() {
-            encode::attribute(&mut unknown, kind, &self.bytes());
+            attribute(&mut unknown, kind, &self.bytes());
         }
         Unknown(unknown)
     }

@@ -2,7 +2,7 @@
 
 use super::super::nla::{Attributes, DecodeError};
 use super::super::uapi::*;
-use super::{Value, set};
+use super::value::{Value, set};
 
 set! {
     /// `enum ctattr_stats_global`

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::super::encode::{attribute, nest};
+use super::super::nla::{Attributes, attribute, nest};
 use super::super::uapi::*;
 use super::*;
 

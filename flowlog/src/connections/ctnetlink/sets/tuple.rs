@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::super::nla::{Attributes, DecodeError};
 use super::super::uapi::*;
-use super::{Value, set};
+use super::value::{Value, set};
 
 set! {
     /// `enum ctattr_tuple`

@@ -24,7 +24,7 @@ pub(crate) fn takes(program: &[Instruction], message: &[u8]) -> Option<bool> {
         match code {
             op::LOAD => a = k,
             op::LOAD_X => x = k,
-            op::LOAD_EXTENSION => a = extension(k, message, a, x),
+            op::LOAD_AT => a = extension(k, message, a, x),
             op::LOAD_WORD => a = read(x.wrapping_add(k), 4)?,
             op::LOAD_HALF => a = read(x.wrapping_add(k), 2)?,
             op::LOAD_BYTE => a = read(x.wrapping_add(k), 1)?,

@@ -93,6 +93,11 @@ mod workers;
 /// `flowlog verify` names what was done to files and ledger.
 mod verify;
 
+/// Commands that are programs of their own.
+mod external;
+/// `flowlog lake files` knows what is there, and whether that is all.
+mod lake;
+
 /// Settings of the file, the environment and flags.
 mod configuration;
 

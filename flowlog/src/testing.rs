@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use flowlog_reader::ledger::{Hash, PublishedFile, Started, Table};
+use flowlog_reader::ledger::Started;
 use flowlog_reader::run::{RunContext, RunFacts};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -97,24 +97,6 @@ pub(crate) fn store(output: &Path, facts: RunFacts, netns: Vec<u64>, now: System
         watched_since_us,
     };
     Store::open(config, now).unwrap()
-}
-
-/// A file whose size and hash were not taken.
-pub(crate) fn published_file(table: Table, path: &str, rows: u64) -> PublishedFile {
-    PublishedFile {
-        table,
-        path: path.into(),
-        of_run: None,
-        rows,
-        seq_first: None,
-        seq_last: None,
-        gap_first: None,
-        gap_last: None,
-        end_time_min_us: None,
-        end_time_max_us: None,
-        bytes: 0,
-        sha256: Hash::ZERO,
-    }
 }
 
 /// An output directory, in memory where that can be: syncs cost nothing there.

@@ -249,7 +249,7 @@ fn paths_below_the_output_directory_are_spelled_in_one_place() {
 
 #[test]
 fn the_reader_changes_nothing() {
-    for (name, code) in reader_sources() {
+    for (name, code) in reader_sources().into_iter().filter(|(name, _)| !is_test(name)) {
         for change in [
             "fs::write",
             "File::create",

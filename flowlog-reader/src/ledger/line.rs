@@ -200,6 +200,26 @@ pub struct PublishedFile {
     pub sha256: Hash,
 }
 
+impl PublishedFile {
+    /// A file whose other facts are still to be taken.
+    pub fn new(table: Table, path: impl Into<String>, rows: u64) -> Self {
+        Self {
+            table,
+            path: path.into(),
+            of_run: None,
+            rows,
+            seq_first: None,
+            seq_last: None,
+            gap_first: None,
+            gap_last: None,
+            end_time_min_us: None,
+            end_time_max_us: None,
+            bytes: 0,
+            sha256: Hash::ZERO,
+        }
+    }
+}
+
 /// A declared loss.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeclaredGap {

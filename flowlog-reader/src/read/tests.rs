@@ -135,20 +135,7 @@ fn started(netns: &[u64]) -> Started {
 }
 
 fn published(table: Table, path: &str) -> PublishedFile {
-    PublishedFile {
-        table,
-        path: path.to_owned(),
-        of_run: None,
-        rows: 0,
-        seq_first: None,
-        seq_last: None,
-        gap_first: None,
-        gap_last: None,
-        end_time_min_us: None,
-        end_time_max_us: None,
-        bytes: 4,
-        sha256: Hash::of(b"rows"),
-    }
+    PublishedFile { bytes: 4, sha256: Hash::of(b"rows"), ..PublishedFile::new(table, path, 0) }
 }
 
 fn down(from_us: i64, to_us: i64) -> Gap {

@@ -46,7 +46,7 @@ pub fn help() -> String {
     for (name, does, package) in KNOWN {
         let missing = match find(OsStr::new(name), &places) {
             Some(_) => String::new(),
-            None => format!(" (not installed: the package {package} has it)"),
+            None => format!(" (not installed: package {package})"),
         };
         help.push_str(&format!("\n  {name:9}  {does}{missing}"));
     }

@@ -372,7 +372,7 @@ impl Store {
             seq_last: Some(seq_last),
             end_time_min_us: Some(file.end_first_us),
             end_time_max_us: Some(file.end_last_us),
-            ..losses::published_file(Table::Flows, &file.path, file.rows)
+            ..PublishedFile::new(Table::Flows, file.path.display().to_string(), file.rows)
         };
         self.log(Unlogged::File(line), now);
     }

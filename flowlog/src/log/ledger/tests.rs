@@ -46,31 +46,23 @@ fn start() -> Event {
 
 fn flows(path: &str) -> PublishedFile {
     PublishedFile {
-        table: Table::Flows,
-        path: path.into(),
-        of_run: None,
-        rows: 2,
         seq_first: Some(1),
         seq_last: Some(2),
-        gap_first: None,
-        gap_last: None,
         end_time_min_us: Some(1),
         end_time_max_us: Some(2),
         bytes: 7,
         sha256: Hash::of(b"file"),
+        ..PublishedFile::new(Table::Flows, path, 2)
     }
 }
 
 fn gaps(gap_first: u64, gap_last: u64) -> PublishedFile {
     PublishedFile {
-        table: Table::Gaps,
-        seq_first: None,
-        seq_last: None,
         gap_first: Some(gap_first),
         gap_last: Some(gap_last),
-        end_time_min_us: None,
-        end_time_max_us: None,
-        ..flows("gaps/v1/1.parquet")
+        bytes: 7,
+        sha256: Hash::of(b"file"),
+        ..PublishedFile::new(Table::Gaps, "gaps/v1/1.parquet", 2)
     }
 }
 

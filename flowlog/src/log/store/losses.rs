@@ -101,25 +101,7 @@ pub(super) fn gap_file(path: &Path, numbers: RangeInclusive<u64>, rows: u64) -> 
     PublishedFile {
         gap_first: Some(*numbers.start()),
         gap_last: Some(*numbers.end()),
-        ..published_file(Table::Gaps, path, rows)
-    }
-}
-
-/// A line of the ledger about a file; size and hash are still to be taken.
-pub(super) fn published_file(table: Table, path: &Path, rows: u64) -> PublishedFile {
-    PublishedFile {
-        table,
-        path: path.display().to_string(),
-        of_run: None,
-        rows,
-        seq_first: None,
-        seq_last: None,
-        gap_first: None,
-        gap_last: None,
-        end_time_min_us: None,
-        end_time_max_us: None,
-        bytes: 0,
-        sha256: Hash::ZERO,
+        ..PublishedFile::new(Table::Gaps, path.display().to_string(), rows)
     }
 }
 

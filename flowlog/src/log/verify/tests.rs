@@ -168,7 +168,7 @@ impl Bench {
             writer.append_key_value_metadata(KeyValue::new(format!("flowlog.{name}"), value.clone()));
         }
         writer.close().unwrap();
-        let mut file = testing::published_file(Table::Flows, &path, rows.num_rows() as u64);
+        let mut file = PublishedFile::new(Table::Flows, path, rows.num_rows() as u64);
         self.measure(&mut file);
         file
     }

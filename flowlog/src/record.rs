@@ -6,6 +6,7 @@ mod command_line;
 use std::sync::Arc;
 
 use flowlog_common::Owner;
+use flowlog_reader::gaps::Gap;
 
 pub use self::command_line::CommandLine;
 pub(crate) use self::command_line::Kept;
@@ -32,6 +33,15 @@ pub struct FlowRecord<'a> {
     pub src: Option<Attribution<'a>>,
     /// The local process at the responding end.
     pub dst: Option<Attribution<'a>>,
+}
+
+/// Who takes what the receiving side makes of messages: the flow log, and whoever else wants it.
+pub trait Sink {
+    /// Takes a record.
+    fn record(&mut self, record: &FlowRecord<'_>);
+
+    /// Takes a loss.
+    fn lose(&mut self, gap: Gap);
 }
 
 /// How what is said of a flow came to be known.

@@ -9,6 +9,7 @@ mod clock;
 mod counts;
 mod local;
 mod needed;
+mod observed;
 mod older;
 mod output;
 mod programs;
@@ -35,8 +36,8 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use self::clock::now_us;
-use self::counts::Counts;
 use self::local::Local;
+use self::observed::Tally;
 use self::output::Output;
 use self::programs::Programs;
 use self::watched::{Dump, REFRESH_INTERVAL, Watch, Watched};
@@ -46,7 +47,6 @@ use crate::commands::doctor::Settings;
 use crate::commands::metrics::Metrics;
 use crate::connections::ctnetlink::{Buffers, ListenerLosses};
 use crate::connections::filter::FlowFilter;
-use crate::flow::Flow;
 use crate::host::identity::Host;
 use crate::host::needs::Need;
 use crate::log::schema::FlowBatch;
@@ -125,15 +125,12 @@ struct Daemon {
     /// Readable when any listener is.
     readable: AsyncFd<OwnedFd>,
     buffers: Buffers,
-    /// Flows of one read.
-    flows: Vec<Flow>,
     local: Local,
     programs: Programs,
     output: Output,
     table_share_percent: u8,
     dump_interval: Duration,
     audit_interval: Option<Duration>,
-    counts: Counts,
     metrics: Metrics,
 }
 
@@ -248,14 +245,12 @@ impl Daemon {
             watched,
             readable: async_fd(epoll.0)?,
             buffers,
-            flows: Vec::new(),
             local,
             programs,
             output,
             table_share_percent,
             dump_interval,
             audit_interval,
-            counts: Counts::default(),
             metrics,
         })
     }
@@ -302,7 +297,7 @@ impl Daemon {
                     self.record_dumps()?;
                     self.look()?;
                     self.tick()?;
-                    self.update_metrics();
+                    counts::update_metrics(self);
                     drain.reset();
                 }
                 // While nothing can be taken, events wait that may tell of what a dump would miss.
@@ -391,8 +386,9 @@ impl Daemon {
         }
         let handed_over = tokio::time::timeout(WAL_DEADLINE, self.hand_over()).await;
         let handed_over = handed_over.context("the disk does not answer").flatten();
-        let ListenerLosses { overruns, truncated } = self.losses();
-        let Self { watched, local, output, counts, .. } = self;
+        let ListenerLosses { overruns, truncated } = counts::losses(&self.watched);
+        let Self { watched, local, output, .. } = self;
+        let Tally { flows: _, undecodable, unknown_attributes, duplicates, lost } = output.counts.tally;
         let status = std::sync::Arc::clone(&output.status);
         let mut written = output.close();
         let stopped_by = tokio::select! {
@@ -418,13 +414,13 @@ impl Daemon {
             files = published.files,
             is_complete,
             lost_rows,
-            lost_flows = counts.lost,
-            duplicates = counts.duplicates,
+            lost_flows = lost,
+            duplicates,
             overruns,
             truncated,
-            undecodable = counts.undecodable,
-            unknown_attributes = counts.unknown_attributes,
-            zeroed = watched.iter().map(|watched| watched.dumps.zeroed()).sum::<u64>(),
+            undecodable,
+            unknown_attributes,
+            zeroed = watched.iter().map(|watched| watched.observed.dumps.zeroed()).sum::<u64>(),
             lost_events = local.lost,
             evicted_sockets = local.tables.evicted(),
             "stopped"

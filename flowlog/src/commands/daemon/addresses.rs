@@ -7,6 +7,7 @@ use nix::time::ClockId;
 use tracing::warn;
 
 use super::clock::now_ns;
+use super::said::Doubling;
 use crate::attribution::addresses::{Addresses, Window};
 use crate::attribution::rtnetlink::{Change, Read, Watcher};
 use crate::causes::one_line;
@@ -25,7 +26,7 @@ pub(super) struct LocalAddresses {
     /// It was said that they are not known.
     has_said: bool,
     /// Addresses that were said to be forgotten.
-    said_forgotten: u64,
+    said_forgotten: Doubling,
 }
 
 impl LocalAddresses {
@@ -78,8 +79,7 @@ impl LocalAddresses {
         self.list(namespace.name());
         self.addresses.expire(now_ns(ClockId::CLOCK_MONOTONIC));
         let forgotten = self.addresses.forgotten();
-        if forgotten > self.said_forgotten * 2 {
-            self.said_forgotten = forgotten;
+        if self.said_forgotten.is_due(forgotten) {
             warn!(
                 "forgot {forgotten} addresses that are gone, because too many come and go: flows that began while they \
                  were there may have the wrong direction, and no process for datagram servers"

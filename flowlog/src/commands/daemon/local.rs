@@ -10,6 +10,7 @@ use nix::time::ClockId;
 use tracing::{debug, warn};
 
 use super::clock::{self, now_ns, now_us};
+use super::said::Doubling;
 use super::watched::Watched;
 use crate::attribution::clocks::Set;
 use crate::attribution::clocks::read::boot_ns;
@@ -56,7 +57,7 @@ pub(super) struct Local {
     /// Tuples of packets made by hand.
     forgotten: Forgotten,
     /// Command lines that were said to be left out.
-    said_refused_cmdlines: u64,
+    said_refused_cmdlines: Doubling,
 }
 
 /// A time of which events are missing; microseconds since 1970.
@@ -70,7 +71,7 @@ struct Blind {
 #[derive(Debug, Default)]
 struct Forgotten {
     declared: u64,
-    said: u64,
+    said: Doubling,
 }
 
 impl Forgotten {
@@ -84,8 +85,7 @@ impl Forgotten {
             gaps.add(Gap { detail: Some(detail), ..gap });
             self.declared = forgotten;
         }
-        if forgotten > self.said * 2 {
-            self.said = forgotten;
+        if self.said.is_due(forgotten) {
             warn!("forgot {forgotten} {what}: their flows have no process");
         }
     }
@@ -144,7 +144,7 @@ impl Local {
             again: Again::default(),
             evicted: Forgotten::default(),
             forgotten: Forgotten::default(),
-            said_refused_cmdlines: 0,
+            said_refused_cmdlines: Doubling::default(),
         })
     }
 
@@ -309,8 +309,7 @@ impl Local {
     /// Says what could not be kept of processes.
     fn say_refused_cmdlines(&mut self) {
         let refused = self.tables.processes.refused_cmdlines();
-        if refused > self.said_refused_cmdlines * 2 {
-            self.said_refused_cmdlines = refused;
+        if self.said_refused_cmdlines.is_due(refused) {
             warn!(
                 "left out {refused} command lines, because those of other processes take 64 MiB: rows of these \
                  processes have no `cmdline`"

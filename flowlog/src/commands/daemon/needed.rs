@@ -10,7 +10,7 @@ use flowlog_reader::gaps::{Gap, Pending};
 use tracing::{error, info, warn};
 
 use super::clock::now_us;
-use super::said::{Said, Topic};
+use super::said::{Doubling, Said, Topic};
 use crate::causes::one_line;
 use crate::commands::doctor::{Fixed, add_rules};
 use crate::connections::ctnetlink::{self, Buffers, Requests};
@@ -44,7 +44,7 @@ pub(super) struct Needed {
     /// When they were read for the last time.
     losses_read_us: i64,
     /// How many entries were said to be removed to make room.
-    said_evicted: u64,
+    said_evicted: Doubling,
     /// What is missing is set right.
     keep: bool,
     mending: Option<Receiver<Result<Fixed>>>,
@@ -65,7 +65,7 @@ impl Needed {
             needs: Needs::of_namespace(name, now_us),
             losses: KernelLosses::default(),
             losses_read_us: now_us,
-            said_evicted: 0,
+            said_evicted: Doubling::default(),
             keep,
             mending: None,
             mended: None,
@@ -296,8 +296,7 @@ impl Needed {
             gaps.add(gap);
         }
         let evicted = self.losses.total().early_drop;
-        if evicted > self.said_evicted * 2 {
-            self.said_evicted = evicted;
+        if self.said_evicted.is_due(evicted) {
             warn!(
                 "the kernel removed {evicted} connections of the network namespace `{}` from its full table before they \
                  ended: their rows are incomplete; raise the sysctl net.netfilter.nf_conntrack_max",

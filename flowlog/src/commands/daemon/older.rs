@@ -109,7 +109,7 @@ impl Local {
 /// The connections in a namespace that wait to be accepted, with its cookie and when they were found
 /// (`CLOCK_MONOTONIC`).
 fn waiting_in(watched: &Watched) -> Option<(u64, u64, Vec<Waiting>)> {
-    let netns_cookie = watched.netns_cookie?;
+    let netns_cookie = watched.place.netns_cookie?;
     let found_ns = now_ns(ClockId::CLOCK_MONOTONIC);
     match watched.namespace.run(waiting).map_err(io::Error::other).flatten() {
         Ok(waiting) => Some((netns_cookie, found_ns, waiting)),

@@ -10,11 +10,13 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::clock::now_us;
+use super::counts::Counts;
 use super::writing::{Status, ToWriter, Written, start_writer};
 use crate::commands::metrics::Metrics;
 use crate::connections::ctnetlink::DATAGRAMS;
 use crate::log::schema::FlowBatch;
 use crate::log::store::Store;
+use crate::record::{FlowRecord, Sink};
 
 /// Rows that a batch has at most. More make this side hold more memory, fewer make the other side slower. A
 /// power of two: columns grow by doubling, so one row more would take twice the memory.
@@ -30,8 +32,9 @@ const CHANNEL_BATCHES: usize = 8;
 /// The batch that is filled now, and the way to the writing side. Never waits: where the channel has no
 /// room, a message stays here, and the caller reads no more flows.
 pub(super) struct Output {
-    pub(super) batch: FlowBatch,
+    batch: FlowBatch,
     pub(super) gaps: Pending,
+    pub(super) counts: Counts,
     /// When it began to take flows.
     pub(super) began_us: i64,
     /// All flows that ended before this time were read.
@@ -44,6 +47,17 @@ pub(super) struct Output {
     written: oneshot::Receiver<Written>,
 }
 
+impl Sink for Output {
+    fn record(&mut self, record: &FlowRecord<'_>) {
+        self.counts.rows.add(record);
+        self.batch.append(record);
+    }
+
+    fn lose(&mut self, gap: Gap) {
+        self.gaps.add(gap);
+    }
+}
+
 impl Output {
     pub(super) fn start(batch: FlowBatch, store: Store, metrics: Metrics) -> Result<Self> {
         let (to_writer, from_reader) = mpsc::channel(CHANNEL_BATCHES);
@@ -53,6 +67,7 @@ impl Output {
         Ok(Self {
             batch,
             gaps: Pending::default(),
+            counts: Counts::default(),
             began_us,
             complete_until_us: began_us,
             ticked: Instant::now(),

@@ -4,19 +4,15 @@ use std::time::{Duration, Instant};
 
 use flowlog_reader::gaps::{Cause, Gap, Stage, unnoticed_since_us};
 use nix::time::ClockId;
-use tracing::{debug, error};
+use tracing::error;
 
 use super::clock::{now_ns, now_us};
-use super::counts::Counts;
+use super::observed::{Known, unreadable};
 use super::output::Output;
 use super::watched::{Dump, Watched};
 use super::{Daemon, Local};
-use crate::attribution::join::attribute;
-use crate::connections::ctnetlink::{Datagrams, Delivery, Received, decode};
-use crate::connections::dumps::{Destroyed, Record};
-use crate::connections::filter::FlowFilter;
-use crate::flow::Flow;
-use crate::record::{FlowRecord, Sighting};
+use crate::connections::ctnetlink::{Buffers, Datagrams, Delivery, Received};
+use crate::record::Sink as _;
 use crate::time::to_us;
 
 /// Reads of one listener before signals, ticks and the other listeners get their turn.
@@ -72,7 +68,7 @@ impl Daemon {
         local.declare_lost(&mut output.gaps);
         local.expire();
         let complete_until_us = |watched: &Watched| {
-            let silent_us = watched.dumps.complete_until_ns().map_or(i64::MAX, to_us);
+            let silent_us = watched.observed.dumps.complete_until_ns().map_or(i64::MAX, to_us);
             watched.read_until_us.min(silent_us)
         };
         output.complete_until_us = watched.iter().map(complete_until_us).min().unwrap_or(i64::MIN);
@@ -81,20 +77,10 @@ impl Daemon {
 
     /// Makes rows of what dumps told, as far as there is room for them.
     pub(super) fn record_dumps(&mut self) -> anyhow::Result<()> {
-        let Self { watched, local, output, counts, .. } = self;
+        let Self { watched, local, output, .. } = self;
         for watched in watched {
             watched.read_addresses();
-            while !output.is_blocked()
-                && let Some(Record { flow, sighting, at_ns }) = watched.dumps.take_record()
-            {
-                // Not before: what the filter asks for may change while dumps follow the entry.
-                if !watched.filter.records(&flow) {
-                    continue;
-                }
-                let record =
-                    attribute(&flow, sighting, at_ns, watched.observer(&local.clock.clocks), &local.tables);
-                counts.rows.add(&record);
-                output.batch.append(&record);
+            while !output.is_blocked() && watched.take_dumped(local, output) {
                 output.flush_if_full()?;
             }
         }
@@ -103,64 +89,15 @@ impl Daemon {
 
     /// Reads each listener for a while. Says whether there may be more.
     pub(super) fn receive(&mut self) -> anyhow::Result<bool> {
-        let Self { watched, buffers, flows, local, output, counts, .. } = self;
-        let (mut more, mut has_received, mut is_behind) = (false, false, false);
+        let Self { watched, buffers, local, output, .. } = self;
+        let mut turn = Turn::default();
         for watched in watched {
-            for read in 1.. {
-                // It goes on when there is room, or too much is held.
-                if output.is_blocked() && !watched.is_shedding {
-                    break;
-                }
-                let mut has_rest = true;
-                let before_us = now_us();
-                let received = watched.listener.recv(buffers)?;
-                // Then the events: what a socket did before its flow ended is now in the tables. A refused
-                // connection has all of its life within microseconds.
-                local.drain()?;
-                // And the addresses: one that came before the flow may have gone before its end.
-                watched.read_addresses();
-                match received {
-                    Received::WouldBlock => {
-                        watched.has_read_all(before_us);
-                        break;
-                    }
-                    Received::Overrun => watched.has_overrun(),
-                    Received::Datagrams(datagrams) => {
-                        has_received = true;
-                        has_rest = datagrams.is_full();
-                        watched.received = Instant::now();
-                        if datagrams.truncated() > 0 {
-                            let detail = "messages that are larger than the buffer";
-                            lose_messages(datagrams.truncated() as u64, detail, output, counts);
-                        }
-                        let received_ns = now_ns(ClockId::CLOCK_REALTIME);
-                        let since_ns = watched.since_ns(received_ns);
-                        decode_flows(&datagrams, &watched.filter, flows, output, counts);
-                        let (found, max) = (flows.len(), watched.seen_max());
-                        // All at once: each waits for memory, and so they wait together.
-                        flows.retain(|flow| {
-                            let is_older = flow.stop_ns.is_some_and(|stop_ns| stop_ns < since_ns);
-                            !is_older && watched.seen.note(flow, received_ns, max)
-                        });
-                        counts.duplicates += (found - flows.len()) as u64;
-                        for flow in flows.drain(..) {
-                            record(&flow, received_ns, watched, local, output, counts);
-                        }
-                    }
-                }
-                output.flush_if_full()?;
-                // Only `WouldBlock` says that nothing is left: an overrun may wait to be told.
-                if !has_rest || read == READS_PER_TURN {
-                    more = true;
-                    is_behind |= has_rest;
-                    break;
-                }
-            }
+            turn = turn.and(watched.read(buffers, local, output)?);
         }
-        if has_received && !is_behind {
+        if turn.has_received && turn.rest < Rest::Much {
             std::thread::sleep(NAP);
         }
-        Ok(more)
+        Ok(turn.rest > Rest::Nothing)
     }
 
     /// Reads all that is there, and sees what has ended without a message. Says whether that could be done.
@@ -174,7 +111,7 @@ impl Daemon {
         // A message that came meanwhile wins over what the dump does not have.
         self.read_queued(can_read).await?;
         for watched in &mut self.watched {
-            watched.dumps.end_last(now_ns(ClockId::CLOCK_REALTIME));
+            watched.observed.dumps.end_last(now_ns(ClockId::CLOCK_REALTIME));
         }
         self.read_queued(can_read).await
     }
@@ -230,95 +167,101 @@ impl Daemon {
     }
 }
 
-/// Decodes the flows that ended and are recorded.
-fn decode_flows(
-    datagrams: &Datagrams<'_>,
-    filter: &FlowFilter,
-    flows: &mut Vec<Flow>,
-    output: &mut Output,
-    counts: &mut Counts,
-) {
-    let messages = datagrams
-        .iter()
-        .flat_map(|datagram| decode::messages(datagram).map(move |message| (message, datagram)));
-    for (message, datagram) in messages {
-        let decoded = message.and_then(|message| match message.event() {
-            decode::EventKind::Destroy => decode::flow(message.payload).map(Some),
-            _ => Ok(None),
-        });
-        match decoded {
-            Ok(Some(decode::Decoded { flow, unknown_attributes })) if filter.records(&flow) => {
-                counts.flows += 1;
-                counts.unknown_attributes += u64::from(unknown_attributes);
-                flows.push(flow);
-            }
-            Ok(Some(_) | None) => {}
-            Err(error) => {
-                // A stream of them would fill the log with nothing new.
-                if counts.undecodable.is_power_of_two() || counts.undecodable == 0 {
-                    error!("lost a flow: cannot decode the kernel's message: {error}");
-                }
-                debug!("cannot decode the kernel's message: {error}: {datagram:02x?}");
-                counts.undecodable += 1;
-                lose_messages(1, "messages that cannot be decoded", output, counts);
-            }
-        }
+/// How reading a listener for a while ended.
+#[derive(Clone, Copy, Debug, Default)]
+struct Turn {
+    has_received: bool,
+    rest: Rest,
+}
+
+/// How much is left to be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Rest {
+    /// Nothing, or nothing can be taken.
+    #[default]
+    Nothing,
+    /// Little, or an overrun that waits to be told.
+    Perhaps,
+    /// More than one turn reads.
+    Much,
+}
+
+impl Turn {
+    /// Both turns.
+    fn and(self, other: Self) -> Self {
+        Self { has_received: self.has_received || other.has_received, rest: self.rest.max(other.rest) }
     }
-}
-
-/// Joins a flow that was not seen before with its processes, and appends the row.
-fn record(
-    flow: &Flow,
-    received_ns: u64,
-    watched: &mut Watched,
-    local: &Local,
-    output: &mut Output,
-    counts: &mut Counts,
-) {
-    let Destroyed::First { counters_final } = watched.dumps.destroyed(flow) else {
-        counts.duplicates += 1;
-        return;
-    };
-    if watched.is_shedding {
-        return lose_flow(flow, received_ns, output, counts);
-    }
-    let record = attribute(
-        flow,
-        Sighting::Destroyed,
-        received_ns,
-        watched.observer(&local.clock.clocks),
-        &local.tables,
-    );
-    let record = FlowRecord { counters_final, ..record };
-    counts.rows.add(&record);
-    output.batch.append(&record);
-}
-
-/// Counts a flow that is dropped because the writing side is behind.
-fn lose_flow(flow: &Flow, received_ns: u64, output: &mut Output, counts: &mut Counts) {
-    let end_ns = flow.stop_ns.or(flow.event_ns).unwrap_or(received_ns);
-    let end_us = to_us(end_ns);
-    counts.lost += 1;
-    output.gaps.add(Gap {
-        lost_flows: Some(1),
-        lost_orig_bytes: flow.orig_counters.map(|counters| counters.bytes),
-        lost_reply_bytes: flow.reply_counters.map(|counters| counters.bytes),
-        ..Gap::new(output.status.cause().unwrap_or(Cause::Overload), Stage::Write, end_us, end_us)
-    });
-}
-
-/// Counts messages that cannot become rows; each was a flow.
-fn lose_messages(messages: u64, detail: &str, output: &mut Output, counts: &mut Counts) {
-    counts.lost += messages;
-    let now_us = now_us();
-    output.gaps.add(Gap {
-        lost_flows: Some(messages),
-        detail: Some(detail.to_owned()),
-        ..Gap::new(Cause::DecodeError, Stage::Receive, now_us, now_us)
-    });
 }
 
 impl Watched {
+    /// Reads the listener for a while.
+    fn read(
+        &mut self,
+        buffers: &mut Buffers,
+        local: &mut Local,
+        output: &mut Output,
+    ) -> anyhow::Result<Turn> {
+        let mut turn = Turn::default();
+        for read in 1.. {
+            // It goes on when there is room, or too much is held.
+            if output.is_blocked() && !self.is_shedding {
+                break;
+            }
+            let before_us = now_us();
+            let received = self.listener.recv(buffers)?;
+            // Then the events: what a socket did before its flow ended is now in the tables. A refused
+            // connection has all of its life within microseconds.
+            local.drain()?;
+            // And the addresses: one that came before the flow may have gone before its end.
+            self.read_addresses();
+            let has_rest = match received {
+                Received::WouldBlock => {
+                    self.has_read_all(before_us);
+                    break;
+                }
+                Received::Overrun => {
+                    self.has_overrun();
+                    true
+                }
+                Received::Datagrams(datagrams) => {
+                    turn.has_received = true;
+                    self.received = Instant::now();
+                    self.take(&datagrams, local, output);
+                    datagrams.is_full()
+                }
+            };
+            output.flush_if_full()?;
+            // Only `WouldBlock` says that nothing is left.
+            if !has_rest || read == READS_PER_TURN {
+                turn.rest = if has_rest { Rest::Much } else { Rest::Perhaps };
+                break;
+            }
+        }
+        Ok(turn)
+    }
+
+    /// Makes rows of datagrams.
+    fn take(&mut self, datagrams: &Datagrams<'_>, local: &Local, output: &mut Output) {
+        let received_ns = now_ns(ClockId::CLOCK_REALTIME);
+        let truncated = datagrams.truncated() as u64;
+        if truncated > 0 {
+            output.counts.tally.lost += truncated;
+            output.lose(unreadable(truncated, "messages that are larger than the buffer", received_ns));
+        }
+        let (since_ns, seen_max) = (self.since_ns(received_ns), self.seen_max());
+        let shedding = self.is_shedding.then(|| output.status.cause().unwrap_or(Cause::Overload));
+        let observer = self.place.observer(&local.clock.clocks);
+        let known = Known { received_ns, since_ns, observer, tables: &local.tables, seen_max, shedding };
+        let tally = self.observed.take(datagrams.iter(), &known, output);
+        output.counts.tally += tally;
+    }
+
+    /// Makes a row of what dumps told. Says whether there was something.
+    fn take_dumped(&mut self, local: &Local, output: &mut Output) -> bool {
+        let observer = self.place.observer(&local.clock.clocks);
+        self.observed.take_dumped(observer, &local.tables, output)
+    }
+
     /// Nothing was left to be read at this time.
     fn has_read_all(&mut self, at_us: i64) {
         if self.is_held && self.received.elapsed() > HELD {

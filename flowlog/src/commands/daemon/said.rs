@@ -1,4 +1,5 @@
-//! What is said of needs, not too often: whoever changes the host back and forth all the time must not fill the log.
+//! What is said not too often: whoever changes the host back and forth all the time must not fill the log, nor must
+//! what comes by the thousand.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -57,9 +58,34 @@ impl Said {
     }
 }
 
+/// A count that is said each time when it is more than twice what was said.
+#[derive(Debug, Default)]
+pub(super) struct Doubling {
+    said: u64,
+}
+
+impl Doubling {
+    /// Whether the count is to be said now; then it was.
+    pub(super) fn is_due(&mut self, count: u64) -> bool {
+        let is_due = count > self.said.saturating_mul(2);
+        if is_due {
+            self.said = count;
+        }
+        is_due
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_count_is_said_when_it_has_doubled() {
+        let mut said = Doubling::default();
+        assert!(!said.is_due(0));
+        let due: Vec<u64> = (1..20).filter(|&count| said.is_due(count)).collect();
+        assert_eq!(due, [1, 3, 7, 15]);
+    }
 
     const NEED: Need = Need::Events;
     const LOST: Option<Change> = Some(Change::Lost { need: NEED });

@@ -15,6 +15,8 @@ use super::addresses::LocalAddresses;
 use super::clock::{now_ns, now_us};
 use super::local::Local;
 use super::needed::Needed;
+use super::observed::Observed;
+use super::said::Doubling;
 use crate::attribution::clocks::Clocks;
 use crate::attribution::join::Observer;
 use crate::causes::one_line;
@@ -66,27 +68,20 @@ pub(super) struct Watch<'f> {
 /// One network namespace.
 pub(super) struct Watched {
     pub(super) namespace: Namespace,
-    /// Its cookie, as sockets have it.
-    pub(super) netns_cookie: Option<u64>,
-    addresses: LocalAddresses,
-    timeouts: Timeouts,
+    pub(super) place: Place,
     pub(super) listener: Listener,
-    /// Which of its flows are recorded. The listener sends no others where the kernel can tell.
-    pub(super) filter: FlowFilter,
     pub(super) requests: Requests,
-    pub(super) seen: Seen,
+    pub(super) observed: Observed,
     /// Entries of the table that the kernel allows.
     pub(super) table_max: u32,
     /// Entries of the table, as of the last time they were counted.
     pub(super) entries: u32,
-    pub(super) dumps: Dumps,
     /// What it has of what flowlog needs.
     pub(super) needed: Needed,
     /// Entries were made that end without an event, and are not listed yet.
     pub(super) has_silent: bool,
     has_said_left_out: bool,
-    /// Connections of which it was said that their counters were set back.
-    said_zeroed: u64,
+    said_zeroed: Doubling,
     /// The kernel holds too many entries: flows are counted and dropped.
     pub(super) is_shedding: bool,
     /// When nothing was left to be read the last time.
@@ -102,6 +97,28 @@ pub(super) struct Watched {
     pub(super) has_dropped: bool,
     /// Messages that were dropped and declared.
     dropped: u64,
+}
+
+/// What the join has to know of a network namespace.
+pub(super) struct Place {
+    /// Its inode.
+    netns: u64,
+    /// Its cookie, as sockets have it.
+    pub(super) netns_cookie: Option<u64>,
+    addresses: LocalAddresses,
+    timeouts: Timeouts,
+}
+
+impl Place {
+    pub(super) fn observer<'a>(&'a self, clocks: &'a Clocks) -> Observer<'a> {
+        Observer {
+            netns: self.netns,
+            netns_cookie: self.netns_cookie,
+            addresses: self.addresses.known(),
+            timeouts: &self.timeouts,
+            clocks,
+        }
+    }
 }
 
 impl Watched {
@@ -128,24 +145,27 @@ impl Watched {
             .add(listener.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))
             .context("cannot watch the netlink socket")?;
         let netns_cookie = probe.ok().and_then(|probe| local.ebpf.as_ref()?.netns_cookie(&probe));
-        let mut watched = Self {
-            namespace,
+        let active_interval_ns =
+            active_interval.map(|interval| u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX));
+        let dumps = Dumps::new(active_interval_ns);
+        let place = Place {
+            netns: namespace.inode(),
             netns_cookie,
             addresses: LocalAddresses::default(),
             timeouts: Timeouts::default(),
+        };
+        let mut watched = Self {
+            namespace,
+            place,
             listener,
-            filter: filter.clone(),
             requests,
-            seen: Seen::new(now_ns(ClockId::CLOCK_MONOTONIC)),
+            observed: Observed::new(filter.clone(), Seen::new(now_ns(ClockId::CLOCK_MONOTONIC)), dumps),
             table_max: 0,
             entries: 0,
-            dumps: Dumps::new(
-                active_interval.map(|interval| u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)),
-            ),
             needed,
             has_silent: false,
             has_said_left_out: false,
-            said_zeroed: 0,
+            said_zeroed: Doubling::default(),
             is_shedding: false,
             read_until_us: now_us(),
             received: Instant::now(),
@@ -161,7 +181,7 @@ impl Watched {
                 watched.name()
             );
         }
-        watched.addresses = LocalAddresses::open(&watched.namespace, epoll);
+        watched.place.addresses = LocalAddresses::open(&watched.namespace, epoll);
         watched.refresh();
         watched.read_losses(&mut Pending::default());
         Ok((watched, settings))
@@ -172,17 +192,6 @@ impl Watched {
         self.namespace.label()
     }
 
-    /// What the join has to know of it.
-    pub(super) fn observer<'a>(&'a self, clocks: &'a Clocks) -> Observer<'a> {
-        Observer {
-            netns: self.namespace.inode(),
-            netns_cookie: self.netns_cookie,
-            addresses: self.addresses.known(),
-            timeouts: &self.timeouts,
-            clocks,
-        }
-    }
-
     /// How many flows have to be remembered to recognise duplicates.
     pub(super) fn seen_max(&self) -> usize {
         usize::try_from(self.table_max).unwrap_or(SEEN_MAX).clamp(SEEN_MIN, SEEN_MAX)
@@ -190,21 +199,21 @@ impl Watched {
 
     /// Reads addresses, timeouts and the size of the table again. Where that fails the old ones are kept.
     pub(super) fn refresh(&mut self) {
-        self.seen.expire(now_ns(ClockId::CLOCK_MONOTONIC));
+        self.observed.seen.expire(now_ns(ClockId::CLOCK_MONOTONIC));
         match self.namespace.run(|| (Timeouts::read(), table_max())) {
             Ok((timeouts, table_max)) => {
-                self.timeouts = timeouts;
+                self.place.timeouts = timeouts;
                 self.table_max = table_max.unwrap_or(self.table_max);
             }
             Err(error) => warn!("{}", one_line(&error)),
         }
-        self.addresses.refresh(&self.namespace);
+        self.place.addresses.refresh(&self.namespace);
         self.count();
     }
 
     /// Takes in what changed of its addresses.
     pub(super) fn read_addresses(&mut self) {
-        self.addresses.read(self.namespace.name());
+        self.place.addresses.read(self.namespace.name());
     }
 
     /// Looks at what it has of what flowlog needs.
@@ -253,7 +262,7 @@ impl Watched {
         let follow = match why {
             _ if self.has_silent => Follow::Silent,
             // A mark may be another at the end, which the kernel tells of those only that are recorded.
-            Dump::Audit if !self.filter.has_marks() => Follow::All,
+            Dump::Audit if !self.observed.filter.has_marks() => Follow::All,
             Dump::Audit => Follow::Known,
             Dump::Due | Dump::Last => Follow::Known,
         };
@@ -262,13 +271,15 @@ impl Watched {
         if self.is_held && !is_last {
             return Ok(());
         }
-        if !(is_last || follow != Follow::Known || self.dumps.is_needed()) || self.dumps.has_records() {
+        if !(is_last || follow != Follow::Known || self.observed.dumps.is_needed())
+            || self.observed.dumps.has_records()
+        {
             return Ok(());
         }
         let mut drained = Instant::now();
         // Where events are still off, more of them are made.
         self.has_silent = !self.needed.is_met(Need::Events);
-        let Self { requests, dumps, filter, .. } = self;
+        let Self { requests, observed: Observed { dumps, filter, .. }, .. } = self;
         let mut result = Ok(());
         // Before the kernel looks: what it lists may end while it is read here, and the row of the end is later.
         let at_ns = now_ns(ClockId::CLOCK_REALTIME);
@@ -311,11 +322,10 @@ impl Watched {
         result
     }
 
-    /// Says that counters were set back, each time when they are twice as many.
+    /// Says that counters were set back.
     fn say_zeroed(&mut self) {
-        let zeroed = self.dumps.zeroed();
-        if zeroed > self.said_zeroed * 2 {
-            self.said_zeroed = zeroed;
+        let zeroed = self.observed.dumps.zeroed();
+        if self.said_zeroed.is_due(zeroed) {
             warn!(
                 "somebody reset the counters of {zeroed} connections of the network namespace `{}`, as `conntrack -L -z` \
                  does: rows of those that flowlog had listed before have `counters_final = false`",
@@ -326,7 +336,7 @@ impl Watched {
 
     /// Says once that there are more entries than can be followed.
     fn say_left_out(&mut self) {
-        if self.dumps.left_out() > 0 && !self.has_said_left_out {
+        if self.observed.dumps.left_out() > 0 && !self.has_said_left_out {
             self.has_said_left_out = true;
             warn!(
                 "the connection tracking table of the network namespace `{}` has more entries than flowlog follows: if one \
@@ -351,10 +361,10 @@ impl Watched {
             return;
         }
         // What is declared lost must not be found to have vanished.
-        self.dumps.forget_announced();
+        self.observed.dumps.forget_announced();
         let gap = Gap::new(Cause::Overrun, Stage::Receive, self.read_until_us, now_us());
         // Where the kernel did not take the filter, it also counts what would not have been recorded.
-        let is_exact = self.filter.is_empty() || self.listener.is_filtered();
+        let is_exact = self.observed.filter.is_empty() || self.listener.is_filtered();
         match self.namespace.run(|| self.listener.dropped()) {
             // The socket drops until its queue was empty once: the next call looks again.
             Ok(Ok(total)) if total > self.dropped => {

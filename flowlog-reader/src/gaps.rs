@@ -254,6 +254,11 @@ impl Pending {
         }
     }
 
+    /// The earliest time of what is to be declared, in microseconds since 1970.
+    pub fn since_us(&self) -> Option<i64> {
+        self.0.iter().map(|gap| gap.from_us).min()
+    }
+
     /// Whether nothing is to be declared.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

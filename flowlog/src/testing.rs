@@ -93,7 +93,8 @@ pub(crate) fn store(output: &Path, facts: RunFacts, netns: Vec<u64>, now: System
         wal_sync: WalSync::Off,
         retention: RetentionLimits::default(),
         facts,
-        started: Started { netns, ..started() },
+        delivery: "reliable",
+        netns,
         watched_since_us,
     };
     Store::open(config, now).unwrap()

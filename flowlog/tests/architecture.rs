@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -71,6 +72,9 @@ const WINGS: [&str; 5] = ["connections", "host", "attribution", "log", "commands
 /// Longer files need a sentence why, and a change here.
 const MAX_LINES: usize = 600;
 
+/// Longer functions say why, in a comment that begins with `Long, since`.
+const MAX_FUNCTION_LINES: usize = 80;
+
 /// Modules of the reader that compute and do nothing else.
 const READER_WITHOUT_IO: &[&str] =
     &["gaps.rs", "run.rs", "layout.rs", "segments/bytes.rs", "segments/frame.rs"];
@@ -86,6 +90,13 @@ fn reader_sources() -> Vec<(String, String)> {
 }
 
 fn sources_of(root: &str) -> Vec<(String, String)> {
+    let without_comments = |code: String| {
+        code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+    };
+    with_comments(root).into_iter().map(|(name, code)| (name, without_comments(code))).collect()
+}
+
+fn with_comments(root: &str) -> Vec<(String, String)> {
     fn walk(directory: &Path, files: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
@@ -96,18 +107,8 @@ fn sources_of(root: &str) -> Vec<(String, String)> {
     let mut files = Vec::new();
     walk(&root, &mut files);
     assert!(files.len() > 10, "found only {files:?}");
-    files
-        .into_iter()
-        .map(|path| {
-            let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-            let code: Vec<String> = fs::read_to_string(path)
-                .unwrap()
-                .lines()
-                .map(|line| line.split("//").next().unwrap_or_default().to_owned())
-                .collect();
-            (name, code.join("\n"))
-        })
-        .collect()
+    let name = |path: &Path| path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+    files.iter().map(|path| (name(path), fs::read_to_string(path).unwrap())).collect()
 }
 
 /// The code without its tests, which may import and do what they like: they are last in a file.
@@ -287,5 +288,61 @@ fn files_have_one_subject() {
     for (name, code) in sources().into_iter().chain(reader_sources()) {
         let lines = code.lines().count();
         assert!(lines <= MAX_LINES, "{name} has {lines} lines, more than {MAX_LINES}");
+    }
+}
+
+#[test]
+fn functions_that_are_long_say_why() {
+    let mut long = 0;
+    for root in ["src", "../flowlog-reader/src"] {
+        for (name, code) in with_comments(root) {
+            let lines: Vec<&str> = without_tests(&code).lines().collect();
+            for (number, line) in lines.iter().enumerate() {
+                let code = line.trim_start();
+                let indent = &line[..line.len() - code.len()];
+                let is_function =
+                    code.split_whitespace().take_while(|word| !word.contains('(')).any(|word| word == "fn");
+                if !is_function || code.starts_with("//") {
+                    continue;
+                }
+                let end = lines[number..].iter().position(|line| *line == format!("{indent}}}"));
+                let says_why = || {
+                    lines[number.saturating_sub(3)..number].iter().any(|line| line.contains("// Long, since"))
+                };
+                if end.is_some_and(|length| length + 1 > MAX_FUNCTION_LINES) && !is_test(&name) {
+                    long += 1;
+                    assert!(says_why(), "{name}:{} is longer than {MAX_FUNCTION_LINES} lines", number + 1);
+                }
+            }
+        }
+    }
+    assert!(long > 0, "no function is that long any more; this test may find none");
+}
+
+#[test]
+fn a_type_is_in_two_files_at_most() {
+    for sources in [sources(), reader_sources()] {
+        let mut files: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+        for (name, code) in &sources {
+            for line in without_tests(code).lines() {
+                let Some(rest) = line.strip_prefix("impl") else { continue };
+                let rest = rest
+                    .strip_prefix('<')
+                    .and_then(|rest| rest.split_once("> "))
+                    .map_or(rest, |(_, rest)| rest);
+                let rest = rest.trim_start();
+                // `impl Trait for Type` belongs to the trait.
+                if rest.contains(" for ") || is_test(name) {
+                    continue;
+                }
+                let of = rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap();
+                // Two modules may have types of one name.
+                let module = name.split('/').take(2).collect::<Vec<_>>().join("/").replace(".rs", "");
+                files.entry((module, of.to_owned())).or_default().insert(name.clone());
+            }
+        }
+        for ((_, of), files) in files {
+            assert!(files.len() <= 2, "`{of}` is in {files:?}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::gaps::Gap;
+use crate::run::{RunContext, RunFacts};
 
 /// The longest line. The longest fields are the inodes of namespaces and a path.
 pub const MAX_LINE_BYTES: usize = 256 << 10;
@@ -152,6 +153,15 @@ pub struct Started {
     /// What a start cut off, so that the cut leaves a trace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub torn_bytes: Option<u64>,
+}
+
+impl Started {
+    /// What the files of the run say of it, as far as the ledger knows.
+    pub fn facts(self, run_id: Uuid) -> RunFacts {
+        let Self { host_id, host_name, boot_id, kernel, filter, .. } = self;
+        let run = RunContext { run_id, host_id, host_name, boot_id };
+        RunFacts { run, kernel, acct: None, timestamp: None, filter }
+    }
 }
 
 /// Which rows a file has.

@@ -196,6 +196,7 @@ impl Ebpf {
         }
     }
 
+    // Long, since what is found in the object and in the kernel depends on what was found before.
     fn load_with(ring_buffer_bytes: u32, layouts: &Layouts) -> Result<Self, EbpfError> {
         let cgroup = CgroupRoot::open().and_then(|root| root.directory()).map_err(|source| EbpfError::Io {
             what: "cannot open the root of cgroup v2; mount it on an empty directory with `mount -t cgroup2 none DIR`"

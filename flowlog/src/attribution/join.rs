@@ -73,6 +73,7 @@ impl Tables {
 
     /// Takes in an event. `clocks` tell when a process began; `origin` is asked for the names of a user and a
     /// cgroup.
+    // Long, since each kind of event is a few lines.
     pub fn apply(&mut self, event: &RingEvent, clocks: &Clocks, origin: impl FnOnce(&Owner) -> Origin) {
         match event {
             RingEvent::TcpConnect(TcpConnect { header: _, socket_cookie, owner }) => {

@@ -25,15 +25,13 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use flowlog_common::heap;
 use flowlog_reader::gaps::Pending;
-use flowlog_reader::ledger::Started;
-use flowlog_reader::run::{RunContext, RunFacts};
+use flowlog_reader::run::RunFacts;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use serde_json::Value;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
-use uuid::Uuid;
 
 use self::clock::now_us;
 use self::local::Local;
@@ -48,6 +46,7 @@ use crate::commands::metrics::Metrics;
 use crate::connections::ctnetlink::{Buffers, ListenerLosses};
 use crate::connections::filter::FlowFilter;
 use crate::host::identity::Host;
+use crate::host::namespace::Namespace;
 use crate::host::needs::Need;
 use crate::log::schema::FlowBatch;
 use crate::log::store::{Store, StoreConfig};
@@ -135,6 +134,7 @@ struct Daemon {
 }
 
 impl Daemon {
+    // Long, since what begins here depends on what has begun before.
     fn start(config: Config, directory: Directory) -> Result<Self> {
         let Config {
             output: directory_name,
@@ -166,15 +166,7 @@ impl Daemon {
         let mut local = Local::start(ebpf, ring_buffer_bytes, sockets, cmdline)?;
 
         let programs = Programs::new(keep);
-
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll instance")?;
-        let mut watched = Vec::new();
-        let mut settings = Vec::new();
-        for namespace in namespaces {
-            let (namespace, found) = Watched::open(namespace, watch, &local, &epoll)?;
-            watched.push(namespace);
-            settings.push(found);
-        }
+        let (mut watched, settings, epoll) = open_all(namespaces, watch, &local)?;
         // After the subscription: what ends from now on is either in the dump or sends a message.
         for watched in &mut watched {
             watched.dump(&mut local, Dump::Due)?;
@@ -185,61 +177,40 @@ impl Daemon {
             watched.look(&mut buffers, &mut gaps);
         }
 
-        let host = Host::this();
-        let context = RunContext {
-            run_id: Uuid::now_v7(),
-            host_id: host.id,
-            host_name: host.name,
-            boot_id: host.boot_id,
-        };
-        let started = Started {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            host_id: context.host_id.clone(),
-            host_name: context.host_name.clone(),
-            boot_id: context.boot_id.clone(),
-            kernel: host.kernel.clone(),
-            delivery: delivery.name().to_owned(),
-            netns: watched.iter().map(|watched| watched.namespace.inode()).collect(),
-            filter: recorded.clone(),
-            wal_sync: wal_sync.to_string(),
-            unwatched_since_us: None,
-            torn_bytes: None,
-        };
         let facts = RunFacts {
-            run: context.clone(),
-            kernel: host.kernel,
             acct: in_all(&settings, |settings| settings.acct),
             timestamp: in_all(&settings, |settings| settings.timestamp),
-            filter: recorded.clone(),
+            filter: recorded,
+            ..Host::this().begin_run()
         };
-        let store = Store::open(
-            StoreConfig {
-                directory,
-                rotation,
-                compatibility,
-                wal_sync,
-                retention,
-                facts,
-                started,
-                watched_since_us: Some(watched_since_us),
-            },
-            SystemTime::now(),
-        )?;
+        let run = facts.run.clone();
+        if let Some(filter) = &facts.filter {
+            info!("not all flows are recorded: the filter is {filter}");
+        }
+        let store = StoreConfig {
+            directory,
+            rotation,
+            compatibility,
+            wal_sync,
+            retention,
+            facts,
+            delivery: delivery.name(),
+            netns: watched.iter().map(|watched| watched.namespace.inode()).collect(),
+            watched_since_us: Some(watched_since_us),
+        };
+        let store = Store::open(store, SystemTime::now())?;
         local.drain()?;
         local.seed();
         local.seed_sockets(&watched, false)?;
-        if let Some(filter) = recorded {
-            info!("not all flows are recorded: the filter is {filter}");
-        }
         heap::give_back();
         info!(
             "ready: run {}, {} network namespace(s), {}, writing to `{}`",
-            context.run_id,
+            run.run_id,
             watched.len(),
             if local.ebpf.is_some() { "processes from eBPF" } else { "no processes" },
             directory_name.display(),
         );
-        let mut output = Output::start(FlowBatch::new(&context), store, metrics.clone())?;
+        let mut output = Output::start(FlowBatch::new(&run), store, metrics.clone())?;
         gaps.take().into_iter().for_each(|gap| output.gaps.add(gap));
         Ok(Self {
             watched,
@@ -430,6 +401,18 @@ impl Daemon {
         }
         read.and(handed_over)
     }
+}
+
+/// Subscribes in each namespace; gives also the settings that were found there, and what waits for all sockets.
+fn open_all(
+    namespaces: Vec<Namespace>,
+    watch: Watch<'_>,
+    local: &Local,
+) -> Result<(Vec<Watched>, Vec<Settings>, Epoll)> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll instance")?;
+    let opened = namespaces.into_iter().map(|namespace| Watched::open(namespace, watch, local, &epoll));
+    let (watched, settings) = opened.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    Ok((watched, settings, epoll))
 }
 
 /// What files, ledger and write-ahead log say of the filter.

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use flowlog_reader::run::{RunContext, RunFacts};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use uuid::Uuid;
@@ -49,6 +50,13 @@ impl Host {
             boot_id: trimmed("/proc/sys/kernel/random/boot_id"),
             kernel: trimmed("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned()),
         }
+    }
+
+    /// A run on this host that begins now, of which nothing else is said yet.
+    pub fn begin_run(self) -> RunFacts {
+        let Self { id, name, boot_id, kernel } = self;
+        let run = RunContext { run_id: Uuid::now_v7(), host_id: id, host_name: name, boot_id };
+        RunFacts { run, kernel, acct: None, timestamp: None, filter: None }
     }
 
     /// A host of which only the name is known.

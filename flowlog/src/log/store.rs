@@ -18,10 +18,12 @@
 mod convert;
 mod error;
 mod losses;
+mod queue;
 mod recover;
 mod retain;
+mod retry;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -29,10 +31,10 @@ use std::time::{Instant, SystemTime};
 use arrow_array::RecordBatch;
 use flowlog_reader::gaps::{Cause, Declared, Gap};
 use flowlog_reader::ledger::{Event, PublishedFile, Started, Stopped, Table};
-use flowlog_reader::run::RunFacts;
+use flowlog_reader::run::{RunContext, RunFacts};
 use flowlog_reader::segments::SegmentHeader;
 use rangemap::RangeInclusiveSet;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 use uuid::Uuid;
 
 pub use error::{OpenError, Refused};
@@ -43,20 +45,16 @@ use crate::log::retention::RetentionLimits;
 use crate::log::wal::{self, Segment, Wal, WalError, WalSync};
 use crate::log::writer::{Compatibility, Directory, Published, Rotation, WriteError, Writer};
 use crate::time::us_since_1970;
-use convert::Conversion;
+use convert::{Conversion, Fault, read_out, set_aside};
 use losses::Losses;
+use queue::{LineQueue, Unlogged};
 use recover::Unfinished;
+use retain::Retention;
+use retry::Retry;
 
 /// How long after the last frame of the write-ahead log a mark says that nothing came since. What a start
 /// after a crash declares as unwatched begins at the last frame or mark.
 const MARK_INTERVAL_US: u64 = 10_000_000;
-
-/// How many seconds pass at first between two attempts to do what the disk refused.
-const RETRY_SECONDS: u64 = 5;
-
-/// How many they become. Each attempt takes twice as long to come, since it may write all that was written by the
-/// one before.
-const MAX_RETRY_SECONDS: u64 = 60;
 
 /// What a store is made of.
 #[derive(Debug)]
@@ -73,8 +71,10 @@ pub struct StoreConfig {
     pub retention: RetentionLimits,
     /// The run.
     pub facts: RunFacts,
-    /// What the first line of the run in the ledger says.
-    pub started: Started,
+    /// How the kernel delivers events: `reliable` or `best-effort`; or `import`.
+    pub delivery: &'static str,
+    /// Inodes of the network namespaces that are watched; none by an import.
+    pub netns: Vec<u64>,
     /// Since when events are received, in microseconds since 1970; `None` for a run that watches nothing,
     /// as an import: it leaves the time before it in which nobody watched to a run that does.
     pub watched_since_us: Option<i64>,
@@ -96,10 +96,7 @@ pub struct Store {
     directory: Arc<Directory>,
     rotation: Rotation,
     compatibility: Compatibility,
-    run_id: Uuid,
-    ledger: Ledger,
-    /// What the ledger could not take yet.
-    unlogged: VecDeque<Unlogged>,
+    lines: LineQueue,
     wal: Wal,
     sealed: Vec<Segment>,
     /// Segments of earlier runs whose rows are all published. They never become files of this run: their rows have
@@ -115,10 +112,7 @@ pub struct Store {
     unwatched_since_us: Option<i64>,
     losses: Losses,
     declared: BTreeMap<Cause, Declared>,
-    retention: RetentionLimits,
-    retained: SystemTime,
-    /// Files that could not be deleted.
-    undeletable: BTreeSet<PathBuf>,
+    retention: Retention,
     /// The rows of this run that are published.
     seqs: RangeInclusiveSet<i64>,
     summary: Summary,
@@ -128,19 +122,7 @@ pub struct Store {
     complete_until_us: i64,
     /// What of that the write-ahead log says.
     marked_us: i64,
-    tried: SystemTime,
-    /// How long after that it is tried again.
-    retry_seconds: u64,
-    /// What was said of files that cannot be written.
-    said: Option<String>,
-    is_ledger_stuck: bool,
-}
-
-/// What the ledger has to say.
-enum Unlogged {
-    Event(Event),
-    /// A file, whose hash is still to be taken.
-    File(PublishedFile),
+    retry: Retry,
 }
 
 impl Store {
@@ -157,7 +139,8 @@ impl Store {
             wal_sync,
             retention,
             facts,
-            mut started,
+            delivery,
+            netns,
             watched_since_us,
         } = config;
         let directory = Arc::new(directory);
@@ -169,10 +152,24 @@ impl Store {
                 damage.lines, damage.first_line
             );
         }
-        started.torn_bytes = history.torn.map(|torn| torn.bytes);
+        let torn_bytes = history.torn.map(|torn| torn.bytes);
         let (unfinished, unwatched_since_us) =
             recover::unfinished(&directory, history).map_err(unusable(directory.wal()))?;
-        started.unwatched_since_us = unwatched_since_us;
+        let RunFacts { run: RunContext { run_id: _, host_id, host_name, boot_id }, kernel, filter, .. } =
+            facts.clone();
+        let started = Started {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host_id,
+            host_name,
+            boot_id,
+            kernel,
+            delivery: delivery.to_owned(),
+            netns,
+            filter,
+            wal_sync: wal_sync.to_string(),
+            unwatched_since_us,
+            torn_bytes,
+        };
         let unwatched_since_us = unwatched_since_us.filter(|_| watched_since_us.is_some());
         let watched_since_us = watched_since_us.unwrap_or(us_since_1970(now));
         let header = SegmentHeader::of(&facts, watched_since_us);
@@ -182,28 +179,21 @@ impl Store {
             conversion: Conversion::default(),
             losses: Losses::new(Arc::clone(&directory), &facts),
             declared: BTreeMap::new(),
-            run_id: facts.run.run_id,
+            lines: LineQueue::new(ledger, facts.run.run_id, Arc::clone(&directory)),
             directory,
             rotation,
             compatibility,
-            ledger,
-            unlogged: VecDeque::new(),
             sealed: Vec::new(),
             recovered: Vec::new(),
             unfinished,
             unwatched_since_us,
-            retention,
-            retained: SystemTime::UNIX_EPOCH,
-            undeletable: BTreeSet::new(),
+            retention: Retention::new(retention),
             seqs: RangeInclusiveSet::new(),
             summary: Summary::default(),
             watched_since_us,
             complete_until_us: watched_since_us,
             marked_us: i64::MIN,
-            tried: now,
-            retry_seconds: RETRY_SECONDS,
-            said: None,
-            is_ledger_stuck: false,
+            retry: Retry::new(now),
         };
         store.log(Unlogged::Event(Event::Start(started)), now);
         // If the process is killed now, it was complete until here.
@@ -223,6 +213,7 @@ impl Store {
         complete_until_us: i64,
         now: SystemTime,
     ) -> Result<(), Refused> {
+        let complete_until_us = self.declared_until_us(complete_until_us);
         match self.wal.append(batch, complete_until_us) {
             Ok(()) => {}
             Err(error) if error.is_taken() => warn!("{}", one_line(&error)),
@@ -267,6 +258,7 @@ impl Store {
         }
         // The writing side ticks also while it has nothing new to say.
         if complete_until_us != i64::MIN {
+            let complete_until_us = self.declared_until_us(complete_until_us);
             self.complete_until_us = complete_until_us;
             // Also where the clock was set back.
             if complete_until_us.abs_diff(self.marked_us) > MARK_INTERVAL_US {
@@ -276,7 +268,8 @@ impl Store {
         if let Err(error) = self.wal.sync_if_due(Instant::now()) {
             warn!("{}", one_line(&error));
         }
-        self.retain(now);
+        self.retention.delete(&self.directory, &self.unfinished, &mut self.lines, now);
+        self.flush_log(now);
     }
 
     /// Publishes all that is there.
@@ -291,20 +284,20 @@ impl Store {
     pub fn finish(mut self, publish: bool, now: SystemTime) -> (Summary, bool) {
         let mut is_complete = false;
         if publish {
-            self.tried = SystemTime::UNIX_EPOCH;
+            self.retry.hurry();
             self.retry(now);
             self.rotate(now);
             is_complete = self.conversion.is_empty()
                 && self.losses.is_published()
                 && self.unfinished.is_empty()
-                && self.unlogged.is_empty();
+                && self.lines.is_empty();
         }
         if is_complete {
             let last_seq = self.seqs.last().map_or(0, |last| *last.end());
             let stopped =
                 Stopped { last_seq, rows: self.summary.rows, complete_until_us: self.complete_until_us };
             self.log(Unlogged::Event(Event::Stop(stopped)), now);
-            is_complete = self.unlogged.is_empty();
+            is_complete = self.lines.is_empty();
         }
         if let Err(error) = self.wal.seal() {
             warn!("{}", one_line(&error));
@@ -343,11 +336,11 @@ impl Store {
         if let Err(error) = written {
             // The name of the file is another one each time.
             let cause = one_line(&error.source);
-            self.say(format!("cannot write files, the write-ahead log keeps their rows: {cause}"));
+            self.retry.say(format!("cannot write files, the write-ahead log keeps their rows: {cause}"));
             self.writer.discard();
             self.seal();
             self.conversion.add(std::mem::take(&mut self.sealed));
-            self.tried = now;
+            self.retry.begin(now);
         } else if has_published {
             self.seal();
         }
@@ -386,7 +379,7 @@ impl Store {
 
     /// Removes the segments whose rows are all published, and the ledger says so.
     fn remove_segments(&mut self) {
-        if !self.unlogged.is_empty() {
+        if !self.lines.is_empty() {
             return;
         }
         let (needed, done) = std::mem::take(&mut self.sealed)
@@ -410,23 +403,62 @@ impl Store {
     fn retry(&mut self, now: SystemTime) {
         self.flush_log(now);
         self.log_losses(now);
-        // A clock that was set back makes it due, too.
-        let waited = now.duration_since(self.tried).map_or(u64::MAX, |waited| waited.as_secs());
-        if waited < self.retry_seconds {
+        if !self.retry.is_due(now) {
             return;
         }
         if self.has_to_wait() {
-            self.tried = now;
+            self.retry.begin(now);
             self.convert_own(now);
             self.recover(now);
-            self.retry_seconds = match self.has_to_wait() {
-                true => (self.retry_seconds * 2).min(MAX_RETRY_SECONDS),
-                false => RETRY_SECONDS,
-            };
+            self.retry.end(self.has_to_wait());
         }
         self.remove_segments();
     }
 
+    /// Writes the rows that were dropped from memory once more.
+    pub(super) fn convert_own(&mut self, now: SystemTime) {
+        let segments = std::mem::take(&mut self.conversion).into_segments();
+        if segments.is_empty() {
+            return;
+        }
+        let paths: Vec<PathBuf> = segments.iter().map(|segment| segment.path.clone()).collect();
+        // From here on they are segments like others: needed until their rows are published.
+        self.sealed.extend(segments);
+        let Self { writer, seqs, .. } = self;
+        let read = read_out(&paths, false, seqs, |batch, path| {
+            writer.append(&batch, path, now).map_err(|error| Fault(one_line(&error)))
+        });
+        match read {
+            Ok(readout) => {
+                if let Some(gap) = readout.gap(self.watched_since_us, us_since_1970(now)) {
+                    self.losses.add(gap);
+                }
+                self.settle(Ok(()), now);
+                // Not only what the rotation asks for: these rows have waited long enough.
+                let (damaged, intact) = std::mem::take(&mut self.sealed)
+                    .into_iter()
+                    .partition::<Vec<_>, _>(|segment: &Segment| readout.damaged.contains(&segment.path));
+                self.sealed = intact;
+                self.rotate(now);
+                if self.conversion.is_empty() {
+                    damaged.iter().for_each(|segment| set_aside(&segment.path));
+                    tracing::info!(rows = readout.rows, "published the rows that had to wait");
+                } else {
+                    // Their good rows are still to be published.
+                    self.conversion.add(damaged);
+                }
+            }
+            Err(Fault(error)) => {
+                self.retry.say(format!("cannot write files: {error}"));
+                self.writer.discard();
+                for file in self.writer.take_published() {
+                    self.take_published(file, None, now);
+                }
+                self.seal();
+                self.conversion.add(std::mem::take(&mut self.sealed));
+            }
+        }
+    }
     /// Whether there are rows that could not be published.
     fn has_to_wait(&self) -> bool {
         !self.conversion.is_empty() || !self.unfinished.is_empty()
@@ -434,38 +466,25 @@ impl Store {
 
     /// Appends a line to the ledger, now or as soon as there is room for it.
     fn log(&mut self, line: Unlogged, now: SystemTime) {
-        self.unlogged.push_back(line);
+        self.lines.push(line);
         self.flush_log(now);
     }
 
     fn flush_log(&mut self, now: SystemTime) {
-        while let Some(next) = self.unlogged.front_mut() {
-            let appended =
-                next.event(&self.directory).and_then(|event| self.ledger.append(self.run_id, now, event));
-            if let Err(error) = appended {
-                if !std::mem::replace(&mut self.is_ledger_stuck, true) {
-                    error!("cannot write the ledger, flowlog keeps trying: {error}");
-                }
-                return;
-            }
-            self.unlogged.pop_front();
-            self.writer.set_ledger_tip(&self.ledger.tip().to_string());
-        }
-        if std::mem::take(&mut self.is_ledger_stuck) {
-            info!("the ledger can be written again");
-        }
+        self.lines.flush(now);
+        self.writer.set_ledger_tip(&self.lines.tip().to_string());
     }
 
-    /// Says what is wrong once, and not at each attempt.
-    fn say(&mut self, what: String) {
-        if self.said.as_ref() != Some(&what) {
-            error!("{what}; flowlog keeps trying");
-            self.said = Some(what);
-        }
+    /// Until when all is known, of what is known until then but for losses that the ledger does not have yet: after a
+    /// crash nobody would know of them.
+    fn declared_until_us(&self, complete_until_us: i64) -> i64 {
+        let undeclared_us =
+            self.losses.undeclared_since_us().into_iter().chain(self.lines.undeclared_since_us());
+        undeclared_us.min().map_or(complete_until_us, |since_us| complete_until_us.min(since_us))
     }
 
     fn log_losses(&mut self, now: SystemTime) {
-        if !self.unlogged.is_empty() {
+        if !self.lines.is_empty() {
             return;
         }
         for declared in self.losses.take_undeclared(now) {
@@ -486,21 +505,8 @@ impl Store {
                     self.log(Unlogged::File(line), now);
                 }
                 Err(error) => {
-                    return self.say(format!("cannot write a file of gaps: {}", one_line(&error)));
+                    return self.retry.say(format!("cannot write a file of gaps: {}", one_line(&error)));
                 }
-            }
-        }
-    }
-}
-
-impl Unlogged {
-    /// The line; of a file only where it can be read.
-    fn event(&mut self, directory: &Directory) -> std::io::Result<Event> {
-        match self {
-            Self::Event(event) => Ok(event.clone()),
-            Self::File(line) => {
-                losses::take_hash(line, directory)?;
-                Ok(Event::File(line.clone()))
             }
         }
     }

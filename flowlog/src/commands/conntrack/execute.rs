@@ -34,6 +34,7 @@ fn open(slot: &mut Option<Requests>, command: Command) -> Result<&mut Requests, 
 }
 
 /// Runs a command; gives how many entries or expectations it was about.
+// Long, since each command is a few lines.
 pub(super) fn execute(line: &Invocation, session: &mut Session) -> Result<u64, Failure> {
     let Some(command) = line.command else {
         help::print(None)?;

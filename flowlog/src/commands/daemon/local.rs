@@ -67,6 +67,19 @@ struct Blind {
     events: u64,
 }
 
+/// Events that a call of [`Local::drain`] should have had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Missed {
+    /// They did not fit into the ring buffer.
+    lost: u64,
+    /// The kernel did not run the programs that would have told of them.
+    skipped: u64,
+    /// One that a program has begun and not finished hides all later ones, after it was waited for in vain.
+    is_stuck: bool,
+    /// It did so before, too.
+    was_stuck: bool,
+}
+
 /// What was forgotten of one kind, because there was too much of it.
 #[derive(Debug, Default)]
 struct Forgotten {
@@ -152,24 +165,23 @@ impl Local {
     /// the call.
     pub(super) fn drain(&mut self) -> Result<()> {
         self.clock.check()?;
+        let since_ns = self.complete_ns;
+        let missed = self.read_events(since_ns)?;
+        if missed != Missed::default() {
+            self.note_missed(missed, since_ns);
+        }
+        Ok(())
+    }
+
+    /// Reads all events that are there, and says which are missing since `since_ns`.
+    fn read_events(&mut self, since_ns: u64) -> Result<Missed> {
         let Self {
-            ebpf: Some(ebpf),
-            tables,
-            clock,
-            origins,
-            events,
-            own_comm,
-            complete_ns,
-            lost,
-            is_stuck,
-            again,
-            ..
+            ebpf: Some(ebpf), tables, clock, origins, events, own_comm, complete_ns, is_stuck, ..
         } = self
         else {
-            return Ok(());
+            return Ok(Missed::default());
         };
-        let since_ns = *complete_ns;
-        let (mut lost_now, mut skipped_now) = (0, 0);
+        let mut missed = Missed::default();
         // A storm of events cannot keep the caller here: these are more than the ring buffer holds, so all that was
         // there before the call.
         let mut unfinished = Unfinished { was_stuck: std::mem::take(is_stuck), ..Unfinished::default() };
@@ -178,8 +190,8 @@ impl Local {
             let before_ns = now_ns(ClockId::CLOCK_MONOTONIC);
             let Untold { lost, skipped, is_all } = ebpf.read(events)?;
             if lost + skipped > 0 {
-                lost_now += lost;
-                skipped_now += skipped;
+                missed.lost += lost;
+                missed.skipped += skipped;
                 tables.processes_are_unknown(since_ns, now_ns(ClockId::CLOCK_MONOTONIC));
             }
             for event in &mut *events {
@@ -216,30 +228,34 @@ impl Local {
             }
             break;
         }
-        // Only programs of processes are skipped.
-        if lost_now > 0 || *is_stuck {
-            tables.sockets_are_unknown(since_ns, now_ns(ClockId::CLOCK_MONOTONIC));
-            again.want(Instant::now());
-        }
+        missed.is_stuck = *is_stuck;
         // It counts once, however long it takes.
-        let lost_now = lost_now + skipped_now + u64::from(*is_stuck && !unfinished.was_stuck);
-        if lost_now == 0 && !*is_stuck {
-            return Ok(());
+        missed.was_stuck = unfinished.was_stuck && *is_stuck;
+        Ok(missed)
+    }
+
+    /// Events are missing since `since_ns`.
+    fn note_missed(&mut self, missed: Missed, since_ns: u64) {
+        let Missed { lost, skipped, is_stuck, was_stuck } = missed;
+        // Only programs of processes are skipped.
+        if lost > 0 || is_stuck {
+            self.tables.sockets_are_unknown(since_ns, now_ns(ClockId::CLOCK_MONOTONIC));
+            self.again.want(Instant::now());
         }
-        let from_us = to_us(clock.clocks.realtime_ns(since_ns));
+        let events = lost + skipped + u64::from(is_stuck && !was_stuck);
+        let from_us = to_us(self.clock.clocks.realtime_ns(since_ns));
         let blind = self.blind.get_or_insert(Blind { from_us, to_us: from_us, events: 0 });
         blind.to_us = now_us();
-        blind.events += lost_now;
-        if lost_now == 0 {
-            return Ok(());
+        blind.events += events;
+        if events == 0 {
+            return;
         }
-        *lost += lost_now;
+        self.lost += events;
         warn!(
-            "{lost_now} events of sockets and processes were lost: flows of this time may have no process; if this \
+            "{events} events of sockets and processes were lost: flows of this time may have no process; if this \
              repeats, raise `attribution.ring_buffer`"
         );
         self.seed();
-        Ok(())
     }
 
     /// The same within work that takes long: where the last time was some time ago.

@@ -9,11 +9,8 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use flowlog_reader::ledger::Started;
-use flowlog_reader::run::{RunContext, RunFacts};
 use jiff::tz::TimeZone;
 use tracing::info;
-use uuid::Uuid;
 
 use super::lines::{BadLine, Place, Progress, Source, Unreadable};
 use super::unknown::Unknown;
@@ -222,42 +219,19 @@ struct Rows {
 impl Rows {
     fn open(import: &Import) -> Result<Self, OpenError> {
         let started = SystemTime::now();
-        let Host { id, name, boot_id: _, kernel: _ } = &import.host;
         // Which boot and kernel the lines are of is not known.
-        let run = RunContext {
-            run_id: Uuid::now_v7(),
-            host_id: id.clone(),
-            host_name: name.clone(),
-            boot_id: None,
-        };
-        let kernel = "unknown".to_owned();
-        let wal_sync = WalSync::default();
+        let host = Host { boot_id: None, kernel: "unknown".to_owned(), ..import.host.clone() };
+        let facts = host.begin_run();
+        let run = facts.run.clone();
         let config = StoreConfig {
             directory: Directory::open(&import.output)?,
             rotation: Rotation::default(),
             compatibility: Compatibility::default(),
-            wal_sync,
+            wal_sync: WalSync::default(),
             retention: RetentionLimits::default(),
-            facts: RunFacts {
-                run: run.clone(),
-                kernel: kernel.clone(),
-                acct: None,
-                timestamp: None,
-                filter: None,
-            },
-            started: Started {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                host_id: id.clone(),
-                host_name: name.clone(),
-                boot_id: None,
-                kernel,
-                delivery: "import".to_owned(),
-                netns: Vec::new(),
-                filter: None,
-                wal_sync: wal_sync.to_string(),
-                unwatched_since_us: None,
-                torn_bytes: None,
-            },
+            facts,
+            delivery: "import",
+            netns: Vec::new(),
             watched_since_us: None,
         };
         let mut store = Store::open(config, started)?;

@@ -1,10 +1,8 @@
-//! Requests to connection tracking, each with its answer.
+//! Requests to connection tracking and to other parts of netfilter that tell of it, each with its answer.
 //!
 //! The kernel works on a request while it is sent; the answers then wait in the socket.
 
 mod entries;
-mod expectations;
-mod netfilter;
 
 use std::io;
 
@@ -13,6 +11,7 @@ use nix::errno::Errno;
 
 use super::decode::{self, DecodeError, Decoded, Message, messages};
 use super::encode::{self, Request};
+use super::nla::{Attributes, attribute};
 use super::sets::Set;
 use super::socket::{Error, is_unknown_request, open_socket};
 use super::uapi::*;
@@ -26,6 +25,12 @@ const ANSWER_BYTES: usize = 64 * 1024;
 /// Entries that are made with one system call. If the kernel refuses all of them, that many answers
 /// wait in the socket at once; they fit into the default receive buffer (208 KiB).
 const CREATE_AT_ONCE: usize = 64;
+
+/// The first of the hooks of connection tracking, by the number of `enum nf_inet_hooks`.
+const NF_INET_PRE_ROUTING: u32 = 0;
+
+/// What connection tracking hooks in there, by IP version (`nf_conntrack_proto.c`).
+const HOOKS: [(u8, &[u8]); 2] = [(AF_INET, b"ipv4_conntrack_in"), (AF_INET6, b"ipv6_conntrack_in")];
 
 /// A socket for requests, with blocking calls.
 #[derive(Debug)]
@@ -205,6 +210,83 @@ impl Requests {
             }
         }
     }
+
+    /// Calls `each` with a message for each rule of nftables, those of iptables-nft included.
+    ///
+    /// # Errors
+    ///
+    /// Also where the kernel has no nftables, and where rules change while they are listed.
+    pub fn rules(&mut self, each: impl FnMut(&Message<'_>) -> Result<(), DecodeError>) -> Result<(), Error> {
+        self.nftables("list the rules of nftables", NFT_MSG_GETRULE, NLM_F_DUMP, each)
+    }
+
+    /// The number of the last transaction of nftables, for `each` of one message.
+    ///
+    /// # Errors
+    ///
+    /// Also where the kernel has no nftables.
+    pub fn generation(
+        &mut self,
+        each: impl FnMut(&Message<'_>) -> Result<(), DecodeError>,
+    ) -> Result<(), Error> {
+        self.nftables("ask for the generation of nftables", NFT_MSG_GETGEN, NLM_F_ACK, each)
+    }
+
+    fn nftables(
+        &mut self,
+        request: &'static str,
+        operation: u8,
+        flags: u16,
+        mut each: impl FnMut(&Message<'_>) -> Result<(), DecodeError>,
+    ) -> Result<(), Error> {
+        let header = Request { subsystem: NFNL_SUBSYS_NFTABLES, operation, flags, ..Request::default() };
+        let sequence = self.without_attributes(header);
+        self.exchange(request, sequence, |message| each(message))
+    }
+
+    /// Whether connection tracking is hooked in for an IP version, as `nft list hooks` shows. `None` where the kernel
+    /// does not name its functions.
+    ///
+    /// # Errors
+    ///
+    /// Also where the kernel does not list hooks: it does since Linux 5.14, with `CONFIG_NETFILTER_NETLINK_HOOK`.
+    pub fn is_hooked(&mut self, is_ipv6: bool) -> Result<Option<bool>, Error> {
+        let [ipv4, ipv6] = HOOKS;
+        let (family, function) = if is_ipv6 { ipv6 } else { ipv4 };
+        let header = Request {
+            subsystem: NFNL_SUBSYS_HOOK,
+            operation: NFNL_MSG_HOOK_GET,
+            sequence: self.begin(),
+            flags: NLM_F_DUMP,
+            family,
+            version: NFNETLINK_V0,
+        };
+        encode::request(&mut self.request, header, |buffer| {
+            attribute(buffer, NFNLA_HOOK_HOOKNUM, &NF_INET_PRE_ROUTING.to_be_bytes());
+        });
+        let (mut is_hooked, mut is_named) = (false, true);
+        self.exchange("list the hooks of netfilter", header.sequence, |message| {
+            let name = function_name(message.payload)?;
+            is_named &= name.is_some();
+            is_hooked |= name == Some(function);
+            Ok(())
+        })?;
+        Ok((is_hooked || is_named).then_some(is_hooked))
+    }
+
+    /// How many packets connection tracking found to be of no connection, of all processors together; a number that
+    /// goes round.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel does not tell.
+    pub fn invalid(&mut self) -> Result<u32, Error> {
+        let mut invalid = 0_u32;
+        self.cpu_statistics(|_, statistics| {
+            invalid = invalid.wrapping_add(statistics.invalid.unwrap_or_default());
+        })?;
+        Ok(invalid)
+    }
 }
 
 /// The error in `NLMSG_ERROR` (`struct nlmsgerr`) and `NLMSG_DONE`: a negative errno. Zero is success.
@@ -221,4 +303,16 @@ fn absent<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         result => result.map(Some),
     }
+}
+
+/// The name of the function in a message about a hook.
+fn function_name(payload: &[u8]) -> Result<Option<&[u8]>, DecodeError> {
+    let mut name = None;
+    for attribute in Attributes::new(decode::attributes(payload)?, "a hook") {
+        let attribute = attribute?;
+        if attribute.kind == NFNLA_HOOK_FUNCTION_NAME {
+            name = attribute.payload.split(|byte| *byte == 0).next();
+        }
+    }
+    Ok(name)
 }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_schema::ArrowError;
@@ -12,11 +11,9 @@ use flowlog_reader::segments::{FrameError, HeaderError, ReadError};
 use rangemap::RangeInclusiveSet;
 use tracing::{error, warn};
 
-use super::Store;
 use crate::causes::one_line;
 use crate::log::wal::{self, Damage, DamageCause, Frame, Segment};
 use crate::log::writer::seqs;
-use crate::time::us_since_1970;
 
 /// Segments of the run itself whose rows were dropped from memory, because their files could not be
 /// written.
@@ -34,6 +31,10 @@ impl Conversion {
 
     pub(super) fn segments(&self) -> &[Segment] {
         &self.0
+    }
+
+    pub(super) fn into_segments(self) -> Vec<Segment> {
+        self.0
     }
 }
 
@@ -158,53 +159,6 @@ pub(super) fn set_aside(path: &Path) {
             "rows are declared as lost: the segment `{}` is damaged, and cannot be renamed: {error}",
             path.display()
         ),
-    }
-}
-
-impl Store {
-    /// Writes the rows that were dropped from memory once more.
-    pub(super) fn convert_own(&mut self, now: SystemTime) {
-        let Conversion(segments) = std::mem::take(&mut self.conversion);
-        if segments.is_empty() {
-            return;
-        }
-        let paths: Vec<PathBuf> = segments.iter().map(|segment| segment.path.clone()).collect();
-        // From here on they are segments like others: needed until their rows are published.
-        self.sealed.extend(segments);
-        let Self { writer, seqs, .. } = self;
-        let read = read_out(&paths, false, seqs, |batch, path| {
-            writer.append(&batch, path, now).map_err(|error| Fault(one_line(&error)))
-        });
-        match read {
-            Ok(readout) => {
-                if let Some(gap) = readout.gap(self.watched_since_us, us_since_1970(now)) {
-                    self.losses.add(gap);
-                }
-                self.settle(Ok(()), now);
-                // Not only what the rotation asks for: these rows have waited long enough.
-                let (damaged, intact) = std::mem::take(&mut self.sealed)
-                    .into_iter()
-                    .partition::<Vec<_>, _>(|segment: &Segment| readout.damaged.contains(&segment.path));
-                self.sealed = intact;
-                self.rotate(now);
-                if self.conversion.is_empty() {
-                    damaged.iter().for_each(|segment| set_aside(&segment.path));
-                    tracing::info!(rows = readout.rows, "published the rows that had to wait");
-                } else {
-                    // Their good rows are still to be published.
-                    self.conversion.add(damaged);
-                }
-            }
-            Err(Fault(error)) => {
-                self.say(format!("cannot write files: {error}"));
-                self.writer.discard();
-                for file in self.writer.take_published() {
-                    self.take_published(file, None, now);
-                }
-                self.seal();
-                self.conversion.add(std::mem::take(&mut self.sealed));
-            }
-        }
     }
 }
 

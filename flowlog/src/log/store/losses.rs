@@ -63,6 +63,11 @@ impl Losses {
         declared
     }
 
+    /// The earliest time of a loss that is not declared yet, in microseconds since 1970.
+    pub(super) fn undeclared_since_us(&self) -> Option<i64> {
+        self.undeclared.since_us()
+    }
+
     /// What is in no file.
     pub(super) fn into_unpublished(self) -> Vec<DeclaredGap> {
         self.unpublished

@@ -12,15 +12,16 @@ use std::time::SystemTime;
 use flowlog_reader::gaps::{Cause, Gap, Stage, unnoticed_since_us};
 use flowlog_reader::layout;
 use flowlog_reader::ledger::{DeclaredGap, Event, PublishedFile, Recovered};
-use flowlog_reader::run::{RunContext, RunFacts};
+use flowlog_reader::run::RunFacts;
 use flowlog_reader::segments::{self, FrameError, ReadError, SegmentHeader};
 use rangemap::RangeInclusiveSet;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::Store;
 use super::convert::{Fault, Readout, read_out, set_aside};
 use super::losses::{Losses, gap_file};
-use super::{Store, Unlogged};
+use super::queue::Unlogged;
 use crate::causes::one_line;
 use crate::log::ledger::{self, History};
 use crate::log::wal::{self, Damage, DamageCause, Frame, Frames};
@@ -92,18 +93,7 @@ pub(super) fn unfinished(
         let mut run = new(run_id, true);
         let since_us = started.as_ref().and_then(|started| started.unwatched_since_us);
         undeclared_since_us = since_us.filter(|_| !has_declared_down);
-        run.facts = started.map(|started| RunFacts {
-            run: RunContext {
-                run_id,
-                host_id: started.host_id,
-                host_name: started.host_name,
-                boot_id: started.boot_id,
-            },
-            kernel: started.kernel,
-            acct: None,
-            timestamp: None,
-            filter: started.filter,
-        });
+        run.facts = started.map(|started| started.facts(run_id));
         let listed = |file: &PublishedFile| Listed {
             seq_first: file.seq_first.unwrap_or(i64::MAX),
             seq_last: file.seq_last.unwrap_or(i64::MAX),
@@ -147,7 +137,7 @@ impl Store {
         }
         for mut run in std::mem::take(&mut self.unfinished) {
             if let Err(Fault(error)) = self.recover_run(&mut run, now) {
-                self.say(format!("cannot publish the rows of the earlier run {}: {error}", run.run_id));
+                self.retry.say(format!("cannot publish the rows of the earlier run {}: {error}", run.run_id));
                 self.unfinished.push(run);
             }
         }
@@ -255,7 +245,7 @@ impl Store {
                 run.gaps.retain(|gap| !numbers.contains(&gap.gap));
                 let line = PublishedFile { of_run: Some(run.run_id), ..gap_file(&path, numbers, rows) };
                 run.listed.insert(path.display().to_string(), Listed { seq_first: 0, seq_last: 0, rows });
-                self.unlogged.push_back(Unlogged::File(line));
+                self.lines.push(Unlogged::File(line));
             }
         }
         let gaps = std::mem::take(&mut run.gaps);
@@ -265,7 +255,7 @@ impl Store {
                 Ok(None) => break Ok(()),
                 Ok(Some(line)) => {
                     let line = PublishedFile { of_run: Some(run.run_id), ..line };
-                    self.unlogged.push_back(Unlogged::File(line));
+                    self.lines.push(Unlogged::File(line));
                 }
                 Err(error) => break Err(Fault(one_line(&error))),
             }

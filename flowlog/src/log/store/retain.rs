@@ -1,5 +1,6 @@
 //! Deletes what may be deleted, and says so in the ledger.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,56 +10,82 @@ use flowlog_reader::layout;
 use flowlog_reader::ledger::{DeleteReason, Deleted, Event, Hash};
 use tracing::{info, warn};
 
-use super::{Store, Unlogged};
-use crate::log::retention::{Kept, to_delete};
+use super::queue::{LineQueue, Unlogged};
+use super::recover::Unfinished;
+use crate::log::retention::{Kept, RetentionLimits, to_delete};
 use crate::log::writer::Directory;
 
 /// How often files are looked at.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-impl Store {
-    /// Deletes the files that are beyond a bound.
-    pub(super) fn retain(&mut self, now: SystemTime) {
-        let is_due = now.duration_since(self.retained).map_or(true, |waited| waited >= INTERVAL);
-        if self.retention.is_off() || !is_due {
+/// Which files are deleted, and when.
+pub(super) struct Retention {
+    limits: RetentionLimits,
+    looked: SystemTime,
+    /// Files that could not be deleted.
+    undeletable: BTreeSet<PathBuf>,
+}
+
+impl Retention {
+    pub(super) fn new(limits: RetentionLimits) -> Self {
+        Self { limits, looked: SystemTime::UNIX_EPOCH, undeletable: BTreeSet::new() }
+    }
+
+    /// Deletes the files that are beyond a bound, but not those of `unfinished` runs: the rows of a run that is not
+    /// recovered yet are compared with its files.
+    pub(super) fn delete(
+        &mut self,
+        directory: &Directory,
+        unfinished: &[Unfinished],
+        lines: &mut LineQueue,
+        now: SystemTime,
+    ) {
+        let is_due = now.duration_since(self.looked).map_or(true, |waited| waited >= INTERVAL);
+        if self.limits.is_off() || !is_due {
             return;
         }
-        self.retained = now;
-        let found = files(&self.directory).and_then(|files| Ok((files, free_bytes(&self.directory)?)));
+        self.looked = now;
+        let found = files(directory).and_then(|files| Ok((files, free_bytes(directory)?)));
         let (files, free_bytes) = match found {
             Ok(found) => found,
             Err(error) => {
                 return warn!("cannot find out which old files to delete, so none is deleted: {error}");
             }
         };
-        for (file, reason) in to_delete(files, self.retention, free_bytes, now) {
-            // The rows of a run that is not recovered yet are compared with its files.
-            let is_needed = self.unfinished.iter().any(|run| run.has(&file.path));
+        for (file, reason) in to_delete(files, self.limits, free_bytes, now) {
+            let is_needed = unfinished.iter().any(|run| run.has(&file.path));
             // What could not be deleted has its line.
             if is_needed || self.undeletable.contains(&file.path) {
                 continue;
             }
-            if let Err(error) = self.delete(&file, reason, now) {
+            if let Err(error) = delete(directory, &file, reason, lines, now) {
                 warn!("cannot delete the old file `{}`, delete it yourself: {error}", file.path.display());
                 self.undeletable.insert(file.path);
             }
         }
     }
+}
 
-    fn delete(&mut self, file: &Kept, reason: DeleteReason, now: SystemTime) -> io::Result<()> {
-        let path = self.directory.root().join(&file.path);
-        let (sha256, bytes) = Hash::of_reader(fs::File::open(&path)?, |_| {})?;
-        let line = Deleted { path: file.path.display().to_string(), sha256, bytes, reason };
-        // The line comes first, so that no file is missing without one; but a full disk may have no room
-        // for it before the file is gone.
-        self.log(Unlogged::Event(Event::Delete(line)), now);
-        fs::remove_file(&path)?;
-        info!(path = %file.path.display(), bytes, ?reason, "deleted");
-        // The partition, where this was its last file.
-        let _ = path.parent().map(fs::remove_dir);
-        self.flush_log(now);
-        Ok(())
-    }
+fn delete(
+    directory: &Directory,
+    file: &Kept,
+    reason: DeleteReason,
+    lines: &mut LineQueue,
+    now: SystemTime,
+) -> io::Result<()> {
+    let path = directory.root().join(&file.path);
+    let (sha256, bytes) = Hash::of_reader(fs::File::open(&path)?, |_| {})?;
+    let line = Deleted { path: file.path.display().to_string(), sha256, bytes, reason };
+    // The line comes first, so that no file is missing without one; but a full disk may have no room
+    // for it before the file is gone.
+    lines.push(Unlogged::Event(Event::Delete(line)));
+    lines.flush(now);
+    fs::remove_file(&path)?;
+    info!(path = %file.path.display(), bytes, ?reason, "deleted");
+    // The partition, where this was its last file.
+    let _ = path.parent().map(fs::remove_dir);
+    lines.flush(now);
+    Ok(())
 }
 
 fn free_bytes(directory: &Directory) -> io::Result<u64> {

@@ -329,6 +329,28 @@ fn the_time_between_two_runs_is_a_gap() {
     check_verified(output.path());
 }
 
+/// The ledger cannot be written, and the process is killed: what it did not take is in the time that the next run
+/// declares.
+#[test]
+fn a_loss_that_the_ledger_never_took_is_declared_by_the_next_run() {
+    let output = tempfile::tempdir().unwrap();
+    let mut store = open(output.path(), 1, 0);
+    store.recover(at(1));
+    store.tick(micros(400), at(400));
+    let lost = Gap::new(Cause::Overrun, Stage::Receive, micros(410), micros(420));
+    // A line that is longer than a line may be.
+    store.declare(vec![Gap { lost_flows: None, detail: Some("x".repeat(300 << 10)), ..lost }], at(421));
+    store.append(&Rows::of(1).ending(700..=701), micros(800), at(800)).unwrap();
+    store.tick(micros(850), at(850));
+    drop(store);
+    let mut store = open(output.path(), 2, 900);
+    store.recover(at(901));
+    store.finish(true, at(902));
+    let found: Vec<_> = gaps(output.path()).iter().map(|gap| (gap.from_us, gap.to_us)).collect();
+    assert_eq!(found, [(micros(410 - 150), micros(900))], "and what had expired before");
+    check_verified(output.path());
+}
+
 #[test]
 fn an_import_leaves_the_time_without_a_daemon_to_the_next_one() {
     let output = tempfile::tempdir().unwrap();

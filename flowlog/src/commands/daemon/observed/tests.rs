@@ -112,7 +112,7 @@ impl Bench {
                 path: path::RESOLVED,
                 path_flags: 0,
             },
-            text.into(),
+            text,
         ));
         self.event(&RingEvent::TcpConnect(TcpConnect { header: header(at_ns), socket_cookie, owner }));
         self.event(&RingEvent::TcpOpen(TcpOpen {

@@ -50,6 +50,7 @@ fn ended(flow: Flow, id: u32, status: u32, counters: [u64; 4], times: [u64; 3]) 
     }
 }
 
+// Long, since each message has all its values here.
 fn expected() -> Vec<(&'static str, Flow)> {
     const V4: (&str, &str) = ("198.51.100.1", "203.0.113.9");
     const V6: (&str, &str) = ("2001:db8::1", "2001:db8:ffff::9");

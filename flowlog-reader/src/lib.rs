@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | [`gaps`] | declared losses | no |
 //! | [`run`] | what is said of a run | no |
+//! | [`schema`] | the columns of both tables, by id | no |
 //! | [`layout`] | what is where below the output directory, and what it is called | no |
 //! | [`ledger`] | the lines of the ledger | reads |
 //! | [`segments`] | the write-ahead log: segments, their headers, heads of frames | reads |
@@ -18,6 +19,7 @@
 
 pub mod gaps;
 pub mod run;
+pub mod schema;
 
 pub mod layout;
 

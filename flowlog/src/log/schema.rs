@@ -6,7 +6,7 @@
 //! ([`FlowBatch`]). Knows nothing of files.
 //!
 //! To add a column, add a row to the table in `columns`, wherever files should have it, with the next free id, and the
-//! same to `flowlog/docs/schema.md` and `flowlog/testdata/schema/field_ids`; tests hold them together.
+//! same to `flowlog/docs/schema.md` and `flowlog-reader/src/schema/field_ids`; tests hold them together.
 //!
 //! Invariants: columns are added, never renamed or retyped, and ids are not used again. A value that is not known
 //! is NULL, never 0 or the empty text.
@@ -22,7 +22,7 @@ mod text;
 mod values;
 
 pub use batch::FlowBatch;
-pub use column::{Column, ColumnType, Form, batch_schema, columns, file_schema, retired};
+pub use column::{Column, Form, batch_schema, columns, file_schema, retired};
 pub use columns::VERSION;
 pub use losses::{gap_batch, gap_schema};
 pub use values::attribution as attribution_name;

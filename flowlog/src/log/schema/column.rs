@@ -6,9 +6,11 @@ use std::sync::{Arc, LazyLock};
 use arrow_array::ArrayRef;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
+use flowlog_reader::schema::ColumnType;
+use flowlog_reader::schema::ColumnType::{Bool, Int32, Int64, Text, TimestampUs};
+
 use super::columns::{EndColumns, FlowColumns, RETIRED};
 use super::sparse::Unknown;
-use ColumnType::{Bool, Int32, Int64, Text, TimestampUs};
 
 /// The metadata key under which Parquet's Arrow writer looks for a field id, which Iceberg and other
 /// table formats identify columns by.
@@ -29,52 +31,23 @@ pub struct Column {
     pub meaning: String,
 }
 
-/// Type of a column: the few that all engines read the same way. No unsigned integers (Iceberg,
-/// Spark, Trino) and no nanoseconds (Spark).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ColumnType {
-    /// UTF-8 text.
-    Text,
-    /// Signed 32 bit integer.
-    Int32,
-    /// Signed 64 bit integer.
-    Int64,
-    /// Boolean.
-    Bool,
-    /// Microseconds since the Unix epoch, UTC.
-    TimestampUs,
+/// The Arrow type of the files.
+pub(super) fn in_files(kind: ColumnType) -> DataType {
+    match kind {
+        Text => DataType::Utf8,
+        Int32 => DataType::Int32,
+        Int64 => DataType::Int64,
+        Bool => DataType::Boolean,
+        TimestampUs => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+    }
 }
 
-impl ColumnType {
-    /// The name that `flowlog schema` prints.
-    pub fn name(self) -> &'static str {
-        match self {
-            Text => "text",
-            Int32 => "int32",
-            Int64 => "int64",
-            Bool => "bool",
-            TimestampUs => "timestamp us UTC",
-        }
-    }
-
-    /// The Arrow type of the files.
-    pub fn arrow(self) -> DataType {
-        match self {
-            Text => DataType::Utf8,
-            Int32 => DataType::Int32,
-            Int64 => DataType::Int64,
-            Bool => DataType::Boolean,
-            TimestampUs => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-        }
-    }
-
-    /// The Arrow type of the batches in memory: that of the files, with text as dictionary keys. A text that repeats is
-    /// then a number from the row to the encoder.
-    fn arrow_in_memory(self) -> DataType {
-        match self {
-            Text => DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)),
-            Int32 | Int64 | Bool | TimestampUs => self.arrow(),
-        }
+/// The Arrow type of the batches in memory: that of the files, with text as dictionary keys. A text that repeats is
+/// then a number from the row to the encoder.
+fn in_memory(kind: ColumnType) -> DataType {
+    match kind {
+        Text => DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)),
+        Int32 | Int64 | Bool | TimestampUs => in_files(kind),
     }
 }
 
@@ -152,17 +125,17 @@ pub fn columns() -> &'static [Column] {
 /// The type of a column that older versions wrote, where `id` is one.
 pub fn retired(id: u16) -> Option<DataType> {
     let (.., kind) = RETIRED.iter().find(|(retired, ..)| *retired == id)?;
-    Some(kind.arrow_in_memory())
+    Some(in_memory(*kind))
 }
 
 /// The schema of the files.
 pub fn file_schema() -> SchemaRef {
-    schema(ColumnType::arrow)
+    schema(in_files)
 }
 
 /// The schema of the batches in memory.
 pub fn batch_schema() -> SchemaRef {
-    schema(ColumnType::arrow_in_memory)
+    schema(in_memory)
 }
 
 fn schema(data_type: impl Fn(ColumnType) -> DataType) -> SchemaRef {

@@ -2,7 +2,9 @@
 
 use arrow_array::ArrayRef;
 
-use super::column::{ColumnType, Definition, Kind as _, NULLABLE, REQUIRED};
+use flowlog_reader::schema::ColumnType;
+
+use super::column::{Definition, Kind as _, NULLABLE, REQUIRED};
 use super::row::{EndRow, FlowRow, known_cookie, known_uid, saturate};
 use super::sparse::{Bool, Int32, Int64, Sequence, Time, Unknown};
 use super::text::{Address, Labels, Names, Same, Shared, State, Task};

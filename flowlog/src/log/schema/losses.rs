@@ -6,29 +6,16 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicro
 use arrow_schema::{Schema, SchemaRef};
 use flowlog_reader::gaps::{Cause, Gap, Stage};
 use flowlog_reader::run::RunContext;
+use flowlog_reader::schema::{Column, GAP_COLUMNS, State};
 
-use super::column::ColumnType::{self, Int64, Text, TimestampUs};
-use super::column::field;
+use super::column::{field, in_files};
 use super::row::saturate;
-
-/// Name, type, and whether every row has a value.
-const COLUMNS: [(&str, ColumnType, bool); 10] = [
-    ("run_id", Text, true),
-    ("host_id", Text, true),
-    ("from_time", TimestampUs, true),
-    ("to_time", TimestampUs, true),
-    ("cause", Text, true),
-    ("stage", Text, true),
-    ("lost_flows", Int64, false),
-    ("lost_orig_bytes", Int64, false),
-    ("lost_reply_bytes", Int64, false),
-    ("detail", Text, false),
-];
 
 /// The schema of the files of gaps.
 pub fn gap_schema() -> SchemaRef {
-    let fields =
-        (1..).zip(COLUMNS).map(|(id, (name, kind, is_required))| field(name, kind.arrow(), !is_required, id));
+    let fields = GAP_COLUMNS.iter().map(|Column { id, name, kind, state }| {
+        field(name, in_files(*kind), *state != State::Required, usize::from(*id))
+    });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
+use flowlog_reader::schema::ColumnType;
 use serde::Serialize;
 
-use super::column::{Column, ColumnType, columns};
+use super::column::{Column, columns};
 
 /// A table for people: name, type, null, meaning.
 pub fn table() -> String {

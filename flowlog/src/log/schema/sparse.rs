@@ -6,7 +6,9 @@ use arrow_array::builder::{ArrayBuilder, BooleanBuilder, PrimitiveBuilder};
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{ArrayRef, ArrowPrimitiveType, Int32Array, Int64Array, PrimitiveArray, new_null_array};
 
-use super::column::{ColumnType, Kind};
+use flowlog_reader::schema::ColumnType;
+
+use super::column::{Kind, in_files};
 use super::text::dictionary;
 
 /// Integers of 32 bits.
@@ -150,10 +152,10 @@ impl Unknown {
     pub(super) fn new(rows: usize) -> Self {
         Self {
             first_keys: Int32Array::from_value(0, rows),
-            text: dictionary(Int32Array::new_null(rows), new_null_array(&ColumnType::Text.arrow(), 0)),
-            int32: new_null_array(&ColumnType::Int32.arrow(), rows),
-            int64: new_null_array(&ColumnType::Int64.arrow(), rows),
-            timestamp: new_null_array(&ColumnType::TimestampUs.arrow(), rows),
+            text: dictionary(Int32Array::new_null(rows), new_null_array(&in_files(ColumnType::Text), 0)),
+            int32: new_null_array(&in_files(ColumnType::Int32), rows),
+            int64: new_null_array(&in_files(ColumnType::Int64), rows),
+            timestamp: new_null_array(&in_files(ColumnType::TimestampUs), rows),
         }
     }
 

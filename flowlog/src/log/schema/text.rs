@@ -13,9 +13,10 @@ use arrow_array::builder::{ArrayBuilder, StringBuilder};
 use arrow_array::types::Int32Type;
 use arrow_array::{ArrayRef, DictionaryArray, Int32Array, StringArray};
 use flowlog_common::COMM_LEN;
+use flowlog_reader::schema::ColumnType;
 use hashbrown::HashMap;
 
-use super::column::{ColumnType, Kind};
+use super::column::Kind;
 use super::sparse::{Int32, Unknown};
 use crate::flow::ProtoState;
 

@@ -59,7 +59,7 @@ impl ColumnType {
 }
 
 /// The flow columns, also those that only older versions wrote: id, name, type and state, a line each.
-const FIELD_IDS: &str = include_str!("schema/field_ids");
+const FIELD_IDS: &str = include_str!("../schema/field_ids");
 
 /// The columns of flows, by id.
 pub fn flow_columns() -> impl Iterator<Item = Column> {

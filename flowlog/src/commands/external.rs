@@ -15,7 +15,7 @@ const LIBEXEC: &str = "../libexec/flowlog";
 
 /// Commands that flowlog has in other packages: name, what it does, and the package.
 const KNOWN: [(&str, &str, &str); 1] =
-    [("lake", "List the files of a time, and whether the time is complete", "flowlog-lake")];
+    [("lake", "List the files of a time, and whether it is complete", "flowlog-lake")];
 
 /// There is no such command.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ pub fn help() -> String {
     for (name, does, package) in KNOWN {
         let missing = match find(OsStr::new(name), &places) {
             Some(_) => String::new(),
-            None => format!(" (not installed: package {package})"),
+            None => format!(" (needs the package {package})"),
         };
         help.push_str(&format!("\n  {name:9}  {does}{missing}"));
     }

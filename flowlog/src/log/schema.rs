@@ -6,7 +6,7 @@
 //! ([`FlowBatch`]). Knows nothing of files.
 //!
 //! To add a column, add a row to the table in `columns`, wherever files should have it, with the next free id, and the
-//! same to `flowlog/docs/schema.md` and `flowlog-reader/src/schema/field_ids`; tests hold them together.
+//! same to `flowlog/docs/schema.md` and `flowlog-reader/schema/field_ids`; tests hold them together.
 //!
 //! Invariants: columns are added, never renamed or retyped, and ids are not used again. A value that is not known
 //! is NULL, never 0 or the empty text.

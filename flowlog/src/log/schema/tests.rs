@@ -64,7 +64,7 @@ fn field_ids_are_for_ever() {
     found.sort_by_key(|(id, ..)| *id);
     let golden: Vec<_> =
         flow_columns().map(|column| (column.id, column.name, column.kind, column.state)).collect();
-    assert_eq!(found, golden, "a new column has a new id, at the end of flowlog-reader/src/schema/field_ids");
+    assert_eq!(found, golden, "a new column has a new id, at the end of flowlog-reader/schema/field_ids");
 }
 
 #[test]

@@ -46,6 +46,7 @@ const WITHOUT_IO: &[&str] = &[
     "log/schema/",
     "log/retention.rs",
     "commands/arguments.rs",
+    "commands/daemon/observed.rs",
     "commands/metrics.rs",
 ];
 

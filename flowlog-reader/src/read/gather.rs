@@ -13,7 +13,7 @@ use crate::ledger::{DeclaredGap, Entry, Event, Hash, Line, PublishedFile, Starte
 pub(super) struct Gather {
     window: Window,
     tip: Hash,
-    /// Kept back, since only a last line can be torn.
+    /// Kept back, since only the last line can be unfinished.
     last: Option<Entry>,
     unread_lines: u64,
     /// Files of the time; `None` for those that are deleted.
@@ -157,8 +157,9 @@ impl Gather {
 
     /// The ledger has ended.
     pub(super) fn finish(mut self, logs: &Logs) -> Contents {
-        // A line that is being written, or that a crash has torn, says nothing yet.
-        if let Some(last) = self.last.take().filter(|last| last.torn().is_none()) {
+        // A line that is being written, or that a crash has torn, says nothing yet: whatever the write-ahead log knows
+        // of came before it.
+        if let Some(last) = self.last.take().filter(|last| last.is_ended) {
             self.read(last);
         }
         let watched_since_us = self.watched().map(|run| run.began_us).min();

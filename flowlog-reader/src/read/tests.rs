@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -35,6 +36,10 @@ impl Output {
 
     fn ledger(&self) -> PathBuf {
         self.dir.path().join(layout::LEDGER)
+    }
+
+    fn path_of_segment(&self) -> PathBuf {
+        self.dir.path().join(layout::WAL).join(layout::segment_name(RUN, 1))
     }
 
     /// A line of a run at this time, in microseconds since 1970.
@@ -197,7 +202,7 @@ fn a_frame_that_is_being_written_says_nothing_yet() {
     let mut output = Output::new();
     output.start(RUN, 100, None);
     output.segment(RUN, 1, &[(0, 200), (0, 300)], 1);
-    let path = output.dir.path().join(layout::WAL).join(layout::segment_name(RUN, 1));
+    let path = output.path_of_segment();
     let bytes = fs::read(&path).unwrap();
     for cut in 1..=HEAD_BYTES {
         fs::write(&path, &bytes[..bytes.len() - cut]).unwrap();
@@ -315,9 +320,9 @@ fn a_damaged_ledger_proves_nothing() {
     output.append(b"{\"prev\":\"00");
     assert!(output.is_complete(100, 200));
     output.append(b"\n");
-    assert!(output.is_complete(100, 200), "a crash may have left it");
+    assert_eq!(output.completeness(100, 200).unread_lines, 1);
     output.start(NEXT, 300, None);
-    assert_eq!(output.completeness(100, 200).unread_lines, 2, "the torn line, and the chain after it");
+    assert_eq!(output.completeness(100, 200).unread_lines, 2, "and the chain after it");
 }
 
 #[test]
@@ -336,4 +341,50 @@ fn a_directory_without_a_ledger_is_none_of_flowlogs() {
     let dir = tempfile::tempdir().unwrap();
     let error = read(dir.path(), Window::default()).unwrap_err();
     assert_eq!(error.path, dir.path().join(layout::LEDGER));
+}
+
+/// A directory with a run that works, and its ledger and segment as bytes.
+fn working() -> (Output, Vec<u8>, Vec<u8>) {
+    let mut output = Output::new();
+    output.start(RUN, 100, None);
+    output.file(RUN, (1, 10), 10, (110, 200));
+    output.gap(RUN, 1, down(120, 130));
+    output.segment(RUN, 1, &[(10, 200), (5, 300)], 1);
+    let ledger = fs::read(output.ledger()).unwrap();
+    let segment = fs::read(output.path_of_segment()).unwrap();
+    (output, ledger, segment)
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read(ledger: Vec<u8>, segment: Vec<u8>) {
+        let (output, ..) = working();
+        fs::write(output.ledger(), ledger).unwrap();
+        fs::write(output.path_of_segment(), segment).unwrap();
+        output.read(None, Some(250));
+    }
+
+    /// Whatever is changed in a ledger, it proves no more than it did.
+    #[test]
+    fn a_changed_ledger_proves_no_more(at: prop::sample::Index, byte: u8, from_us in 90..400_i64, until_us in 90..400_i64) {
+        let (output, ledger, _) = working();
+        let was_complete = output.is_complete(from_us, until_us);
+        let mut changed = ledger;
+        // Without its newline the last line is one that is being written.
+        let at = at.index(changed.len() - 1);
+        changed[at] = byte;
+        fs::write(output.ledger(), changed).unwrap();
+        prop_assert!(was_complete || !output.is_complete(from_us, until_us));
+    }
+
+    /// A frame that is not as it was written ends what is known.
+    #[test]
+    fn a_changed_segment_proves_no_more(at: prop::sample::Index, byte: u8) {
+        let (output, _, mut segment) = working();
+        let until_us = output.read(None, None).completeness.until_us;
+        let at = at.index(segment.len());
+        segment[at] = byte;
+        fs::write(output.path_of_segment(), segment).unwrap();
+        prop_assert!(output.read(None, None).completeness.until_us <= until_us);
+    }
 }

@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use flowlog_reader::ledger::{self, Hash};
-use flowlog_reader::read::{self, Completeness, Contents, LoggedFile, LoggedGap, Window};
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table};
+use flowlog_reader::ledger::{self, Hash};
+use flowlog_reader::read::{self, Completeness, Contents, LoggedFile, LoggedGap, Window};
 use jiff::Timestamp;
 use serde::Serialize;
 

@@ -19,7 +19,7 @@
 //! | [`seed`] | sockets that are older than the programs | /proc |
 //! | [`containers`] | cgroup path = unit, container, pod | no |
 //! | [`origins`] | names for the user and the cgroup of an owner | yes |
-//! | [`join`] | flow + tables = record | no |
+//! | [`join`] | flow + tables = record: what else is known of a flow from outside joins here | no |
 
 pub mod clocks;
 

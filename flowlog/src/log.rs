@@ -2,7 +2,7 @@
 //!
 //! | module | owns | IO |
 //! |---|---|---|
-//! | [`disk`] | rights, durability and full disks | disk |
+//! | [`disk`] | rights, durability, and which errors mean a full disk | disk |
 //! | [`schema`] | record = row of a record batch; the only place that builds Arrow arrays of flows | no |
 //! | [`wal`] | rows on the disk before they are published: segments, recovery | disk |
 //! | [`ledger`] | the chain of what was written, lost and deleted | disk |

@@ -1,14 +1,14 @@
 //! The arguments of a program as one text, without the secrets that people put there.
 //!
 //! What is a secret is guessed from the names of options, variables and programs, and rather too much is
-//! hidden than too little: `cmdline/secrets.rs` has the names. A secret that nothing names (a password as a bare
+//! hidden than too little: `cmdline/secret_names.rs` has the names. A secret that nothing names (a password as a bare
 //! argument) is not found.
 
-mod secrets;
+mod secret_names;
 
 use std::borrow::Cow;
 
-use self::secrets::{Attached, Secrets};
+use self::secret_names::{Attached, Secrets};
 
 /// Stands for a secret.
 const HIDDEN: &str = "***";
@@ -98,16 +98,16 @@ fn mask_arg<'a>(arg: &'a str, known: &Secrets) -> (Cow<'a, str>, Next) {
     if is_option && known.is_script(arg) {
         return (arg.into(), Next::Script);
     }
-    if is_option && secrets::is_user(arg) {
+    if is_option && secret_names::is_user(arg) {
         return (arg.into(), Next::User);
     }
     if let Some((option, user)) = arg.split_once('=')
-        && secrets::is_user(option)
+        && secret_names::is_user(option)
     {
         return (format!("{option}={}", mask_password(user)).into(), Next::Plain);
     }
     let is_name = name.chars().all(is_in_name);
-    if is_option && is_name && secrets::is_secret(name) {
+    if is_option && is_name && secret_names::is_secret(name) {
         return (arg.into(), Next::Secret);
     }
     if arg.contains(char::is_whitespace) {
@@ -181,7 +181,7 @@ fn mask_text(text: &str) -> Cow<'_, str> {
         let (name, following) = rest.split_at(if name_len == 0 { first.len_utf8() } else { name_len });
         masked.push_str(name);
         rest = following;
-        if name_len == 0 || !secrets::is_secret(name.trim_start_matches('-')) {
+        if name_len == 0 || !secret_names::is_secret(name.trim_start_matches('-')) {
             continue;
         }
         let Some(separator_len) = separator_len(following, name) else { continue };

@@ -3,6 +3,20 @@
 //! The receiving side is the main thread, on a current-thread runtime: it reads netlink and the ring
 //! buffer, joins, and fills batches. It never touches the disk. The writing side is a thread of its
 //! own that never touches netlink. Between them is one bounded channel, in one direction.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `receive` | reading: which sockets, how long, what happens while writing is behind; the stop |
+//! | `watched` | a network namespace: its sockets, dumps, room in its table |
+//! | `observed` | messages and dumps = records, handed to a sink; without sockets, so its tests join messages with events |
+//! | `local` | the tables of sockets and processes, fed from the ring buffer |
+//! | `older` | sockets and processes that are older than the programs |
+//! | `addresses`, `clock` | the addresses of a namespace; how the clocks stand to each other |
+//! | `needed`, `programs` | what others take away from the host or detach: noticed, logged, declared as a gap, restored |
+//! | `said` | logging the same not too often |
+//! | `output` | the sink: batch, channel, and what waits for room. Whoever else wants records gets them here |
+//! | `writing` | the writing side, and what it does while the disk refuses |
+//! | `counts`, `scrape` | counters, and the answers to Prometheus |
 
 mod addresses;
 mod clock;

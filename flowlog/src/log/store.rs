@@ -16,11 +16,11 @@
 //! file of its run has its `seq`. What is lost is in the ledger.
 
 mod convert;
+mod delete;
 mod error;
 mod losses;
 mod queue;
 mod recover;
-mod retain;
 mod retry;
 
 use std::collections::BTreeMap;
@@ -46,10 +46,10 @@ use crate::log::wal::{self, Segment, Wal, WalError, WalSync};
 use crate::log::writer::{Compatibility, Directory, Published, Rotation, WriteError, Writer};
 use crate::time::us_since_1970;
 use convert::{Conversion, Fault, read_out, set_aside};
+use delete::Retention;
 use losses::Losses;
 use queue::{LineQueue, Unlogged};
 use recover::Unfinished;
-use retain::Retention;
 use retry::Retry;
 
 /// How long after the last frame of the write-ahead log a mark says that nothing came since. What a start

@@ -1,4 +1,4 @@
-//! Joins of single events and flows.
+//! Joins of single events and flows. With messages, see `commands/daemon/observed/tests.rs`.
 
 use flowlog_common::{EventHeader, SYSCALL_UNKNOWN, path};
 use nix::libc;

@@ -1,4 +1,4 @@
-//! The writing side: a thread that takes batches from the channel to the disk.
+//! The writing side: a thread that takes batches from the channel to the disk, and tries again while the disk refuses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};

@@ -297,10 +297,14 @@ impl Local {
         self.declare_set_clock(gaps);
         self.say_refused_cmdlines();
         let (evicted, forgotten) = (self.tables.evicted(), self.tables.raw.forgotten());
-        self.evicted.declare(evicted, "sockets, because there are more than `attribution.sockets`", gaps);
+        self.evicted.declare(
+            evicted,
+            "sockets, because there are more than `attribution.sockets` allows",
+            gaps,
+        );
         self.forgotten.declare(
             forgotten,
-            "addresses and ports of packets of raw sockets, because there are too many",
+            "addresses and ports of packets from raw sockets, because there are too many",
             gaps,
         );
     }

@@ -52,7 +52,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE")]
     rotate_bytes: Option<Size>,
 
-    /// Also record connections that are still open, once in this time, such as 5min [default: off]
+    /// Also record connections that are still open, once per interval, such as 5min [default: off]
     #[arg(long, value_name = "DUR")]
     active_interval: Option<Interval>,
 

@@ -19,7 +19,8 @@ pub struct VerifyArgs {
     #[arg(value_name = "DIR")]
     output: PathBuf,
 
-    /// A tip that was printed earlier and noted elsewhere: the ledger must still contain it
+    /// The tip (hash of the last line) that an earlier `flowlog verify` printed: the ledger must still
+    /// contain it
     #[arg(long, value_name = "HASH", value_parser = hash)]
     tip: Option<Hash>,
 

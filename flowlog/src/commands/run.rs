@@ -149,7 +149,8 @@ fn check_linger(config: &Config, namespace: &Namespace) -> Result<()> {
     if config.ebpf && linger < Duration::from_secs(seconds.into()) {
         warn!(
             "`attribution.linger` (default 10min) is {}, less than the {seconds} s of the sysctl {sysctl} in the network \
-             namespace `{}`: flows that end so long after their socket closed have no process; raise it",
+             namespace `{}`: flows that end later than that after their socket closed have no process; raise \
+             `attribution.linger`",
             humantime::format_duration(linger),
             namespace.label(),
         );

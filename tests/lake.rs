@@ -212,7 +212,7 @@ fn a_run_that_was_killed_is_complete_up_to_what_it_had_written() {
     assert!(!recovered.is_complete());
     let text = lake(output.path(), &[]).success();
     assert!(
-        text.contains("NOT COMPLETE") && text.contains("an unknown number of flows is lost, daemon_down"),
+        text.contains("NOT COMPLETE") && text.contains("daemon_down: an unknown number of flows is lost"),
         "{text}"
     );
 }

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::files::FilesArgs;
 
-/// Look at flow logs as data: which files have the flows of a time, and whether all of it is there.
+/// Look at flow logs as data: which files have the flows of a time range, and whether any flow is missing.
 #[derive(Debug, Parser)]
 #[command(name = "flowlog lake", bin_name = "flowlog lake", version, max_term_width = 100)]
 pub(crate) struct Args {
@@ -18,7 +18,7 @@ pub(crate) struct Args {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List the files of a time, and whether the time is complete
+    /// List the files of a time range, and report whether it is complete
     Files(FilesArgs),
 }
 

@@ -21,15 +21,15 @@ pub(crate) struct FilesArgs {
     output: PathBuf,
 
     /// Only files with flows that ended at this time or later: a time, a date, or how long ago, such
-    /// as 2h [default: since the first run]
+    /// as 2h [default: all files]
     #[arg(long, value_name = "TIME", value_parser = time::parse, allow_hyphen_values = true)]
     since: Option<Timestamp>,
 
-    /// Only files with flows that ended before this time [default: as far as all is published]
+    /// Only files with flows that ended before this time [default: all files]
     #[arg(long, value_name = "TIME", value_parser = time::parse, allow_hyphen_values = true)]
     until: Option<Timestamp>,
 
-    /// How to print them
+    /// How to print the files
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -188,7 +188,7 @@ fn write_table(out: &mut impl Write, contents: &Contents) -> io::Result<()> {
         writeln!(out, "{table}")?;
     }
     let rows: u64 = flows(files).map(|file| file.file.rows).sum();
-    writeln!(out, "{} files with {rows} flows", flows(files).count())?;
+    writeln!(out, "files with flows: {}, rows in them: {rows}", flows(files).count())?;
     sentences(completeness).iter().try_for_each(|sentence| writeln!(out, "{sentence}"))
 }
 
@@ -211,7 +211,7 @@ fn sentences(completeness: &Completeness) -> Vec<String> {
         unread_lines,
     } = completeness;
     let (Some(from_us), Some(until_us)) = (from_us, until_us) else {
-        return vec!["not complete: no daemon has watched".to_owned()];
+        return vec!["NOT COMPLETE: no daemon has watched".to_owned()];
     };
     let is_complete = completeness.is_complete();
     let verdict = if is_complete { "complete" } else { "NOT COMPLETE" };
@@ -229,7 +229,7 @@ fn sentences(completeness: &Completeness) -> Vec<String> {
         };
         let detail =
             loss.detail.as_ref().map(|detail| format!(" ({})", printable(detail))).unwrap_or_default();
-        sentences.push(format!("from {from} to {to}: {lost}, {cause}{detail}"));
+        sentences.push(format!("from {from} to {to}: {cause}: {lost}{detail}"));
     }
     if let Some(since_us) = unpublished_since_us {
         let since = time::render(*since_us);
@@ -240,11 +240,15 @@ fn sentences(completeness: &Completeness) -> Vec<String> {
     }
     if !missing.is_empty() {
         let missing: Vec<String> = missing.iter().map(|path| printable(path)).collect();
-        sentences.push(format!("missing, though the ledger names them: {}", missing.join(", ")));
+        sentences.push(format!(
+            "missing or of another size, though the ledger names them: {}; run `flowlog verify`",
+            missing.join(", ")
+        ));
     }
     if *unread_lines > 0 {
         sentences.push(format!(
-            "{unread_lines} lines of the ledger are damaged or of a later version of flowlog; run `flowlog verify`"
+            "{unread_lines} lines of the ledger are damaged or of a later version of flowlog: files and losses may be \
+             missing here; run `flowlog verify`"
         ));
     }
     if *is_filtered {

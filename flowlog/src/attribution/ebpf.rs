@@ -58,7 +58,7 @@ pub const ONLY_RELATIVES: &str = "this kernel does not show programs the current
 pub const ON_BRANCH: &str =
     "flowlog runs in a cgroup namespace of its own: flows of processes outside of it have no process";
 /// See [`ON_BRANCH`].
-pub const HOST_CGROUPS: &str = "run it in the one of the host, as `docker run --cgroupns=host` does";
+pub const HOST_CGROUPS: &str = "run it in the host's cgroup namespace, as `docker run --cgroupns=host` does";
 
 /// The program that takes the place of `process_exec` where [`has_room_for_paths`] says no.
 const RAW_EXEC: (&str, &str) = ("process_exec_raw", "sched_process_exec");
@@ -81,7 +81,7 @@ pub enum EbpfError {
     /// Events would have times of another clock than flows.
     #[error(
         "flowlog runs in a time namespace of its own, where CLOCK_MONOTONIC differs from that of eBPF programs; run it \
-         in the one of the host"
+         in the host's time namespace"
     )]
     TimeNamespace,
     /// The kernel refused the programs or maps.

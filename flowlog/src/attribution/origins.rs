@@ -94,7 +94,8 @@ impl Origins {
         let own = Process::myself().and_then(|own| own.cgroups()).ok();
         let has_v1 = own.is_some_and(|own| own.0.iter().any(is_v1));
         let hierarchy = wanted.then(Hierarchy::open).and_then(|opened| {
-            let unknown = "cgroups and containers that are older than flowlog are not known";
+            let unknown =
+                "rows of cgroups that are older than flowlog may have no `cgroup`, `unit` and `container_id`";
             opened.inspect_err(|error| warn!("{unknown}: cannot open the root of cgroup v2: {error}")).ok()
         });
         Self::new(hierarchy, has_v1)
@@ -332,12 +333,12 @@ impl Users {
         self.names.clear();
         let Some((_, size, ..)) = version else { return };
         if size > MAX_USERS_BYTES {
-            warn!("users have no names: `{USERS}` has {size} bytes, expected at most {MAX_USERS_BYTES}");
+            warn!("rows have no `user`: `{USERS}` has {size} bytes, expected at most {MAX_USERS_BYTES}");
             return;
         }
         match fs::read(USERS) {
             Ok(text) => self.names = users(&String::from_utf8_lossy(&text)),
-            Err(error) => warn!("users have no names: cannot read `{USERS}`: {error}"),
+            Err(error) => warn!("rows have no `user`: cannot read `{USERS}`: {error}"),
         }
     }
 }

@@ -9,8 +9,8 @@ pub struct Where {
     #[arg(long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
 
-    /// Watch this network namespace, by its name in `ip netns` or by path; may be repeated [default:
-    /// the one that flowlog runs in]
+    /// Network namespace to watch or check, by its name in `ip netns` or by path; may be repeated
+    /// [default: the one that flowlog runs in]
     #[arg(long, value_name = "NAME|PATH")]
     pub(crate) netns: Vec<String>,
 

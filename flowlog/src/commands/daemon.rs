@@ -370,7 +370,9 @@ impl Daemon {
             self.declare_unread();
         }
         let handed_over = tokio::time::timeout(WAL_DEADLINE, self.hand_over()).await;
-        let handed_over = handed_over.context("the disk does not answer").flatten();
+        let handed_over = handed_over
+            .context("the disk does not answer: flows that are not in the write-ahead log are lost")
+            .flatten();
         let ListenerLosses { overruns, truncated } = counts::losses(&self.watched);
         let Self { watched, local, output, .. } = self;
         let Tally { flows: _, undecodable, unknown_attributes, duplicates, lost } = output.counts.tally;
@@ -389,7 +391,9 @@ impl Daemon {
                     "stopping without publishing: the rows stay in the write-ahead log, and the next start publishes them"
                 );
                 status.give_up();
-                tokio::time::timeout(WAL_DEADLINE, written).await.context("the disk does not answer")?
+                tokio::time::timeout(WAL_DEADLINE, written)
+                    .await
+                    .context("the disk does not answer: flows that are not in the write-ahead log are lost")?
             }
         };
         let Written { published, lost_rows, is_complete } =
@@ -411,7 +415,7 @@ impl Daemon {
             "stopped"
         );
         if lost_rows > 0 {
-            bail!("lost {lost_rows} flows that could not be written; the errors above say why");
+            bail!("lost {lost_rows} flows that could not be written; the errors above show why");
         }
         read.and(handed_over)
     }

@@ -15,7 +15,7 @@ const LIBEXEC: &str = "../libexec/flowlog";
 
 /// Commands that flowlog has in other packages: name, what it does, and the package.
 const KNOWN: [(&str, &str, &str); 1] =
-    [("lake", "List the files of a time, and whether it is complete", "flowlog-lake")];
+    [("lake", "List the files of a time range, and report whether it is complete", "flowlog-lake")];
 
 /// There is no such command.
 #[derive(Debug, thiserror::Error)]

@@ -22,8 +22,8 @@ use crate::log::store::Summary;
 /// Arguments of `flowlog import`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Times in the text are local: set TZ if they are of another time zone. flowlog/docs/import.md lists what
-becomes of the fields of a line.")]
+Times in the text are local: set TZ if they are of another time zone. flowlog/docs/import.md
+lists what becomes of the fields of a line.")]
 pub struct ImportArgs {
     /// Files to read; - is the standard input
     #[arg(value_name = "FILE", required = true)]
@@ -43,7 +43,7 @@ pub struct ImportArgs {
     keep_going: bool,
 
     /// Leave out fields and flags that flowlog does not know, such as those of patched router kernels, and
-    /// print which there were
+    /// print which there were, and how often
     #[arg(long)]
     ignore_unknown: bool,
 

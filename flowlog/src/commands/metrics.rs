@@ -53,7 +53,7 @@ metrics! {
         flows_received: Counter,
         /// Events of flows that had ended before: the kernel repeats them.
         duplicates: Counter,
-        /// Rows that were made of flows.
+        /// Rows that were made from flows.
         rows: Counter,
         /// Bytes of ended flows in rows, by direction (orig, reply).
         flow_bytes: Family<Labels<1>, Counter>,
@@ -78,7 +78,8 @@ metrics! {
         sockets_evicted: Counter,
         /// Batches and other messages that wait for the writing side.
         queue_messages: Level,
-        /// How many of them can wait; beyond that the kernel has to hold the flows.
+        /// How many batches and other messages can wait for the writing side; beyond that the kernel holds the
+        /// flows.
         queue_messages_max: Level,
         /// Files of this run that were published.
         files_published: Counter,

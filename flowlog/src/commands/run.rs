@@ -52,7 +52,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE")]
     rotate_bytes: Option<Size>,
 
-    /// Also record connections that are still open, once in this time, such as 5min [default: off]
+    /// Also record connections that are still open, once per interval, such as 5min [default: off]
     #[arg(long, value_name = "DUR")]
     active_interval: Option<Interval>,
 
@@ -149,7 +149,8 @@ fn check_linger(config: &Config, namespace: &Namespace) -> Result<()> {
     if config.ebpf && linger < Duration::from_secs(seconds.into()) {
         warn!(
             "`attribution.linger` (default 10min) is {}, less than the {seconds} s of the sysctl {sysctl} in the network \
-             namespace `{}`: flows that end so long after their socket closed have no process; raise it",
+             namespace `{}`: flows that end later than that after their socket closed have no process; raise \
+             `attribution.linger`",
             humantime::format_duration(linger),
             namespace.label(),
         );

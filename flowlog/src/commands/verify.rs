@@ -19,7 +19,8 @@ pub struct VerifyArgs {
     #[arg(value_name = "DIR")]
     output: PathBuf,
 
-    /// A tip that was printed earlier and noted elsewhere: the ledger must still contain it
+    /// The tip (hash of the last line) that an earlier `flowlog verify` printed: the ledger must still
+    /// contain it
     #[arg(long, value_name = "HASH", value_parser = hash)]
     tip: Option<Hash>,
 
@@ -92,7 +93,7 @@ fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
     let bytes = ByteSize(*bytes).display().iec();
     writeln!(out, "checked: {lines} lines, {runs} runs, {files} files, {rows} rows, {bytes}")?;
     if *deleted_files > 0 {
-        writeln!(out, "deleted with a line that says so: {deleted_files} files")?;
+        writeln!(out, "deleted by retention, as the ledger records: {deleted_files} files")?;
     }
     if *in_use {
         writeln!(out, "in use: a daemon writes to the directory, its last rows are not published yet")?;

@@ -39,7 +39,8 @@ impl Host {
             Some(Ok(id)) => application_specific(id.as_bytes()),
             _ => {
                 tracing::warn!(
-                    "no machine id in /etc/machine-id; host_id is made of the host's name `{name}` instead"
+                    "found no machine id in `/etc/machine-id`: `host_id` is a hash of the host's name `{name}`, so hosts \
+                     of the same name have the same; run `systemd-machine-id-setup`"
                 );
                 application_specific(name.as_bytes())
             }

@@ -148,7 +148,8 @@ impl Store {
         let (ledger, history) = Ledger::open(&directory.ledger()).map_err(unusable(directory.ledger()))?;
         if let Some(damage) = &history.damaged {
             warn!(
-                "{} lines of the ledger are damaged, the first is line {}; `flowlog verify` shows more",
+                "{} lines of the ledger are damaged, the first is line {}: flowlog leaves them as they are and goes on; \
+                 `flowlog verify` shows more",
                 damage.lines, damage.first_line
             );
         }
@@ -449,7 +450,7 @@ impl Store {
                 }
             }
             Err(Fault(error)) => {
-                self.retry.say(format!("cannot write files: {error}"));
+                self.retry.say(format!("cannot write files, the write-ahead log keeps their rows: {error}"));
                 self.writer.discard();
                 for file in self.writer.take_published() {
                     self.take_published(file, None, now);
@@ -505,7 +506,10 @@ impl Store {
                     self.log(Unlogged::File(line), now);
                 }
                 Err(error) => {
-                    return self.retry.say(format!("cannot write a file of gaps: {}", one_line(&error)));
+                    return self.retry.say(format!(
+                        "cannot write a file of gaps, the ledger has them: {}",
+                        one_line(&error)
+                    ));
                 }
             }
         }
@@ -514,7 +518,7 @@ impl Store {
 
 fn remove_segment(path: &std::path::Path) {
     if let Err(error) = wal::remove(path) {
-        warn!("cannot remove `{}`, which is not needed any more: {error}", path.display());
+        warn!("cannot remove `{}`, whose rows are all published: {error}", path.display());
     }
 }
 

@@ -245,7 +245,7 @@ impl Verification<'_> {
         let unfinished: Vec<Uuid> = self.runs.unfinished().map(|(run_id, _)| run_id).collect();
         for path in self.unnamed.keys() {
             let finding = if unfinished.iter().any(|run_id| layout::is_of_run(Path::new(path), *run_id)) {
-                let found = "is in no line of the ledger yet: its run was killed before it wrote that line, or is about to";
+                let found = "is in no line of the ledger yet: its run was killed before it wrote that line, or is about to write it";
                 Finding::new(Level::Information, Check::Foreign, found)
             } else {
                 Finding::fault(Check::Foreign, "is in no line of the ledger")
@@ -268,7 +268,8 @@ impl Verification<'_> {
                 (false, true) => (
                     Level::Fault,
                     format!(
-                        "the last run, {run_id}, was killed and not recovered yet, or the end of the ledger was cut"
+                        "the last run, {run_id}, was killed and not recovered yet, or the end of the ledger was cut; the \
+                         next `flowlog run` recovers what a killed run left"
                     ),
                 ),
                 (false, false) => {

@@ -34,7 +34,7 @@ impl EbpfError {
         Some(if self.is_of_attaching() {
             "another program has the root cgroup for itself alone: look for one without `multi` in `bpftool cgroup tree`"
         } else if says(SELINUX, "1") {
-            "SELinux is enforcing: see whether `ausearch -m avc -c flowlog` shows that it refused bpf, and allow that"
+            "SELinux is enforcing: check whether `ausearch -m avc -c flowlog` shows that it refused bpf, and allow that"
         } else {
             "run with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and in a container with a seccomp profile that allows bpf(2)"
         })

@@ -83,7 +83,7 @@ impl Settings {
             let text = humantime::format_duration(interval);
             if interval > HOUR {
                 said.push(format!(
-                    "`rotate.interval` is {text}, but each hour has files of its own, which flowlog finishes at its end"
+                    "`rotate.interval` is {text}, but flowlog finishes each file at the latest when its hour is over"
                 ));
             } else if interval < BATCH {
                 said.push(format!("`rotate.interval` is {text}, but rows reach files only once a second"));
@@ -127,8 +127,8 @@ impl Settings {
             && age < interval
         {
             said.push(format!(
-                "`retention.age` is {}, less than `rotate.interval` of {}: a file that is finished after its hour is deleted \
-                 at once",
+                "`retention.age` is {}, less than `rotate.interval` of {}: a file that is finished after the end of its \
+                 hour is deleted at once",
                 humantime::format_duration(age),
                 humantime::format_duration(interval)
             ));

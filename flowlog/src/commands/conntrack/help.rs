@@ -36,7 +36,7 @@ pub(super) fn print(protocol: Option<Protocol>) -> Result<(), Failure> {
             None => writeln!(out, "  none")?,
         }
     }
-    writeln!(out, "\nconntrack(8) says more.")?;
+    writeln!(out, "\nconntrack(8) explains the options.")?;
     Ok(())
 }
 

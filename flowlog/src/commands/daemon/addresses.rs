@@ -37,7 +37,10 @@ impl LocalAddresses {
         if let Some(watcher) = &local.watcher
             && let Err(error) = epoll.add(watcher, EpollEvent::new(EpollFlags::EPOLLIN, 0))
         {
-            warn!("flowlog sees changes of addresses late: cannot watch their socket: {error}");
+            warn!(
+                "flowlog sees changes of addresses late, so flows that begin at that moment may have the wrong direction: \
+                 cannot watch the netlink socket: {error}"
+            );
         }
         local
     }

@@ -297,10 +297,14 @@ impl Local {
         self.declare_set_clock(gaps);
         self.say_refused_cmdlines();
         let (evicted, forgotten) = (self.tables.evicted(), self.tables.raw.forgotten());
-        self.evicted.declare(evicted, "sockets, because there are more than `attribution.sockets`", gaps);
+        self.evicted.declare(
+            evicted,
+            "sockets, because there are more than `attribution.sockets` allows",
+            gaps,
+        );
         self.forgotten.declare(
             forgotten,
-            "addresses and ports of packets of raw sockets, because there are too many",
+            "addresses and ports of packets from raw sockets, because there are too many",
             gaps,
         );
     }
@@ -339,8 +343,8 @@ impl Local {
         origins.walk();
         if !is_initial_pid_namespace() {
             warn!(
-                "flowlog runs in a pid namespace of its own, so it knows no program of processes that are older than it; \
-                 run it in the one of the host, as `docker run --pid=host` does"
+                "flowlog runs in a pid namespace of its own, so it does not know the programs of processes that are \
+                 older than flowlog; run it in the host's pid namespace, as `docker run --pid=host` does"
             );
             return;
         }
@@ -348,7 +352,9 @@ impl Local {
             tables.processes.seed(process, now_ns(ClockId::CLOCK_MONOTONIC));
         });
         if let Err(error) = seeded {
-            warn!("the programs of running processes are not known: cannot read /proc: {error}");
+            warn!(
+                "the programs of processes that are older than flowlog are not known: cannot read /proc: {error}"
+            );
         }
     }
 }
@@ -460,14 +466,15 @@ impl Unfinished {
 fn known_layouts(cmdline: Mode) -> Layouts {
     let layouts = layouts().unwrap_or_else(|error| {
         warn!(
-            "command lines and login users of new processes are not known, and their `exe` is as it was given: cannot \
-             use `{KERNEL_TYPES}`: {error}; use a kernel with CONFIG_DEBUG_INFO_BTF"
+            "command lines and login users of new processes are not known, and their `exe` is what was given to \
+             `execve`: cannot use `{KERNEL_TYPES}`: {error}; use a kernel with CONFIG_DEBUG_INFO_BTF"
         );
         Layouts::default()
     });
     if layouts.paths == PathLayout::default() && layouts.tasks != TaskLayout::default() {
         warn!(
-            "the `exe` of new processes is as it was given: `{KERNEL_TYPES}` lacks the fields that lead to the whole path"
+            "the `exe` of new processes is what was given to `execve`: `{KERNEL_TYPES}` lacks the fields that lead to \
+             the whole path"
         );
     }
     if cmdline == Mode::Off {

@@ -49,7 +49,7 @@ impl Daemon {
                 begins = true;
                 error!(
                     "flows of the network namespace `{}` are being lost: writing is behind, and the kernel already \
-                     holds as many entries as it may (`hold.table_share`)",
+                     holds as many entries as it may (`hold.table_share`); check whether the disk is full or slow",
                     watched.name()
                 );
             }

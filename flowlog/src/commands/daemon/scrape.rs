@@ -58,7 +58,7 @@ async fn accept(listener: TcpListener, exposition: Arc<Exposition>) {
                 });
             }
             Err(error) => {
-                warn!("cannot accept a connection for metrics: {error}");
+                warn!("cannot accept a connection for metrics: {error}; flows are not affected");
                 tokio::time::sleep(PAUSE).await;
             }
         }

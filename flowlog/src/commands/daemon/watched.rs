@@ -235,7 +235,8 @@ impl Watched {
             Ok(entries) => self.entries = entries,
             Err(error) => {
                 warn!(
-                    "flowlog does not know how full the connection tracking table of the network namespace `{}` is: {}",
+                    "cannot count the entries of the connection tracking table of the network namespace `{}`, so flowlog \
+                     may not notice that it fills up: {}",
                     self.name(),
                     one_line(&error)
                 );

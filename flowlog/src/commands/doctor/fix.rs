@@ -87,7 +87,7 @@ fn nft(rules: &str) -> Result<()> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .context("cannot run nft; install the package nftables, or add a rule that uses ct yourself")?;
+        .context("cannot run nft; install the package nftables, or add a rule with `ct state` yourself")?;
     let written = child.stdin.take().map(|mut stdin| stdin.write_all(rules.as_bytes()));
     let output = child.wait_with_output().context("cannot wait for nft")?;
     if !output.status.success() {

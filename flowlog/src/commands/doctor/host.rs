@@ -96,7 +96,8 @@ fn older_sockets() -> Finding {
         return Finding::bad(
             CHECK,
             Level::Warning,
-            "this kernel does not show their network namespace: sockets that are older than flowlog have no process",
+            "this kernel does not show the network namespace of a socket: sockets that are older than flowlog have no \
+             process",
             "use Linux 5.14 or newer, or start flowlog before the programs that it is to name",
         );
     }
@@ -118,7 +119,7 @@ fn btf() -> Finding {
             Level::Warning,
             format!(
                 "cannot use {KERNEL_TYPES}: {error}; new processes have no command line and no login user, and their \
-                 `exe` is as it was given"
+                 `exe` is what was given to `execve`"
             ),
             "use a kernel with CONFIG_DEBUG_INFO_BTF",
         ),

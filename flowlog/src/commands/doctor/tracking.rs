@@ -15,7 +15,8 @@ const SYSCTLS: &str = "/proc/sys/net/netfilter";
 
 /// What is found of tracking.
 const TRACKED: &str = "connections are tracked";
-const NOT_TRACKED: &str = "no connection is tracked: no rule in this namespace uses ct";
+const NOT_TRACKED: &str =
+    "no connection is tracked, so none is recorded: no rule in this network namespace makes the kernel track";
 
 /// Name of the check whether the kernel has what all others need.
 const CTNETLINK: &str = "ctnetlink";
@@ -97,7 +98,10 @@ fn events(fix: &str) -> Finding {
         Ok(value) => Finding::bad(
             NAME,
             Level::Warning,
-            format!("{value}: connections that are older than flowlog end without an event"),
+            format!(
+                "{value}: connections that are older than flowlog end without an event: their rows come late, and their \
+                 counters are not final"
+            ),
             fix,
         ),
         Err(error) => Finding::bad(

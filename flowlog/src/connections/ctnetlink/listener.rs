@@ -335,8 +335,8 @@ fn set_receive_buffer(socket: &Socket, bytes: usize) -> Result<(), Error> {
     let found = getsockopt(socket, RcvBuf).map_err(error)? / 2;
     if found < bytes {
         warn!(
-            "found a receive buffer of {found} bytes, expected {bytes}; run with CAP_NET_ADMIN or raise \
-             the sysctl net.core.rmem_max"
+            "found a receive buffer of {found} bytes, expected {bytes}: it holds fewer events while flowlog is busy; \
+             run with CAP_NET_ADMIN or raise the sysctl net.core.rmem_max"
         );
     }
     Ok(())

@@ -71,7 +71,7 @@ columns! {
             "UUIDv7 of the run of the daemon",
             |row| Some(&row.run.run_id);
         3 seq: Sequence, REQUIRED.delta(),
-            "number of the row in the run, from 1, without holes; with run_id it names the row",
+            "number of the row in the run, from 1, without holes; run_id and seq identify the row",
             |_row| ();
         4 host_id: Same, REQUIRED,
             "application-specific hash of the machine id",
@@ -125,16 +125,16 @@ columns! {
             "ICMP or ICMPv6 echo id",
             |row| row.icmp.map(|icmp| icmp.id.into());
         22 nat_src_ip: Address, NULLABLE.looked_up(),
-            "what NAT made of src_ip, NULL if unchanged",
+            "src_ip after NAT, NULL if unchanged",
             |row| row.nat.src_ip;
         23 nat_src_port: Int32, NULLABLE.delta(),
-            "what NAT made of src_port, NULL if unchanged",
+            "src_port after NAT, NULL if unchanged",
             |row| row.nat.src_port.map(i32::from);
         24 nat_dst_ip: Address, NULLABLE.looked_up(),
-            "what NAT made of dst_ip, NULL if unchanged",
+            "dst_ip after NAT, NULL if unchanged",
             |row| row.nat.dst_ip;
         25 nat_dst_port: Int32, NULLABLE,
-            "what NAT made of dst_port, NULL if unchanged",
+            "dst_port after NAT, NULL if unchanged",
             |row| row.nat.dst_port.map(i32::from);
         26 orig_packets: Int64, NULLABLE,
             "packets from src to dst, NULL if accounting was off",
@@ -203,7 +203,7 @@ columns! {
             "thread group id in the initial pid namespace",
             |end| end.owner.and_then(|owner| owner.tgid.try_into().ok());
         [46, 68] process_start_time: Time, NULLABLE,
-            "start of the process; with pid an identity that survives reuse",
+            "start of the process; identifies it together with pid, even if the pid is reused",
             |end| end.process.and_then(|process| process.start_ns).map(to_us);
         [47, 69] ppid: Int32, NULLABLE,
             "thread group id of the parent when the process began",

@@ -119,7 +119,10 @@ pub(super) fn take_hash(line: &mut PublishedFile, directory: &Directory) -> std:
         Ok(file) => (line.sha256, line.bytes) = Hash::of_reader(file, |_| {})?,
         // Somebody took it away already; its line says that it was there.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            tracing::warn!(path = line.path, "a file was removed right after it was published");
+            tracing::warn!(
+                path = line.path,
+                "somebody removed a file right after it was published: its rows are gone"
+            );
         }
         Err(error) => return Err(error),
     }

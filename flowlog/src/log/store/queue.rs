@@ -57,7 +57,10 @@ impl LineQueue {
             let appended = next.event(directory).and_then(|event| ledger.append(*run_id, now, event));
             if let Err(error) = appended {
                 if !std::mem::replace(is_stuck, true) {
-                    error!("cannot write the ledger, flowlog keeps trying: {error}");
+                    error!(
+                        "cannot write the ledger, flowlog keeps trying: {error}; until then the write-ahead log keeps \
+                         the rows"
+                    );
                 }
                 return;
             }

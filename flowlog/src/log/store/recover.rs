@@ -137,7 +137,10 @@ impl Store {
         }
         for mut run in std::mem::take(&mut self.unfinished) {
             if let Err(Fault(error)) = self.recover_run(&mut run, now) {
-                self.retry.say(format!("cannot publish the rows of the earlier run {}: {error}", run.run_id));
+                self.retry.say(format!(
+                    "cannot publish the rows of the earlier run {}, the write-ahead log keeps them: {error}",
+                    run.run_id
+                ));
                 self.unfinished.push(run);
             }
         }
@@ -166,7 +169,8 @@ impl Store {
                     (Ok(file), _) => file,
                     (Err(error), Some(of_ledger)) => {
                         warn!(
-                            "cannot read a published file, flowlog takes its row numbers from the ledger: {}",
+                            "cannot read a published file, flowlog takes its row numbers from the ledger: {}; \
+                             `flowlog verify` shows more",
                             one_line(&error)
                         );
                         seqs.insert(of_ledger);

@@ -25,7 +25,7 @@ pub(super) fn leftovers(output: &Path, findings: &mut Findings) {
             entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len());
         let (files, bytes) = sizes.fold((0_u64, 0_u64), |(files, bytes), size| (files + 1, bytes + size));
         if files > 0 {
-            let found = format!("{what}: {files}, with {bytes} bytes");
+            let found = format!("{what}: {files} files, {bytes} bytes");
             findings.add(Finding::new(Level::Information, Check::Leftover, found).path(directory));
         }
     }

@@ -123,7 +123,7 @@ impl Verification<'_> {
         if !doubles.is_empty() {
             let finding = Finding::fault(
                 Check::Rows,
-                format!("has the rows {doubles} of run {of_run}, which a file had before"),
+                format!("repeats the rows {doubles} of run {of_run}, which an earlier file has"),
             );
             self.fault_of(line, file, finding.expected("each row once"));
         }
@@ -169,8 +169,10 @@ impl Verification<'_> {
             }
         }
         if unknown > 0 || !declared.is_empty() {
-            let found =
-                format!("{unknown} of its gaps are not in the ledger, and it lacks {}", declared.len());
+            let found = format!(
+                "{unknown} of its gaps are not in the ledger, and {} of the ledger's are not in it",
+                declared.len()
+            );
             let gaps = |gap: Option<u64>| gap.map_or("?".to_owned(), |gap| gap.to_string());
             let expected =
                 format!("the gaps {} to {} of run {of_run}", gaps(file.gap_first), gaps(file.gap_last));
@@ -207,7 +209,7 @@ impl Verification<'_> {
             && !tip.parse().is_ok_and(|tip| self.chain.has(tip))
         {
             let found = format!(
-                "was finished when the ledger ended with a line of the hash {tip}, which no line has: the ledger was cut or written anew"
+                "its flowlog.ledger_tip is {tip}, but no line has this hash: the ledger was cut or rewritten"
             );
             self.fault_of(line, file, Finding::fault(Check::Tip, found).expected("a line with this hash"));
         }

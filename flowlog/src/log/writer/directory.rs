@@ -117,7 +117,7 @@ impl Directory {
         // The rows are visible from here on, so a failure is not a loss of rows.
         if let Err(error) = sync_directory(directory) {
             let path = path.display();
-            tracing::warn!(%path, %error, "published, but a power failure now may undo it");
+            tracing::warn!(%path, %error, "published a file, but cannot sync its directory: a power failure may undo it");
         }
         Ok(())
     }

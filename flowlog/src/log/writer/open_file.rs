@@ -204,7 +204,7 @@ impl OpenFile {
     /// Removes the file.
     pub(super) fn discard(self) {
         if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove the unfinished file");
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove an unfinished file; the next start does");
         }
     }
 

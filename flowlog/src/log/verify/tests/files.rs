@@ -99,7 +99,7 @@ fn rows_are_there_each_once() {
     bench.flows(&[5, 8]);
     bench.stop(9, 5);
     let report = bench.verify();
-    assert_fault(&report, Check::Rows, Some(3), "has the rows 5 of run");
+    assert_fault(&report, Check::Rows, Some(3), "repeats the rows 5 of run");
     assert_fault(&report, Check::Rows, Some(4), "no file has the rows 3-4, 6-7, 9 of run");
     assert_eq!(report.faults, 2, "{report:#?}");
 
@@ -154,7 +154,12 @@ fn gaps_and_their_files_agree() {
     let report = bench.verify();
     assert_fault(&report, Check::Gaps, Some(3), "is gap 3 of run");
     assert_fault(&report, Check::Gaps, Some(3), "no file has gap 3");
-    assert_fault(&report, Check::Gaps, Some(4), "1 of its gaps are not in the ledger, and it lacks 1");
+    assert_fault(
+        &report,
+        Check::Gaps,
+        Some(4),
+        "1 of its gaps are not in the ledger, and 1 of the ledger's are not in it",
+    );
     assert_eq!(report.faults, 3, "{report:#?}");
 }
 

@@ -204,6 +204,9 @@ fn a_run_that_was_killed_is_complete_up_to_what_it_had_written() {
     let until_us = killed.time_us("to").unwrap();
     let now = Timestamp::now().to_string();
     let later = files(output.path(), &["--until", &now]);
+    let required =
+        |args: &[&str]| lake(output.path(), &[args, &["--require-complete"]].concat()).status.code();
+    assert_eq!([required(&[]), required(&["--until", &now])], [Some(0), Some(3)]);
     assert!(!later.is_complete() && later.time_us("unpublished_since") == Some(until_us));
 
     Daemon::start(output.path(), &[&namespace], &["--no-ebpf"]).stop();
@@ -225,6 +228,9 @@ fn what_is_no_flow_log_is_an_error() {
     let finished = lake(Path::new("/proc"), &[]);
     assert_eq!(finished.status.code(), Some(1), "{finished}");
     assert!(finished.stderr.contains("expected the output directory of `flowlog run`"), "{finished}");
+    let finished = lake(Path::new("/"), &["--since", "2026-11-29", "--until", "2026-11-28"]);
+    assert_eq!(finished.status.code(), Some(2), "{finished}");
+    assert!(finished.stderr.contains("expected an earlier and a later time"), "{finished}");
     let finished = lake(Path::new("/"), &["--since", "yesterday-ish"]);
     assert_eq!(finished.status.code(), Some(2), "{finished}");
     assert!(finished.stderr.contains("expected a time such as"), "{finished}");

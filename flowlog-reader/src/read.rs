@@ -74,7 +74,7 @@ pub struct Completeness {
     pub from_us: Option<i64>,
     /// Its end.
     pub until_us: Option<i64>,
-    /// Runs that watched in it.
+    /// Runs that watched in it. Without any, nothing is known of it.
     pub runs: u64,
     /// Whether a run recorded only the flows that a filter lets through.
     pub is_filtered: bool,
@@ -117,9 +117,9 @@ impl Completeness {
     /// Whether all flows of the time are there.
     pub fn is_complete(&self) -> bool {
         let Self {
-            from_us,
-            until_us,
-            runs: _,
+            from_us: _,
+            until_us: _,
+            runs,
             is_filtered: _,
             gaps,
             unpublished_since_us,
@@ -128,8 +128,7 @@ impl Completeness {
             missing,
             unread_lines,
         } = self;
-        from_us.is_some()
-            && until_us.is_some()
+        *runs > 0
             && !gaps.iter().any(|gap| gap.loss.misses_flows())
             && unpublished_since_us.is_none()
             && unwatched_until_us.is_none()

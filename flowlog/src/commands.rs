@@ -1,4 +1,4 @@
-//! What a user starts: one file for each command.
+//! What a user starts: the commands, and what they are made of.
 //!
 //! | module | owns | IO |
 //! |---|---|---|

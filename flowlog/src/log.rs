@@ -3,7 +3,7 @@
 //! | module | owns | IO |
 //! |---|---|---|
 //! | [`disk`] | rights, durability, and which errors mean a full disk | disk |
-//! | [`schema`] | record = row of a record batch; the only place that builds Arrow arrays of flows | no |
+//! | [`schema`] | record = row of a record batch; the only place that makes columns from records | no |
 //! | [`wal`] | rows on the disk before they are published: segments, recovery | disk |
 //! | [`ledger`] | the chain of what was written, lost and deleted | disk |
 //! | [`writer`] | record batches = Parquet files: staging, rotation, publishing | disk |

@@ -30,8 +30,6 @@ pub(super) struct Gather {
 struct Run {
     /// When it wrote its first line, in microseconds since 1970.
     began_us: i64,
-    /// When it wrote its last line.
-    last_us: i64,
     /// Whether it watched, and was no import.
     has_watched: bool,
     is_filtered: bool,
@@ -87,8 +85,7 @@ impl Gather {
         self.unread_lines += u64::from(line.prev != prev || matches!(line.event, Event::Unknown));
         let Line { prev: _, time, run_id, event } = line;
         let time_us = time.as_microsecond();
-        self.runs.entry(run_id).or_insert_with(|| Run { began_us: time_us, ..Run::default() }).last_us =
-            time_us;
+        self.runs.entry(run_id).or_insert_with(|| Run { began_us: time_us, ..Run::default() });
         match event {
             Event::Start(started) => self.start(run_id, &started),
             Event::File(file) => self.file(run_id, file),
@@ -180,12 +177,19 @@ impl Gather {
         }
         let from_us = window.from_us.or(watched_since_us);
         let until_us = window.until_us.or(known_until_us);
-        runs.retain(|_, run| {
+        // Until when a run watched that was killed is known by the next one at the latest.
+        let mut next_began_us = i64::MAX;
+        let mut ends_us = BTreeMap::new();
+        for (run_id, run) in runs.iter().rev() {
             let end_us = match run.end {
                 Some(End::Stopped { complete_until_us }) => complete_until_us,
-                Some(End::Recovered) => run.last_us,
-                None => i64::MAX,
+                Some(End::Recovered) | None => next_began_us,
             };
+            ends_us.insert(*run_id, end_us);
+            next_began_us = run.began_us;
+        }
+        runs.retain(|run_id, run| {
+            let end_us = ends_us.get(run_id).copied().unwrap_or(i64::MAX);
             run.has_watched && window.overlaps(run.began_us, end_us)
         });
         let completeness = Completeness {

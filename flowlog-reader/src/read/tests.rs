@@ -299,6 +299,7 @@ fn an_import_watches_nothing() {
     let contents = output.read(None, None);
     assert_eq!(contents.files.len(), 1);
     assert_eq!((contents.completeness.from_us, contents.completeness.is_complete()), (None, false));
+    assert!(!output.is_complete(10, 20), "nor is what was asked for by name");
 }
 
 #[test]

@@ -2,16 +2,26 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use clap::ValueEnum;
+use bytesize::ByteSize;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, ValueEnum};
 use comfy_table::{CellAlignment, Table};
 use flowlog_reader::ledger::{self, Hash};
 use flowlog_reader::read::{self, Completeness, Contents, LoggedFile, LoggedGap, Window};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::cli::Args;
 use crate::time;
+
+/// Exit code of `--require-complete`.
+const NOT_COMPLETE: u8 = 3;
+
+/// How much of a hash people see: enough to compare.
+const HASH_DIGITS: usize = 12;
 
 /// Arguments of `flowlog lake files`.
 #[derive(Debug, clap::Args)]
@@ -32,6 +42,10 @@ pub(crate) struct FilesArgs {
     /// How to print the files
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+
+    /// End with exit code 3 if the time range is not complete
+    #[arg(long)]
+    require_complete: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -47,8 +61,15 @@ enum Format {
 /// # Errors
 ///
 /// Where the directory cannot be read.
-pub(crate) fn run(args: &FilesArgs) -> Result<()> {
-    let FilesArgs { output, since, until, format } = args;
+pub(crate) fn run(args: &FilesArgs) -> Result<ExitCode> {
+    let FilesArgs { output, since, until, format, require_complete } = args;
+    if let (Some(since), Some(until)) = (since, until)
+        && since >= until
+    {
+        let found =
+            format!("`--since` is {since}, and `--until` is {until}: expected an earlier and a later time");
+        Args::command().error(ErrorKind::ArgumentConflict, found).exit();
+    }
     let window = Window {
         from_us: since.map(|time| time.as_microsecond()),
         until_us: until.map(|time| time.as_microsecond()),
@@ -59,7 +80,9 @@ pub(crate) fn run(args: &FilesArgs) -> Result<()> {
         Format::Table => write_table(&mut out, &contents)?,
         Format::Jsonl => write_lines(&mut out, &contents)?,
     }
-    out.flush().context("cannot write to stdout")
+    out.flush().context("cannot write to stdout")?;
+    let is_enough = contents.completeness.is_complete() || !require_complete;
+    Ok(if is_enough { ExitCode::SUCCESS } else { ExitCode::from(NOT_COMPLETE) })
 }
 
 /// A file, as a line of JSON.
@@ -177,10 +200,11 @@ fn write_table(out: &mut impl Write, contents: &Contents) -> io::Result<()> {
     if !files.is_empty() {
         let mut table = Table::new();
         table.load_preset(comfy_table::presets::UTF8_FULL_CONDENSED);
-        table.set_header(["file", "rows", "bytes", "SHA-256"]);
+        table.set_header(["file", "rows", "size", "SHA-256"]);
         for LoggedFile { run_id: _, file } in files {
-            let [rows, bytes] = [file.rows, file.bytes].map(|number| number.to_string());
-            table.add_row([printable(&file.path), rows, bytes, file.sha256.to_string()]);
+            let size = ByteSize(file.bytes).display().iec().to_string();
+            let sha256: String = file.sha256.to_string().chars().take(HASH_DIGITS).collect();
+            table.add_row([printable(&file.path), file.rows.to_string(), size, format!("{sha256}...")]);
         }
         for column in table.column_iter_mut().skip(1).take(2) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -201,7 +225,7 @@ fn sentences(completeness: &Completeness) -> Vec<String> {
     let Completeness {
         from_us,
         until_us,
-        runs: _,
+        runs,
         is_filtered,
         gaps,
         unpublished_since_us,
@@ -210,13 +234,13 @@ fn sentences(completeness: &Completeness) -> Vec<String> {
         missing,
         unread_lines,
     } = completeness;
-    let (Some(from_us), Some(until_us)) = (from_us, until_us) else {
-        return vec!["NOT COMPLETE: no daemon has watched".to_owned()];
-    };
-    let is_complete = completeness.is_complete();
-    let verdict = if is_complete { "complete" } else { "NOT COMPLETE" };
-    let mut sentences =
-        vec![format!("{verdict}, from {} to {}", time::render(*from_us), time::render(*until_us))];
+    let verdict = if completeness.is_complete() { "complete" } else { "NOT COMPLETE" };
+    let from = from_us.map(|us| format!(", from {}", time::render(us))).unwrap_or_default();
+    let until = until_us.map(|us| format!(" to {}", time::render(us))).unwrap_or_default();
+    let mut sentences = vec![format!("{verdict}{from}{until}")];
+    if *runs == 0 {
+        sentences.push("no daemon watched in this time".to_owned());
+    }
     if let Some(until_us) = unwatched_until_us {
         sentences.push(format!("before {}: no daemon watched", time::render(*until_us)));
     }

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         Command::Files(args) => files::run(&args),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if cli::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody may read it.

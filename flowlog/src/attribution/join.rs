@@ -474,6 +474,9 @@ fn end_at<'a>(
     }
 }
 
+/// Whose connection it is. One that is older than the programs is of the process that was found when it was seeded, and
+/// one that this end opened is of its owner. An accepted one is of the process that closed it, otherwise of the owner of
+/// its listener.
 fn of_socket(life: &Life<Socket>) -> Attribution<'_> {
     let Life { closed_ns, value: socket, .. } = life;
     let (method, holder) = match socket {

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Each value is checked while it is read, where its file, line and column or its variable is still known.
-//! So making a [`Config`] cannot fail, and nothing downstream checks again. A stage that has options
-//! defines them itself, with their defaults.
+//! So making a [`Config`] cannot fail. What takes more than one value to check comes later: `conflicts` looks at all
+//! settings together, and the daemon refuses a filter that is too large for the metadata of files. A stage that has
+//! options defines them itself, with their defaults.
 
 mod conflicts;
 mod settings;

@@ -1,5 +1,5 @@
 //! `flowlog conntrack`: what conntrack(8) of Debian 12 (1.4.7) does, with its options, output, messages
-//! and exit codes. `docs/conntrack.md` lists what is different on purpose.
+//! and exit codes. `flowlog/docs/conntrack.md` lists what is different on purpose.
 //!
 //! | module | what it does |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! The flow record as columns: the one table of the schema, and the only place where Arrow arrays
-//! of flows are built.
+//! The flow record as columns: the one table of the schema, and the only place that makes columns
+//! from records.
 //!
 //! Owns the names, ids, types and order of the columns ([`columns()`]), what `flowlog schema` prints
 //! ([`render`]), and how a [`FlowRecord`](crate::record::FlowRecord) becomes a row

@@ -197,7 +197,7 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// The rows of a file are lost; see [`WriteError`].
+    /// The rows of a file are not published, and only the write-ahead log has them; see [`WriteError`].
     pub fn rotate_all(&mut self) -> Result<(), WriteError> {
         let hours = self.open.keys().copied().collect();
         self.publish_all(hours)

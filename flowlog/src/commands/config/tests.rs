@@ -257,7 +257,7 @@ fn settings_that_make_each_other_void_are_named() {
         ("ebpf = false\n[process]\ncmdline = 'full'\n", ["process.cmdline", "ebpf"]),
         ("delivery = 'best-effort'\n[hold]\ntable_share = 9\n", ["hold.table_share", "delivery"]),
         ("[hold]\ntable_share = 0\n", ["hold.table_share", "delivery"]),
-        ("[rotate]\ninterval = '2h'\n", ["rotate.interval", "each hour"]),
+        ("[rotate]\ninterval = '2h'\n", ["rotate.interval", "its hour is over"]),
         ("[rotate]\ninterval = '200ms'\n", ["rotate.interval", "once a second"]),
         ("[rotate]\nbytes = '1KiB'\n", ["rotate.bytes", "a thousand rows"]),
         ("[wal]\nsync = '20min'\n", ["wal.sync", "rotate.interval"]),

@@ -1,6 +1,6 @@
 //! Bytes of a ctnetlink datagram to [`Flow`].
 //!
-//! No IO, no allocation. Numbers become host order here and nowhere else. What is read is what
+//! No IO, no allocation. Numbers become host order while they are read, here and in `nla`. What is read is what
 //! `net/netfilter/nf_conntrack_netlink.c` writes (`ctnetlink_fill_info`, `ctnetlink_conntrack_event`).
 //!
 //! Invariant: what a newer kernel adds never costs a flow. An attribute that is not known, at the top

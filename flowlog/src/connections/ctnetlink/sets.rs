@@ -6,7 +6,7 @@
 //! filter, and a tuple of ones and zeros is a mask.
 //!
 //! A set is a list of `kernel name => field: type`, which `set!` turns into a struct with its
-//! decoding and encoding; `docs/ctnetlink.md` lists them all. No IO. Numbers are in host order.
+//! decoding and encoding; `flowlog/docs/ctnetlink.md` lists them all. No IO. Numbers are in host order.
 
 mod convert;
 mod entry;

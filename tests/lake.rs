@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::harness::daemon::{Daemon, binary};
 use crate::harness::dataset::Dataset;
-use crate::harness::entries::make_and_flush;
+use crate::harness::entries::{make_and_flush, make_for};
 use crate::harness::namespace::Namespace;
 use crate::harness::process::{Finished, run};
 use crate::harness::wait::wait_for;
@@ -112,17 +112,41 @@ fn the_files_of_a_time_are_those_with_its_flows() {
     assert_eq!(files(output.path(), &["--until", "2020-01-01"]).files.len(), 0);
 
     let text = lake(output.path(), &["--since", &since]).success();
+    assert_eq!(lake(output.path(), &["--since", &since, "--require-complete"]).status.code(), Some(0));
     assert!(text.contains("\ncomplete, from ") && text.contains(middle.path.to_str().unwrap()), "{text}");
     let before = files(output.path(), &["--since", "1h"]);
     assert!(before.completeness["unwatched_until"].is_string() && !before.is_complete());
 }
 
-/// The promise: of a time that is called complete, each flow is in the files that are listed with it.
+/// The kernel may tell late what has expired, so the last minutes of a run that goes on are not complete.
 #[test]
-fn what_is_called_complete_is_complete_while_a_daemon_works() {
+fn a_run_is_complete_when_it_has_stopped() {
     if !is_there() {
         return;
     }
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(output.path(), &[&namespace], &["--no-ebpf"]);
+    make_and_flush(&namespace, 0..20);
+    // Rows are handed over once a second.
+    let published = || {
+        daemon.rotate();
+        let files = files(output.path(), &[]);
+        (files.rows() == 20).then_some(files)
+    };
+    let working = wait_for("all rows to be published", published);
+    assert!(!working.is_complete(), "{}", working.completeness);
+    assert!(working.completeness["unpublished_since"].is_string(), "{}", working.completeness);
+    daemon.stop();
+    let stopped = files(output.path(), &[]);
+    assert!(stopped.is_complete() && stopped.rows() == 20, "{}", stopped.completeness);
+}
+
+/// The promise: of a time that is called complete, each flow is in the files that are listed with it. Entries expire
+/// meanwhile, which the kernel notices late.
+#[test]
+#[ignore = "takes four minutes: the kernel may tell of an end two and a half minutes late"]
+fn what_is_called_complete_is_complete_while_a_daemon_works() {
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
     let args = ["--no-ebpf", "--rotate-rows", "50", "--rotate-interval", "1s"];
@@ -130,23 +154,21 @@ fn what_is_called_complete_is_complete_while_a_daemon_works() {
     let mut listed = Vec::new();
     let mut numbers = 0;
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(6) {
-        make_and_flush(&namespace, numbers..numbers + 40);
+    while start.elapsed() < Duration::from_secs(240) {
+        make_and_flush(&namespace, numbers..numbers + 20);
+        make_for(&namespace, numbers + 20..numbers + 40, 5);
         numbers += 40;
         let files = files(output.path(), &[]);
-        assert!(files.is_complete(), "as far as it goes: {}", files.completeness);
-        listed.push((files.time_us("to").unwrap(), files.paths()));
+        if files.is_complete() {
+            listed.push((files.time_us("to").unwrap(), files.paths()));
+        }
+        std::thread::sleep(Duration::from_millis(500));
     }
-    let last_us = listed.last().unwrap().0;
-    wait_for("all that was listed to be known", || {
-        (files(output.path(), &[]).time_us("to").unwrap() > last_us).then_some(())
-    });
     daemon.stop();
 
     let dataset = Dataset::read(output.path());
-    assert_eq!(dataset.rows().len(), numbers as usize);
-    let first_us = listed[0].0;
-    assert!(last_us > first_us, "the time that is complete grows");
+    let (first_us, last_us) = (listed[0].0, listed.last().unwrap().0);
+    assert!(last_us - first_us > 30_000_000, "the time that is complete grows");
     let mut proved = 0;
     for (until_us, paths) in listed {
         for file in &dataset.files {
@@ -201,13 +223,12 @@ fn a_run_that_was_killed_is_complete_up_to_what_it_had_written() {
     daemon.kill();
     let killed = files(output.path(), &[]);
     assert_eq!((killed.rows(), killed.causes().len()), (0, 0), "its rows are in no file yet");
-    let until_us = killed.time_us("to").unwrap();
     let now = Timestamp::now().to_string();
     let later = files(output.path(), &["--until", &now]);
     let required =
         |args: &[&str]| lake(output.path(), &[args, &["--require-complete"]].concat()).status.code();
-    assert_eq!([required(&[]), required(&["--until", &now])], [Some(0), Some(3)]);
-    assert!(!later.is_complete() && later.time_us("unpublished_since") == Some(until_us));
+    assert_eq!(required(&["--until", &now]), Some(3));
+    assert!(!later.is_complete() && later.completeness["unpublished_since"].is_string());
 
     Daemon::start(output.path(), &[&namespace], &["--no-ebpf"]).stop();
     let recovered = files(output.path(), &[]);

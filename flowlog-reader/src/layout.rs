@@ -147,7 +147,8 @@ pub fn parse_segment_name(name: &str) -> Option<(Uuid, u64)> {
 
 /// Whether a path from a ledger stays below the directory that it is joined to.
 pub fn is_below(path: &str) -> bool {
-    Path::new(path).components().all(|component| matches!(component, Component::Normal(_)))
+    !path.contains('\0')
+        && Path::new(path).components().all(|component| matches!(component, Component::Normal(_)))
 }
 
 #[cfg(test)]
@@ -198,7 +199,7 @@ mod tests {
     #[test]
     fn paths_stay_below() {
         assert!(is_below("flows/v1/a.parquet"));
-        for path in ["/etc/passwd", "../a", "flows/../../a", "./a"] {
+        for path in ["/etc/passwd", "../a", "flows/../../a", "./a", "flows/\0"] {
             assert!(!is_below(path), "{path}");
         }
     }

@@ -14,15 +14,18 @@
 mod gather;
 mod unpublished;
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Take};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use nix::fcntl::OFlag;
 use uuid::Uuid;
 
 use crate::directory::{self, DirectoryError, Named};
 use crate::gaps::Gap;
 use crate::layout;
-use crate::ledger::{Hash, Lines, PublishedFile};
+use crate::ledger::{Lines, PublishedFile};
 use crate::segments;
 use gather::Gather;
 
@@ -53,8 +56,6 @@ pub struct Contents {
     pub files: Vec<LoggedFile>,
     /// Whether that is all there was.
     pub completeness: Completeness,
-    /// The hash of the last line of the ledger that was read.
-    pub tip: Hash,
 }
 
 /// A file that the ledger names.
@@ -117,8 +118,8 @@ impl Completeness {
     /// Whether all flows of the time are there.
     pub fn is_complete(&self) -> bool {
         let Self {
-            from_us: _,
-            until_us: _,
+            from_us,
+            until_us,
             runs,
             is_filtered: _,
             gaps,
@@ -128,7 +129,9 @@ impl Completeness {
             missing,
             unread_lines,
         } = self;
-        *runs > 0
+        let is_a_time = from_us.zip(*until_us).is_some_and(|(from_us, until_us)| from_us < until_us);
+        is_a_time
+            && *runs > 0
             && !gaps.iter().any(|gap| gap.loss.misses_flows())
             && unpublished_since_us.is_none()
             && unwatched_until_us.is_none()
@@ -144,15 +147,19 @@ impl Completeness {
 ///
 /// The directory has no ledger, or something in it cannot be read.
 pub fn read(output: &Path, window: Window) -> Result<Contents, DirectoryError> {
+    let mut missing_before = None;
     let mut attempt = 1;
     loop {
         let (mut contents, has_changed) = read_once(output, window)?;
-        contents.completeness.missing = missing(output, &contents.files)?;
-        // Retention may have deleted them after their lines were read.
-        let may_have_changed = has_changed || !contents.completeness.missing.is_empty();
-        if !may_have_changed || attempt == ATTEMPTS {
+        let missing = missing(output, &contents.files)?;
+        // Retention may have deleted them after their lines were read; then the next attempt finds the lines.
+        let is_same = missing.is_empty() || missing_before.as_ref() == Some(&missing);
+        if is_same && !has_changed || attempt == ATTEMPTS {
+            contents.files.retain(|file| !missing.contains(&file.file.path));
+            contents.completeness.missing = missing;
             return Ok(contents);
         }
+        missing_before = Some(missing);
         attempt += 1;
     }
 }
@@ -166,10 +173,21 @@ fn read_once(output: &Path, window: Window) -> Result<(Contents, bool), Director
     let path = output.join(layout::LEDGER);
     let failed = |source| DirectoryError { path: path.clone(), source };
     let mut gather = Gather::new(window);
-    for entry in Lines::new(File::open(&path).map_err(failed)?) {
+    for entry in Lines::new(open_ledger(&path).map_err(failed)?) {
         gather.take(entry.map_err(failed)?);
     }
     Ok((gather.finish(&logs), has_changed))
+}
+
+/// Opens the ledger, as far as it is written now. Neither a pipe nor a device, which might never end.
+fn open_ledger(path: &Path) -> io::Result<Take<File>> {
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
+    }
+    Ok(file.take(metadata.len()))
 }
 
 /// The files that are not there, or are something else.

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Command::Import(args) => import::run(args),
         Command::Schema(args) => schema::run(&args).map(|()| true),
         Command::Conntrack { args } => return conntrack::run(args),
-        Command::External(args) => external::run(&args),
+        Command::External(args) => external::run(&args).map(|never| match never {}),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

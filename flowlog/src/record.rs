@@ -36,6 +36,9 @@ pub struct FlowRecord<'a> {
 }
 
 /// Who takes what the receiving side makes of messages: the flow log, and whoever else wants it.
+///
+/// It is called for each flow, on the receiving thread, in the order in which flows become known. So it must not wait, and
+/// takes what it keeps.
 pub trait Sink {
     /// Takes a record.
     fn record(&mut self, record: &FlowRecord<'_>);

@@ -10,12 +10,17 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::gaps::{Cause, Stage};
-use crate::ledger::{DeclaredGap, DeleteReason, Deleted, Event, Line, Recovered, Started, Stopped, Table};
+use crate::ledger::{
+    DeclaredGap, DeleteReason, Deleted, Event, Hash, Line, Recovered, Started, Stopped, Table,
+};
 use crate::run::{RunContext, RunFacts};
 use crate::segments::{HEAD_BYTES, Head, MARK, ROWS, SegmentHeader};
 
 const RUN: Uuid = Uuid::from_u128(1);
 const NEXT: Uuid = Uuid::from_u128(2);
+
+/// What the kernel may tell late: a run that goes on is known only until so long before it says that it is complete.
+const LATE_US: i64 = 150_000_000;
 
 /// An output directory.
 struct Output {
@@ -93,7 +98,7 @@ impl Output {
         fs::remove_file(self.dir.path().join(path)).unwrap();
     }
 
-    /// A segment of the write-ahead log with frames of so many rows, complete until then.
+    /// A segment of the write-ahead log with frames of so many rows, by which all is known until then.
     fn segment(&self, run_id: Uuid, number: u64, frames: &[(u32, i64)], first_seq: i64) {
         let run = RunContext { run_id, host_id: "8f2c".into(), host_name: "web-1".into(), boot_id: None };
         let facts = RunFacts { run, kernel: "6.18.5".into(), acct: None, timestamp: None, filter: None };
@@ -102,6 +107,7 @@ impl Output {
         for &(rows, complete_until_us) in frames {
             let mut frame = vec![0; HEAD_BYTES];
             let kind = if rows > 0 { ROWS } else { MARK };
+            let complete_until_us = complete_until_us + LATE_US;
             Head { kind, rows, first_seq, complete_until_us }.seal(&mut frame).unwrap();
             bytes.extend(frame);
             first_seq += i64::from(rows);
@@ -211,6 +217,46 @@ fn a_frame_that_is_being_written_says_nothing_yet() {
     let begun = layout::segment_name(RUN, 2);
     fs::write(output.dir.path().join(layout::WAL).join(begun), "flow").unwrap();
     assert_eq!(output.read(None, None).completeness.until_us, Some(200));
+}
+
+/// Each of these was once called complete.
+#[test]
+fn what_is_not_known_is_not_complete() {
+    let mut output = Output::new();
+    output.start(RUN, 1000, None);
+    assert!(!output.read(None, None).completeness.is_complete(), "a run has just begun");
+    output.stop(RUN, 2000);
+    for (from_us, until_us) in
+        [(Some(2000), None), (Some(9000), None), (Some(1500), Some(1500)), (Some(1600), Some(1500))]
+    {
+        assert!(!output.read(from_us, until_us).completeness.is_complete(), "{from_us:?} {until_us:?}");
+    }
+    // The clock was set back: ids and times are not in the order of the runs.
+    output.start(Uuid::from_u128(0), 500, Some(2000));
+    output.stop(Uuid::from_u128(0), 600);
+    assert!(!output.is_complete(1200, 1300), "nobody watches since 600");
+    assert_eq!(output.completeness(700, 900).gaps.len(), 1, "the time in between is not declared yet");
+
+    // What a damaged frame hides, a mark in the next segment does not tell.
+    let mut output = Output::new();
+    output.start(RUN, 100, None);
+    output.segment(RUN, 1, &[(0, 200), (10, 300)], 1);
+    let path = output.path_of_segment();
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    output.segment(RUN, 2, &[(0, 400)], 1);
+    assert_eq!(output.read(None, None).completeness.until_us, Some(200));
+
+    // An import that works may bring rows of any time.
+    let mut output = Output::new();
+    output.start(RUN, 100, None);
+    output.stop(RUN, 400);
+    output.line(NEXT, 1000, Event::Start(started(&[])));
+    for from_us in [None, Some(100)] {
+        assert!(!output.read(from_us, None).completeness.is_complete());
+    }
 }
 
 #[test]

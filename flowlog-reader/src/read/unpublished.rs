@@ -6,7 +6,7 @@ use std::io;
 use uuid::Uuid;
 
 use crate::directory::DirectoryError;
-use crate::segments::{self, Frame, ReadError, SegmentFile};
+use crate::segments::{self, Frame, MARK, ROWS, ReadError, SegmentFile};
 
 /// The write-ahead log of each run that has one.
 pub(super) type Logs = BTreeMap<Uuid, Vec<Step>>;
@@ -23,32 +23,54 @@ pub(super) struct Step {
 pub(super) fn read(listed: &[SegmentFile]) -> Result<(Logs, bool), DirectoryError> {
     let mut logs = Logs::new();
     let mut has_changed = false;
-    for segment in listed {
-        let steps = logs.entry(segment.run_id).or_default();
-        let failed = |source| DirectoryError { path: segment.path.clone(), source };
-        let mut frames = match segments::open(&segment.path) {
-            Ok((_, frames)) => frames,
-            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-                has_changed = true;
-                continue;
+    for of_run in listed.chunk_by(|one, next| one.run_id == next.run_id) {
+        let Some(first) = of_run.first() else { continue };
+        let steps = logs.entry(first.run_id).or_default();
+        for segment in of_run {
+            let failed = |source| DirectoryError { path: segment.path.clone(), source };
+            match read_segment(segment, steps) {
+                Ok(true) => {}
+                // What comes after a frame that is not whole is not known, in whichever segment.
+                Ok(false) => break,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    has_changed = true;
+                    break;
+                }
+                Err(error) => return Err(failed(error)),
             }
-            Err(ReadError::Io(error)) => return Err(failed(error)),
-            // It is being made, or damaged: the daemon that recovers it says so.
-            Err(ReadError::Header { .. }) => continue,
-        };
-        // What comes after a frame that is not whole is not known.
-        while let Some(Ok(Frame { head, .. })) = frames.next_frame() {
-            steps.push(Step { last_seq: head.last_seq(), complete_until_us: head.complete_until_us });
         }
     }
     Ok((logs, has_changed))
 }
 
+/// Says whether all of it is whole.
+fn read_segment(segment: &SegmentFile, steps: &mut Vec<Step>) -> io::Result<bool> {
+    let mut frames = match segments::open(&segment.path) {
+        Ok((_, frames)) => frames,
+        Err(ReadError::Io(error)) => return Err(error),
+        // It is being made, or damaged: the daemon that recovers it says so.
+        Err(ReadError::Header { .. }) => return Ok(false),
+    };
+    loop {
+        match frames.next_frame() {
+            None => return Ok(true),
+            Some(Ok(Frame { head, .. })) if matches!(head.kind, ROWS | MARK) => {
+                let (last_seq, complete_until_us) = (head.last_seq(), head.complete_until_us);
+                steps.push(Step { last_seq, complete_until_us });
+            }
+            Some(_) => return Ok(false),
+        }
+    }
+}
+
 /// Until when all is published, where the rows up to this one are.
 pub(super) fn published_until_us(steps: &[Step], published_seq: i64) -> Option<i64> {
     let is_published = |step: &&Step| step.last_seq.is_none_or(|last_seq| last_seq <= published_seq);
-    // The last one counts, not the largest: the clock may have been set back.
-    steps.iter().take_while(is_published).last().map(|step| step.complete_until_us)
+    let published = steps.iter().take_while(is_published).count();
+    // The last one counts, not the largest: the clock may have been set back. So it may have been since.
+    let last_us = steps.get(..published)?.last()?.complete_until_us;
+    let later = steps.iter().skip(published).map(|step| step.complete_until_us);
+    Some(later.fold(last_us, i64::min))
 }
 
 /// The row up to which all rows are in files, of which each has a highest `seq` and a number of rows: the rows of a run
@@ -87,5 +109,8 @@ mod tests {
             assert_eq!(published_until_us(&steps, published_seq), Some(until_us), "{published_seq}");
         }
         assert_eq!(published_until_us(&[], 10), None);
+        // The clock was set back, which the last frame says whose rows are not published.
+        let set_back = [step(Some(10), 20), step(Some(15), 12), step(None, 50)];
+        assert_eq!(published_until_us(&set_back, 10), Some(12));
     }
 }

@@ -8,6 +8,9 @@ use super::bytes::Bytes;
 use super::frame::{Head, PREFIX_BYTES, checksum};
 use super::header::{self, HeaderError, SegmentHeader};
 
+/// The longest header: the longest field is the filter, which has at most 128 KiB.
+const MAX_HEADER_BYTES: u64 = 1 << 20;
+
 /// A segment has no frames that can be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -91,7 +94,10 @@ impl<R: Read> Frames<R> {
         let mut beginning = Vec::new();
         reader.by_ref().take(header::FIXED_BYTES).read_to_end(&mut beginning)?;
         // Whatever the length says, there is no more than the file has.
-        reader.by_ref().take(header::json_bytes(&beginning).min(bytes)).read_to_end(&mut beginning)?;
+        reader
+            .by_ref()
+            .take(header::json_bytes(&beginning).min(bytes).min(MAX_HEADER_BYTES))
+            .read_to_end(&mut beginning)?;
         let mut rest = Bytes(&beginning);
         let header = header::parse(&mut rest).map_err(|cause| ReadError::Header { bytes, cause })?;
 
@@ -146,7 +152,7 @@ impl<R: Read> Frames<R> {
         if checksum(length, &self.rest) != crc {
             return Err(FrameError::Checksum);
         }
-        let head = Head::parse(&mut Bytes(&self.rest)).ok_or(FrameError::Torn)?;
+        let head = Head::parse(&mut Bytes(&self.rest)).ok_or(FrameError::Checksum)?;
         self.offset = self.offset.saturating_add(bytes);
         self.remaining = self.remaining.saturating_sub(bytes);
         Ok(head)

@@ -196,7 +196,7 @@ fn write_lines(out: &mut impl Write, contents: &Contents) -> Result<()> {
 }
 
 fn write_table(out: &mut impl Write, contents: &Contents) -> io::Result<()> {
-    let Contents { files, completeness, tip: _ } = contents;
+    let Contents { files, completeness } = contents;
     if !files.is_empty() {
         let mut table = Table::new();
         table.load_preset(comfy_table::presets::UTF8_FULL_CONDENSED);
@@ -211,7 +211,7 @@ fn write_table(out: &mut impl Write, contents: &Contents) -> io::Result<()> {
         }
         writeln!(out, "{table}")?;
     }
-    let rows: u64 = flows(files).map(|file| file.file.rows).sum();
+    let rows = flows(files).fold(0_u64, |rows, file| rows.saturating_add(file.file.rows));
     writeln!(out, "files with flows: {}, rows in them: {rows}", flows(files).count())?;
     sentences(completeness).iter().try_for_each(|sentence| writeln!(out, "{sentence}"))
 }

@@ -2,6 +2,7 @@
 //!
 //! What is heavy or talks to a network is one of them, and is installed without the daemon, or not at all.
 
+use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -29,12 +30,9 @@ pub struct UnknownCommand {
 /// # Errors
 ///
 /// There is none ([`UnknownCommand`]), or it cannot be executed. Otherwise it does not return.
-pub fn run(args: &[OsString]) -> Result<bool> {
+pub fn run(args: &[OsString]) -> Result<Infallible> {
     let (name, rest) = args.split_first().context("expected a command")?;
-    let places = places();
-    let Some(program) = find(name, &places) else {
-        return Err(unknown(name).into());
-    };
+    let program = find(name, &places()).ok_or_else(|| unknown(name))?;
     let error = Command::new(&program).args(rest).exec();
     Err(error).with_context(|| format!("cannot execute `{}`", program.display()))
 }
@@ -74,7 +72,9 @@ fn places() -> Vec<PathBuf> {
     let own = env::current_exe().ok().and_then(|program| program.parent().map(Path::to_owned));
     let libexec = own.as_ref().map(|own| own.join(LIBEXEC));
     let path = env::var_os("PATH").unwrap_or_default();
-    own.into_iter().chain(libexec).chain(env::split_paths(&path)).collect()
+    // The current directory is none: who calls it as root may be anywhere.
+    let places = own.into_iter().chain(libexec).chain(env::split_paths(&path));
+    places.filter(|place| place.is_absolute()).collect()
 }
 
 fn find(name: &OsStr, places: &[PathBuf]) -> Option<PathBuf> {

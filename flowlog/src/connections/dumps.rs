@@ -159,11 +159,14 @@ impl Dumps {
         !self.records.is_empty()
     }
 
-    /// Until when the end of each entry without a message is known; `None` where no such entry is left. What is
+    /// Until when the end of each entry without a message is known and taken; `None` where no such entry is left. What is
     /// in the first dump has not ended before it. After the last one, nobody sees what expires.
     pub fn complete_until_ns(&self) -> Option<u64> {
         let [_, last_but_one_ns] = self.dumped_ns;
-        (self.silent > 0 || self.is_over).then_some(last_but_one_ns)
+        let silent_ns = (self.silent > 0 || self.is_over).then_some(last_but_one_ns);
+        // Records that wait are of flows that ended earlier.
+        let waiting_ns = self.records.iter().map(|record| record.at_ns).min();
+        silent_ns.into_iter().chain(waiting_ns).min()
     }
 
     /// A dump begins.
@@ -505,8 +508,9 @@ mod tests {
         dump(&mut dumps, 130, &[]);
         assert_eq!(dumps.complete_until_ns(), Some(70 * S));
         dump(&mut dumps, 190, &[]);
-        assert_eq!(dumps.complete_until_ns(), None);
+        assert_eq!(dumps.complete_until_ns(), Some(190 * S), "its record waits");
         assert_eq!(records(&mut dumps).len(), 1);
+        assert_eq!(dumps.complete_until_ns(), None);
     }
 
     #[test]

@@ -214,8 +214,8 @@ impl Store {
         complete_until_us: i64,
         now: SystemTime,
     ) -> Result<(), Refused> {
-        let complete_until_us = self.declared_until_us(complete_until_us);
-        match self.wal.append(batch, complete_until_us) {
+        let declared_until_us = self.declared_until_us(complete_until_us);
+        match self.wal.append(batch, declared_until_us) {
             Ok(()) => {}
             Err(error) if error.is_taken() => warn!("{}", one_line(&error)),
             // Waiting does not help.
@@ -231,7 +231,7 @@ impl Store {
             }
         }
         self.complete_until_us = complete_until_us;
-        self.marked_us = complete_until_us;
+        self.marked_us = declared_until_us;
         self.sealed.extend(self.wal.take_sealed());
         // A segment that failed to sync has ended, and has the rows.
         let segment = self.wal.current().or(self.sealed.last()).map(|segment| segment.path.clone());
@@ -259,11 +259,11 @@ impl Store {
         }
         // The writing side ticks also while it has nothing new to say.
         if complete_until_us != i64::MIN {
-            let complete_until_us = self.declared_until_us(complete_until_us);
             self.complete_until_us = complete_until_us;
+            let declared_until_us = self.declared_until_us(complete_until_us);
             // Also where the clock was set back.
-            if complete_until_us.abs_diff(self.marked_us) > MARK_INTERVAL_US {
-                self.mark(complete_until_us);
+            if declared_until_us.abs_diff(self.marked_us) > MARK_INTERVAL_US {
+                self.mark(declared_until_us);
             }
         }
         if let Err(error) = self.wal.sync_if_due(Instant::now()) {
@@ -417,7 +417,7 @@ impl Store {
     }
 
     /// Writes the rows that were dropped from memory once more.
-    pub(super) fn convert_own(&mut self, now: SystemTime) {
+    fn convert_own(&mut self, now: SystemTime) {
         let segments = std::mem::take(&mut self.conversion).into_segments();
         if segments.is_empty() {
             return;
@@ -460,6 +460,7 @@ impl Store {
             }
         }
     }
+
     /// Whether there are rows that could not be published.
     fn has_to_wait(&self) -> bool {
         !self.conversion.is_empty() || !self.unfinished.is_empty()
@@ -473,7 +474,9 @@ impl Store {
 
     fn flush_log(&mut self, now: SystemTime) {
         self.lines.flush(now);
-        self.writer.set_ledger_tip(&self.lines.tip().to_string());
+        if let Some(tip) = self.lines.tip() {
+            self.writer.set_ledger_tip(&tip.to_string());
+        }
     }
 
     /// Until when all is known, of what is known until then but for losses that the ledger does not have yet: after a

@@ -47,6 +47,8 @@ pub(super) struct Readout {
     pub(super) already_published: u64,
     /// All flows that were received before this time were in the log.
     pub(super) complete_until_us: Option<i64>,
+    /// What of that was known before the first damage.
+    pub(super) intact_until_us: Option<i64>,
     /// Bytes that could not be read, and why the first of them could not.
     pub(super) dropped_bytes: u64,
     pub(super) dropped_reason: Option<String>,
@@ -55,12 +57,12 @@ pub(super) struct Readout {
 }
 
 impl Readout {
-    /// What is lost by damage.
-    pub(super) fn gap(&self, from_us: i64, to_us: i64) -> Option<Gap> {
+    /// What is lost by damage, of a run that began then.
+    pub(super) fn gap(&self, began_us: i64, to_us: i64) -> Option<Gap> {
         if self.damaged.is_empty() {
             return None;
         }
-        let from_us = self.complete_until_us.unwrap_or(from_us).min(to_us);
+        let from_us = self.intact_until_us.unwrap_or(began_us).min(to_us);
         let detail = self.dropped_reason.clone();
         Some(Gap { lost_flows: None, detail, ..Gap::new(Cause::WalError, Stage::Recover, from_us, to_us) })
     }
@@ -87,14 +89,14 @@ pub(super) fn read_out(
             // Nothing can be done about it by waiting.
             Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
                 readout.drop_bytes(0, format!("`{}` was removed", path.display()));
-                readout.damaged.push(path.clone());
+                readout.is_damaged(path);
                 continue;
             }
             Err(ReadError::Io(error)) => return Err(error.into()),
             Err(ReadError::Header { bytes, cause }) => {
                 // One that was killed while it made a segment had written no rows to it.
                 if !(may_be_torn && matches!(cause, HeaderError::Torn)) {
-                    readout.damaged.push(path.clone());
+                    readout.is_damaged(path);
                 }
                 readout.drop_bytes(bytes, cause.to_string());
                 continue;
@@ -108,7 +110,7 @@ pub(super) fn read_out(
                 }
                 Err(damage) => {
                     if !(may_be_torn && matches!(damage.cause, DamageCause::Frame(FrameError::Torn))) {
-                        readout.damaged.push(path.clone());
+                        readout.is_damaged(path);
                     }
                     readout.drop_bytes(damage.bytes, damage.to_string());
                     break;
@@ -130,6 +132,13 @@ pub(super) fn read_out(
 }
 
 impl Readout {
+    fn is_damaged(&mut self, path: &Path) {
+        if self.damaged.is_empty() {
+            self.intact_until_us = self.complete_until_us;
+        }
+        self.damaged.push(path.to_owned());
+    }
+
     fn drop_bytes(&mut self, bytes: u64, reason: String) {
         self.dropped_bytes += bytes;
         self.dropped_reason.get_or_insert(reason);

@@ -21,6 +21,7 @@ pub(super) struct LineQueue {
     /// What the ledger could not take yet.
     unlogged: VecDeque<Unlogged>,
     is_stuck: bool,
+    tip: Option<Hash>,
 }
 
 /// What the ledger has to say.
@@ -32,7 +33,7 @@ pub(super) enum Unlogged {
 
 impl LineQueue {
     pub(super) fn new(ledger: Ledger, run_id: Uuid, directory: Arc<Directory>) -> Self {
-        Self { ledger, run_id, directory, unlogged: VecDeque::new(), is_stuck: false }
+        Self { ledger, run_id, directory, unlogged: VecDeque::new(), is_stuck: false, tip: None }
     }
 
     /// Whether the ledger has all lines.
@@ -40,19 +41,19 @@ impl LineQueue {
         self.unlogged.is_empty()
     }
 
-    /// The hash of the last line that the ledger has.
-    pub(super) fn tip(&self) -> Hash {
-        self.ledger.tip()
-    }
-
     /// Adds a line for the next [`LineQueue::flush`].
     pub(super) fn push(&mut self, line: Unlogged) {
         self.unlogged.push_back(line);
     }
 
+    /// The hash of the last line of the run that the ledger has.
+    pub(super) fn tip(&self) -> Option<Hash> {
+        self.tip
+    }
+
     /// Appends to the ledger what it takes now.
     pub(super) fn flush(&mut self, now: SystemTime) {
-        let Self { ledger, run_id, directory, unlogged, is_stuck } = self;
+        let Self { ledger, run_id, directory, unlogged, is_stuck, tip } = self;
         while let Some(next) = unlogged.front_mut() {
             let appended = next.event(directory).and_then(|event| ledger.append(*run_id, now, event));
             if let Err(error) = appended {
@@ -65,6 +66,7 @@ impl LineQueue {
                 return;
             }
             unlogged.pop_front();
+            *tip = Some(ledger.tip());
         }
         if std::mem::take(is_stuck) {
             info!("the ledger can be written again");

@@ -212,10 +212,11 @@ impl Store {
 
     /// Everything of the run is published: the ledger says so, and its segments go.
     fn finish_run(&mut self, run: &mut Unfinished, readout: &Readout, now: SystemTime) {
-        let Readout { rows, already_published, complete_until_us: _, dropped_bytes, dropped_reason, damaged } =
-            readout;
-        if let Some(gap) = readout.gap(self.watched_since_us, self.watched_since_us) {
+        let Readout { rows, already_published, dropped_bytes, dropped_reason, damaged, .. } = readout;
+        if let Some(gap) = readout.gap(began_us(run.run_id), self.watched_since_us) {
             self.losses.add(gap);
+            // Before the line that ends the run.
+            self.log_losses(now);
         }
         if run.is_open || *rows > 0 {
             info!(run = %run.run_id, rows, dropped_bytes, "recovered the rows of a run that was killed");

@@ -285,6 +285,32 @@ fn a_damaged_segment_is_kept_and_declared() {
     assert_eq!(causes, [(Cause::DaemonDown, micros(0)), (Cause::WalError, micros(20))]);
 }
 
+/// What is lost by a damaged frame lies after what was before it, whatever later segments say.
+#[test]
+fn a_loss_begins_before_the_damage() {
+    let output = tempfile::tempdir().unwrap();
+    let mut store = open(output.path(), 1, 0);
+    let mut rows = Rows::of(1);
+    for first in [0, 10, 20] {
+        store.append(&rows.ending(first..first + 10), micros(first + 10), at(first + 10)).unwrap();
+    }
+    drop(store);
+    let [segment] = &files(&output.path().join("_flowlog/wal"))[..] else { panic!("one segment") };
+    let next = segment.with_file_name(layout::segment_name(run_id(1), 2));
+    fs::copy(segment, next).unwrap();
+    let mut bytes = fs::read(segment).unwrap();
+    let in_the_first_rows = bytes.len() / 2;
+    bytes[in_the_first_rows] ^= 1;
+    fs::write(segment, bytes).unwrap();
+
+    let mut store = open(output.path(), 2, 100);
+    store.recover(at(101));
+    store.finish(true, at(102));
+    assert_eq!(seqs(output.path(), 1), (1..=30).collect::<Vec<_>>());
+    let lost = gaps(output.path()).into_iter().find(|gap| gap.cause == Cause::WalError).unwrap();
+    assert!(lost.from_us < micros(20) && lost.to_us == micros(100), "{lost:?}");
+}
+
 /// Runs that were killed between making a segment and writing its header: one with rows, one with none.
 #[test]
 fn a_segment_without_a_header_at_the_end_is_no_damage() {

@@ -60,7 +60,7 @@ fn settings_that_make_each_other_void_are_refused_or_said() {
     let log = Daemon::spawn(command).stop();
     for said in [
         "`attribution.linger` (default 10min) is 5s, less than the",
-        "`rotate.interval` is 2h, but each hour",
+        "`rotate.interval` is 2h, but flowlog finishes each file",
     ] {
         assert!(log.contains(said), "{said}: {log}");
     }

@@ -46,5 +46,5 @@ fn what_is_not_installed_is_named() {
         assert_eq!(finished.stderr.lines().count(), 1, "{finished}");
     }
     let help = flowlog(&["--help"]).success();
-    assert!(help.contains("(needs the package flowlog-lake)"), "{help}");
+    assert!(help.contains("(package flowlog-lake)"), "{help}");
 }

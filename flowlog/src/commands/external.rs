@@ -16,7 +16,7 @@ const LIBEXEC: &str = "../libexec/flowlog";
 
 /// Commands that flowlog has in other packages: name, what it does, and the package.
 const KNOWN: [(&str, &str, &str); 1] =
-    [("lake", "List the files of a time range, and report whether it is complete", "flowlog-lake")];
+    [("lake", "List files of a time range, and whether it is complete", "flowlog-lake")];
 
 /// There is no such command.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,7 @@ pub fn help() -> String {
     for (name, does, package) in KNOWN {
         let missing = match find(OsStr::new(name), &places) {
             Some(_) => String::new(),
-            None => format!(" (needs the package {package})"),
+            None => format!(" (package {package})"),
         };
         help.push_str(&format!("\n  {name:9}  {does}{missing}"));
     }

@@ -455,7 +455,7 @@ fn a_file_is_loaded_as_a_whole_or_not_at_all() {
     }
 }
 
-/// What `flowlog conntrack` does, where conntrack(8) does something else: `docs/conntrack.md` says what.
+/// What `flowlog conntrack` does, where conntrack(8) does something else: `flowlog/docs/conntrack.md` says what.
 struct Difference {
     line: &'static str,
     code: i32,

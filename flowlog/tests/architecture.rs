@@ -32,6 +32,7 @@ const WITHOUT_IO: &[&str] = &[
     "attribution/cmdline.rs",
     "attribution/cmdline/",
     "attribution/processes.rs",
+    "attribution/processes/exe.rs",
     "attribution/lives.rs",
     "attribution/sockets.rs",
     "attribution/listeners.rs",

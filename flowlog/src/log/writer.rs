@@ -73,7 +73,7 @@ const MIN_ROWS_IN_BYTES: u64 = 1000;
 /// Bounds of a file; it ends when it reaches any of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotation {
-    /// Age since its first row. Bounds how late rows become visible, and what a crash loses.
+    /// Age since its first row. Bounds how late rows become visible.
     pub interval: Duration,
     /// Rows. Bounds the work of a reader that takes files as units.
     pub rows: u64,
@@ -160,7 +160,7 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// Rows of this or of earlier batches are lost; see [`WriteError`].
+    /// Rows of this or of earlier batches have to be read from the write-ahead log; see [`WriteError`].
     pub fn append(&mut self, batch: &RecordBatch, segment: &Path, now: SystemTime) -> Result<(), WriteError> {
         let mut losses = Losses::default();
         let hours = check_schema(batch, &self.batch_schema).and_then(|()| by_hour(batch));
@@ -179,7 +179,7 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// The rows of a file are lost; see [`WriteError`].
+    /// The rows of a file have to be read from the write-ahead log; see [`WriteError`].
     pub fn tick(&mut self, now: SystemTime) -> Result<(), WriteError> {
         let interval = self.rotation.interval;
         let due = |hour: &Hour, file: &OpenFile| {

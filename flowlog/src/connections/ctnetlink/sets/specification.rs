@@ -251,7 +251,7 @@ fn the_specification_is_complete_and_documented() {
         assert!(tests.contains(&format!("#[test]\nfn {}() {{", test_of(set))), "{set}");
     }
     let documented = include_str!("../../../../docs/ctnetlink.md");
-    assert!(documented.contains(&expected), "docs/ctnetlink.md needs these rows:\n{expected}");
+    assert!(documented.contains(&expected), "flowlog/docs/ctnetlink.md needs these rows:\n{expected}");
 }
 
 #[test]

@@ -67,6 +67,7 @@ fn each_kind_of_socket_has_its_process_whether_it_is_older_or_newer() {
 }
 
 /// How the processes at both ends are known. Each that is named is the right one.
+// Long, since what both ends do depends on the kind at each step.
 #[track_caller]
 fn ends(kind: &Kind, older: Older) -> [String; 2] {
     let Kind { name, client, server } = kind;

@@ -61,6 +61,7 @@ impl Programs {
         path
     }
 
+    // Long, since each way to run a program is a few lines.
     fn ways(&mut self) -> Ways {
         let shell = self.shell("fl-shell");
         let connect = |exe: &OsStr| {

@@ -25,6 +25,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
 /// Plays the role that `words` name.
+// Long, since each role is a line or two.
 #[track_caller]
 pub(crate) fn play(words: &[&str]) {
     match *words {

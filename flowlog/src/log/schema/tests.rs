@@ -207,6 +207,7 @@ fn check(record: &FlowRecord<'_>, expected: &[(&str, &str)]) {
 }
 
 #[test]
+// Long, since each column has its value here.
 fn a_flow_of_which_everything_is_known() {
     let mut client = holder(4_194_304, b"curl", None);
     client.process = Some(Arc::new(Process {

@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::log::disk::{FILE_MODE, sync_directory};
 
-pub use history::{Damage, History, LastLine, Unfinished};
+pub use history::{Damage, History, LastLine, UnfinishedRun};
 
 /// The ledger of an output directory, open for appending. The caller sees to it that there is one.
 #[derive(Debug)]

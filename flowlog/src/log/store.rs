@@ -18,10 +18,10 @@
 mod convert;
 mod delete;
 mod error;
-mod losses;
 mod queue;
 mod recover;
 mod retry;
+mod run_gaps;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -47,10 +47,10 @@ use crate::log::writer::{Compatibility, Directory, Published, Rotation, WriteErr
 use crate::time::us_since_1970;
 use convert::{Conversion, Fault, read_out, set_aside};
 use delete::Retention;
-use losses::Losses;
 use queue::{LineQueue, Unlogged};
-use recover::Unfinished;
+use recover::RunToRecover;
 use retry::Retry;
+use run_gaps::RunGaps;
 
 /// How long after the last frame of the write-ahead log a mark says that nothing came since. What a start
 /// after a crash declares as unwatched begins at the last frame or mark.
@@ -106,11 +106,11 @@ pub struct Store {
     /// Segments of this run whose rows have to become files by reading them.
     conversion: Conversion,
     /// Runs that did not stop, and whose rows are not all published.
-    unfinished: Vec<Unfinished>,
+    unfinished: Vec<RunToRecover>,
     /// Since when nobody had watched, until it is declared; microseconds since 1970. `None` where this run
     /// does not watch either.
     unwatched_since_us: Option<i64>,
-    losses: Losses,
+    losses: RunGaps,
     declared: BTreeMap<Cause, Declared>,
     retention: Retention,
     /// The rows of this run that are published.
@@ -178,7 +178,7 @@ impl Store {
             wal: Wal::open(directory.wal(), &header, wal_sync)?,
             writer: Writer::new(Arc::clone(&directory), rotation, compatibility, &facts),
             conversion: Conversion::default(),
-            losses: Losses::new(Arc::clone(&directory), &facts),
+            losses: RunGaps::new(Arc::clone(&directory), &facts),
             declared: BTreeMap::new(),
             lines: LineQueue::new(ledger, facts.run.run_id, Arc::clone(&directory)),
             directory,
@@ -315,7 +315,7 @@ impl Store {
         self.summary
     }
 
-    /// Losses that the run has declared so far.
+    /// RunGaps that the run has declared so far.
     pub fn declared(&self) -> &BTreeMap<Cause, Declared> {
         &self.declared
     }

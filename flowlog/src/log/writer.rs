@@ -39,13 +39,13 @@ use flowlog_reader::layout::Hour;
 use flowlog_reader::run::RunFacts;
 
 pub use directory::Directory;
-pub use error::{Fault, OpenError, WriteError};
+pub use error::{Fault, OutputError, WriteError};
 pub use gap_file::{GapWriter, read_gap_file};
 pub use partition::seqs;
 pub use published::Published;
 
 use crate::log::schema;
-use error::Losses;
+use error::Failures;
 use open_file::{FileNames, OpenFile};
 use partition::by_hour;
 use row_group::split_off;
@@ -162,7 +162,7 @@ impl Writer {
     ///
     /// Rows of this or of earlier batches have to be read from the write-ahead log; see [`WriteError`].
     pub fn append(&mut self, batch: &RecordBatch, segment: &Path, now: SystemTime) -> Result<(), WriteError> {
-        let mut losses = Losses::default();
+        let mut losses = Failures::default();
         let hours = check_schema(batch, &self.batch_schema).and_then(|()| by_hour(batch));
         match hours {
             Ok(hours) => {
@@ -214,7 +214,7 @@ impl Writer {
         mut rows: RecordBatch,
         segment: &Path,
         now: SystemTime,
-        losses: &mut Losses,
+        losses: &mut Failures,
     ) {
         while rows.num_rows() > 0 {
             let mut file = match self.open.remove(&hour) {
@@ -260,7 +260,7 @@ impl Writer {
     }
 
     /// Makes room for the file of one more hour.
-    fn close_oldest(&mut self, losses: &mut Losses) {
+    fn close_oldest(&mut self, losses: &mut Failures) {
         while self.open.len() >= MAX_OPEN_HOURS
             && let Some((_, oldest)) = self.open.pop_first()
         {
@@ -269,7 +269,7 @@ impl Writer {
     }
 
     fn publish_all(&mut self, hours: Vec<Hour>) -> Result<(), WriteError> {
-        let mut losses = Losses::default();
+        let mut losses = Failures::default();
         for hour in hours {
             if let Some(file) = self.open.remove(&hour) {
                 self.publish(file, &mut losses);
@@ -278,7 +278,7 @@ impl Writer {
         losses.into_result()
     }
 
-    fn publish(&mut self, mut file: OpenFile, losses: &mut Losses) {
+    fn publish(&mut self, mut file: OpenFile, losses: &mut Failures) {
         match file.publish(&self.directory, &self.properties) {
             Ok(published) => {
                 let Published { path, rows, bytes, .. } = &published;

@@ -184,7 +184,8 @@ impl Local {
         let mut missed = Missed::default();
         // A storm of events cannot keep the caller here: these are more than the ring buffer holds, so all that was
         // there before the call.
-        let mut unfinished = Unfinished { was_stuck: std::mem::take(is_stuck), ..Unfinished::default() };
+        let mut unfinished =
+            UnfinishedEvent { was_stuck: std::mem::take(is_stuck), ..UnfinishedEvent::default() };
         let mut handfuls = 0;
         while handfuls <= ebpf.capacity() / HANDFUL {
             let before_ns = now_ns(ClockId::CLOCK_MONOTONIC);
@@ -423,7 +424,7 @@ impl Again {
 
 /// An event that a program has begun and not finished hides all later ones.
 #[derive(Debug, Default)]
-struct Unfinished {
+struct UnfinishedEvent {
     /// It was waited for in an earlier call, in vain.
     was_stuck: bool,
     passes: u32,
@@ -443,7 +444,7 @@ enum Next {
     GiveUp,
 }
 
-impl Unfinished {
+impl UnfinishedEvent {
     /// After a reading that gave all that could be read, and whether it gave any.
     fn next(&mut self, has_read: bool, has_more: bool, now: Instant) -> Next {
         self.passes += 1;
@@ -509,9 +510,9 @@ mod tests {
     #[test]
     fn an_event_that_is_not_finished_is_waited_for() {
         let start = Instant::now();
-        assert_eq!(Unfinished::default().next(true, false, start), Next::Done);
-        assert_eq!(Unfinished::default().next(false, false, start), Next::Done);
-        let mut unfinished = Unfinished::default();
+        assert_eq!(UnfinishedEvent::default().next(true, false, start), Next::Done);
+        assert_eq!(UnfinishedEvent::default().next(false, false, start), Next::Done);
+        let mut unfinished = UnfinishedEvent::default();
         assert_eq!(unfinished.next(true, true, start), Next::Read);
         assert_eq!(unfinished.next(false, true, start), Next::Wait);
         assert_eq!(unfinished.next(false, true, start + UNFINISHED_WAIT / 2), Next::Wait);
@@ -521,7 +522,7 @@ mod tests {
     #[test]
     fn an_event_that_was_waited_for_in_vain_is_not_waited_for_again() {
         let now = Instant::now();
-        let mut unfinished = Unfinished { was_stuck: true, ..Unfinished::default() };
+        let mut unfinished = UnfinishedEvent { was_stuck: true, ..UnfinishedEvent::default() };
         assert_eq!(unfinished.next(false, true, now), Next::GiveUp);
         // Another one.
         unfinished.was_stuck = false;
@@ -554,7 +555,7 @@ mod tests {
 
     #[test]
     fn a_busy_host_does_not_keep_the_reader() {
-        let mut unfinished = Unfinished::default();
+        let mut unfinished = UnfinishedEvent::default();
         let nexts = [(); 3].map(|()| unfinished.next(true, true, Instant::now()));
         assert_eq!(nexts, [Next::Read, Next::Read, Next::Done]);
     }

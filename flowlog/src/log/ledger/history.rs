@@ -14,7 +14,7 @@ pub struct History {
     pub last: Option<LastLine>,
     /// Runs that neither stopped nor were recovered: ids of runs are in the order of their starts. This
     /// has each file of such a run, some MiB for one of a year.
-    pub unfinished: BTreeMap<Uuid, Unfinished>,
+    pub unfinished: BTreeMap<Uuid, UnfinishedRun>,
     /// What a crash left of a line, and was cut off.
     pub torn: Option<Torn>,
     /// Lines that are not what flowlog wrote, or not where it wrote them.
@@ -36,7 +36,7 @@ pub struct LastLine {
 
 /// A run that did not stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfinished {
+pub struct UnfinishedRun {
     /// What it said when it began; `None` where that line cannot be read.
     pub started: Option<Started>,
     /// When it wrote its last line.
@@ -106,8 +106,8 @@ impl History {
         }
     }
 
-    fn run(&mut self, run_id: Uuid, time: Timestamp) -> &mut Unfinished {
-        self.unfinished.entry(run_id).or_insert_with(|| Unfinished {
+    fn run(&mut self, run_id: Uuid, time: Timestamp) -> &mut UnfinishedRun {
+        self.unfinished.entry(run_id).or_insert_with(|| UnfinishedRun {
             started: None,
             last_time: time,
             files: Vec::new(),

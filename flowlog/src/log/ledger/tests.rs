@@ -185,7 +185,7 @@ fn a_run_that_did_not_stop_is_told_until_it_is_recovered() {
     let history = open(&path);
     let last_time = history.last.unwrap().time;
     let Event::Start(started) = start() else { unreachable!() };
-    let expected = Unfinished {
+    let expected = UnfinishedRun {
         started: Some(started),
         last_time,
         files: vec![file, gaps(1, 1)],

@@ -11,7 +11,7 @@ use flowlog_reader::ledger::{DeleteReason, Deleted, Event, Hash};
 use tracing::{info, warn};
 
 use super::queue::{LineQueue, Unlogged};
-use super::recover::Unfinished;
+use super::recover::RunToRecover;
 use crate::log::retention::{Kept, RetentionLimits, to_delete};
 use crate::log::writer::Directory;
 
@@ -36,7 +36,7 @@ impl Retention {
     pub(super) fn delete(
         &mut self,
         directory: &Directory,
-        unfinished: &[Unfinished],
+        unfinished: &[RunToRecover],
         lines: &mut LineQueue,
         now: SystemTime,
     ) {

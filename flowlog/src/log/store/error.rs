@@ -13,7 +13,7 @@ use crate::log::writer;
 pub enum OpenError {
     /// The output directory cannot be used.
     #[error(transparent)]
-    Directory(#[from] writer::OpenError),
+    Directory(#[from] writer::OutputError),
     /// The write-ahead log cannot be used.
     #[error(transparent)]
     Wal(#[from] WalError),

@@ -9,7 +9,7 @@ use flowlog_reader::ledger::{Event, Hash, PublishedFile};
 use tracing::{error, info};
 use uuid::Uuid;
 
-use super::losses::take_hash;
+use super::run_gaps::take_hash;
 use crate::log::ledger::Ledger;
 use crate::log::writer::Directory;
 

@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use super::Store;
 use super::convert::{Fault, Readout, read_out, set_aside};
-use super::losses::{Losses, gap_file};
 use super::queue::Unlogged;
+use super::run_gaps::{RunGaps, gap_file};
 use crate::causes::one_line;
 use crate::log::ledger::{self, History};
 use crate::log::wal::{self, Damage, DamageCause, Frame, Frames};
@@ -46,7 +46,7 @@ impl Listed {
 }
 
 /// A run that did not stop.
-pub(super) struct Unfinished {
+pub(super) struct RunToRecover {
     run_id: Uuid,
     /// By the ledger, later by its segments. `None` where neither says it; then it has no rows to be recovered.
     facts: Option<RunFacts>,
@@ -58,7 +58,7 @@ pub(super) struct Unfinished {
     is_open: bool,
 }
 
-impl Unfinished {
+impl RunToRecover {
     /// Whether this file is of the run.
     pub(super) fn has(&self, path: &Path) -> bool {
         layout::is_of_run(path, self.run_id)
@@ -77,10 +77,10 @@ impl Unfinished {
 pub(super) fn unfinished(
     directory: &Directory,
     history: History,
-) -> io::Result<(Vec<Unfinished>, Option<i64>)> {
+) -> io::Result<(Vec<RunToRecover>, Option<i64>)> {
     let History { last, unfinished, torn: _, damaged: _ } = history;
-    let mut runs: BTreeMap<Uuid, Unfinished> = BTreeMap::new();
-    let new = |run_id, is_open| Unfinished {
+    let mut runs: BTreeMap<Uuid, RunToRecover> = BTreeMap::new();
+    let new = |run_id, is_open| RunToRecover {
         run_id,
         facts: None,
         segments: Vec::new(),
@@ -89,7 +89,9 @@ pub(super) fn unfinished(
         is_open,
     };
     let mut undeclared_since_us = None;
-    for (run_id, ledger::Unfinished { started, last_time: _, files, gaps, has_declared_down }) in unfinished {
+    for (run_id, ledger::UnfinishedRun { started, last_time: _, files, gaps, has_declared_down }) in
+        unfinished
+    {
         let mut run = new(run_id, true);
         let since_us = started.as_ref().and_then(|started| started.unwatched_since_us);
         undeclared_since_us = since_us.filter(|_| !has_declared_down);
@@ -146,7 +148,7 @@ impl Store {
         }
     }
 
-    fn recover_run(&mut self, run: &mut Unfinished, now: SystemTime) -> Result<(), Fault> {
+    fn recover_run(&mut self, run: &mut RunToRecover, now: SystemTime) -> Result<(), Fault> {
         let mut readout = Readout::default();
         // Segments say more than the ledger. Where one cannot be read now, the run waits, and not the start.
         run.facts = facts_of(&run.segments)?.or(run.facts.take());
@@ -211,7 +213,7 @@ impl Store {
     }
 
     /// Everything of the run is published: the ledger says so, and its segments go.
-    fn finish_run(&mut self, run: &mut Unfinished, readout: &Readout, now: SystemTime) {
+    fn finish_run(&mut self, run: &mut RunToRecover, readout: &Readout, now: SystemTime) {
         let Readout { rows, already_published, dropped_bytes, dropped_reason, damaged, .. } = readout;
         if let Some(gap) = readout.gap(began_us(run.run_id), self.watched_since_us) {
             self.losses.add(gap);
@@ -240,7 +242,7 @@ impl Store {
     }
 
     /// The losses that the run declared in the ledger, but in no file.
-    fn publish_gaps_of(&mut self, run: &mut Unfinished, now: SystemTime) -> Result<(), Fault> {
+    fn publish_gaps_of(&mut self, run: &mut RunToRecover, now: SystemTime) -> Result<(), Fault> {
         let Some(facts) = &run.facts else { return Ok(()) };
         // A file that has its name, but no line.
         for path in files_of(&self.directory, layout::GAPS, run.run_id)? {
@@ -254,7 +256,7 @@ impl Store {
             }
         }
         let gaps = std::mem::take(&mut run.gaps);
-        let mut losses = Losses::of_ledger(Arc::clone(&self.directory), facts, gaps);
+        let mut losses = RunGaps::of_ledger(Arc::clone(&self.directory), facts, gaps);
         let result = loop {
             match losses.publish(now) {
                 Ok(None) => break Ok(()),

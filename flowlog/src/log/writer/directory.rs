@@ -11,7 +11,7 @@ use std::time::Duration;
 use flowlog_reader::layout;
 use nix::fcntl::OFlag;
 
-use super::error::OpenError;
+use super::error::OutputError;
 use crate::log::disk::{DIRECTORY_MODE, FILE_MODE, is_full, sync_directory};
 
 /// Name of the empty file that is published once, to see that it can be done.
@@ -37,7 +37,7 @@ impl Directory {
     /// # Errors
     ///
     /// Another process has it, or files cannot be published in it.
-    pub fn open(output: &Path) -> Result<Self, OpenError> {
+    pub fn open(output: &Path) -> Result<Self, OutputError> {
         let [flows, staging, wal] =
             [layout::FLOWS, layout::STAGING, layout::WAL].map(|path| output.join(path));
         for directory in [&flows, &staging, &wal] {
@@ -48,7 +48,7 @@ impl Directory {
         let lock = create_file(&lock_path).map_err(not_writable(&lock_path))?;
         match take(&lock) {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: output.to_owned() }),
+            Err(TryLockError::WouldBlock) => return Err(OutputError::InUse { path: output.to_owned() }),
             Err(TryLockError::Error(error)) => return Err(not_writable(&lock_path)(error)),
         }
 
@@ -162,8 +162,8 @@ fn take(lock: &File) -> Result<(), TryLockError> {
     lock.try_lock()
 }
 
-fn not_writable(path: &Path) -> impl Fn(io::Error) -> OpenError {
-    move |source| OpenError::NotWritable { path: path.to_owned(), source }
+fn not_writable(path: &Path) -> impl Fn(io::Error) -> OutputError {
+    move |source| OutputError::NotWritable { path: path.to_owned(), source }
 }
 
 /// Creates or empties a file, with its mode whatever the umask of the process.

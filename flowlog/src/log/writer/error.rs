@@ -10,7 +10,7 @@ use super::open_file::OpenFile;
 
 /// The output directory cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum OutputError {
     /// A directory cannot be made or a file cannot be published in it.
     #[error(
         "cannot write to `{}` in the output directory, make it writable or choose another with --output",
@@ -88,9 +88,9 @@ impl From<ParquetError> for Fault {
 
 /// Gathers what one call loses in several files.
 #[derive(Debug, Default)]
-pub(super) struct Losses(Option<WriteError>);
+pub(super) struct Failures(Option<WriteError>);
 
-impl Losses {
+impl Failures {
     pub(super) fn add(&mut self, rows: usize, path: &Path, fault: Fault) {
         self.add_rows(u64::try_from(rows).unwrap_or(u64::MAX), path, fault);
     }

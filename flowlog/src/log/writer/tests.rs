@@ -21,7 +21,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::{Compatibility, Directory, Fault, OpenError, Published, Rotation, Writer};
+use super::{Compatibility, Directory, Fault, OutputError, Published, Rotation, Writer};
 use crate::flow::{Counters, Flow, L4, ProtoState, Status, TcpState, Tuple};
 use crate::log::schema::{FlowBatch, columns, file_schema};
 use crate::testing::{self, files};
@@ -433,7 +433,7 @@ fn a_file_describes_itself() {
 fn a_directory_has_one_writer() {
     let bench = Bench::new(UNBOUND);
     let error = Directory::open(bench.dir.path()).unwrap_err();
-    assert!(matches!(&error, OpenError::InUse { path } if path == bench.dir.path()), "{error}");
+    assert!(matches!(&error, OutputError::InUse { path } if path == bench.dir.path()), "{error}");
     drop(bench.writer);
     Directory::open(bench.dir.path()).unwrap();
 }
@@ -455,14 +455,14 @@ fn a_directory_that_cannot_be_written_is_an_error_at_once() {
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     let error = Directory::open(&file).unwrap_err();
-    let OpenError::NotWritable { path, .. } = &error else { panic!("{error}") };
+    let OutputError::NotWritable { path, .. } = &error else { panic!("{error}") };
     assert!(path.starts_with(&file));
 
     // Staging is fine, but nothing can be renamed to `flows/v1`.
     let output = dir.path().join("output");
     fs::create_dir_all(output.join("flows/v1/_probe")).unwrap();
     let error = Directory::open(&output).unwrap_err();
-    assert!(matches!(&error, OpenError::NotWritable { path, .. } if path.ends_with("flows/v1")), "{error}");
+    assert!(matches!(&error, OutputError::NotWritable { path, .. } if path.ends_with("flows/v1")), "{error}");
 }
 
 #[test]

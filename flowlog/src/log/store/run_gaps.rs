@@ -1,4 +1,4 @@
-//! Losses on their way to the ledger and to the table of gaps.
+//! RunGaps on their way to the ledger and to the table of gaps.
 
 use std::fs::File;
 use std::ops::RangeInclusive;
@@ -13,7 +13,7 @@ use flowlog_reader::run::RunFacts;
 use crate::log::writer::{Directory, Fault, GapWriter};
 
 /// The losses of one run.
-pub(super) struct Losses {
+pub(super) struct RunGaps {
     directory: Arc<Directory>,
     writer: GapWriter,
     undeclared: Pending,
@@ -24,7 +24,7 @@ pub(super) struct Losses {
     last_gap: u64,
 }
 
-impl Losses {
+impl RunGaps {
     pub(super) fn new(directory: Arc<Directory>, facts: &RunFacts) -> Self {
         Self {
             directory,

@@ -103,25 +103,24 @@ pub fn open(output: &Path, file: &PublishedFile) -> Named {
     if !layout::is_below(&file.path) || !Path::new(&file.path).starts_with(table) {
         return Named::Elsewhere(table);
     }
-    let path = output.join(&file.path);
-    // Neither a link nor a pipe: opening one would wait for a writer.
-    match fs::symlink_metadata(&path) {
-        Ok(metadata) if metadata.is_file() => {}
-        Ok(_) => return Named::NotAFile,
-        Err(error) if is_nothing(&error) => return Named::Missing,
-        Err(error) => return Named::Unreadable(error),
-    }
-    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .and_then(|file| Ok((file.metadata()?.len(), file)));
-    match opened {
-        Ok((bytes, file)) => Named::There(file, bytes),
+    match open_file(&output.join(&file.path)) {
+        Ok(Some((file, bytes))) => Named::There(file, bytes),
+        Ok(None) => Named::NotAFile,
         Err(error) if is_nothing(&error) => Named::Missing,
         Err(error) => Named::Unreadable(error),
     }
+}
+
+/// Opens a file, and gives its size. `None` for anything else: neither a link nor a pipe, which might never end.
+pub(crate) fn open_file(path: &Path) -> io::Result<Option<(File, u64)>> {
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Ok(None);
+    }
+    // It may have become one meanwhile.
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    Ok(metadata.is_file().then_some((file, metadata.len())))
 }
 
 /// Whether there is something of this name, which a ledger says.

@@ -10,3 +10,8 @@ pub use line::{
     Started, Stopped, Table,
 };
 pub use lines::{Entry, Lines, Torn, lines};
+
+/// A text of a ledger for people: what somebody put into it must not steer their terminal.
+pub fn printable(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}

@@ -14,12 +14,10 @@
 mod gather;
 mod unpublished;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _, Take};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use nix::fcntl::OFlag;
 use uuid::Uuid;
 
 use crate::directory::{self, DirectoryError, Named};
@@ -179,15 +177,10 @@ fn read_once(output: &Path, window: Window) -> Result<(Contents, bool), Director
     Ok((gather.finish(&logs), has_changed))
 }
 
-/// Opens the ledger, as far as it is written now. Neither a pipe nor a device, which might never end.
+/// Opens the ledger, as far as it is written now.
 fn open_ledger(path: &Path) -> io::Result<Take<File>> {
-    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
-    }
-    Ok(file.take(metadata.len()))
+    let (file, bytes) = directory::open_file(path)?.ok_or_else(|| io::Error::other("it is not a file"))?;
+    Ok(file.take(bytes))
 }
 
 /// The files that are not there, or are something else.

@@ -25,6 +25,6 @@ mod list;
 
 pub use bytes::Bytes;
 pub use frame::{HEAD_BYTES, Head, MARK, ROWS};
-pub use frames::{BadFrame, Frame, FrameError, Frames, ReadError, open};
+pub use frames::{Frame, FrameError, Frames, ReadError, open};
 pub use header::{HeaderError, SegmentHeader};
 pub use list::{Listing, SegmentFile, list};

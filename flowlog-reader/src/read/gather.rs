@@ -188,9 +188,8 @@ impl Gather {
         }
         let watched_since_us = self.runs.iter().find(|run| run.has_watched).map(|run| run.began_us);
         let known_until_us = self.known_until_us(logs, watched_since_us);
-        let Self {
-            window, tip: _, last: _, unread_lines, files, paths: _, deleted, mut gaps, mut runs, ..
-        } = self;
+        let Self { window, tip: _, last: _, unread_lines, files, paths: _, deleted, mut gaps, runs, .. } =
+            self;
         for run in &runs {
             // The run has begun and is about to declare it.
             if let Some(since_us) = run.unwatched_since_us
@@ -208,16 +207,15 @@ impl Gather {
         let from_us = window.from_us.or(watched_since_us);
         let until_us = window.until_us.or(known_until_us);
         // A run that was killed watched until the next one began, at the latest.
-        let nexts_us: Vec<i64> = runs.iter().skip(1).map(|run| run.began_us).chain([i64::MAX]).collect();
-        let mut nexts_us = nexts_us.into_iter();
-        runs.retain(|run| {
-            let next_us = nexts_us.next().unwrap_or(i64::MAX);
+        let nexts_us = runs.iter().skip(1).map(|run| run.began_us).chain([i64::MAX]);
+        let has_watched = |(run, next_us): &(&Run, i64)| {
             let end_us = match run.end {
                 Some(End::Stopped { complete_until_us }) => complete_until_us,
-                Some(End::Recovered) | None => next_us,
+                Some(End::Recovered) | None => *next_us,
             };
             run.has_watched && window.overlaps(run.began_us, end_us)
-        });
+        };
+        let watched: Vec<&Run> = runs.iter().zip(nexts_us).filter(has_watched).map(|(run, _)| run).collect();
         // Also where all that was asked for is later.
         let is_later = |known_us: &i64| {
             until_us.is_some_and(|until_us| *known_us < until_us)
@@ -226,8 +224,8 @@ impl Gather {
         let completeness = Completeness {
             from_us,
             until_us,
-            runs: u64::try_from(runs.len()).unwrap_or(u64::MAX),
-            is_filtered: runs.iter().any(|run| run.is_filtered),
+            runs: u64::try_from(watched.len()).unwrap_or(u64::MAX),
+            is_filtered: watched.iter().any(|run| run.is_filtered),
             gaps,
             unpublished_since_us: known_until_us.filter(is_later),
             unwatched_until_us: watched_since_us

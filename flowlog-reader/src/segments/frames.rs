@@ -27,18 +27,6 @@ pub enum ReadError {
     },
 }
 
-/// Where reading a segment stopped before its end.
-#[derive(Debug, thiserror::Error)]
-#[error("dropped {bytes} bytes from byte {offset} on: {cause}")]
-pub struct BadFrame {
-    /// Where the bad frame begins.
-    pub offset: u64,
-    /// How much is there from it to the end of the file.
-    pub bytes: u64,
-    /// What is wrong with it.
-    pub cause: FrameError,
-}
-
 /// What is wrong with a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -116,18 +104,15 @@ impl<R: Read> Frames<R> {
     }
 
     /// The next frame; `None` at the end.
-    pub fn next_frame(&mut self) -> Option<Result<Frame<'_>, BadFrame>> {
+    pub fn next_frame(&mut self) -> Option<Result<Frame<'_>, FrameError>> {
         if self.remaining == 0 {
             return None;
         }
-        let offset = self.offset;
-        Some(match self.read() {
-            Ok(head) => Ok(Frame { head, payload: self.rest.get(Head::BYTES..).unwrap_or_default() }),
-            Err(cause) => {
-                let bytes = std::mem::take(&mut self.remaining);
-                Err(BadFrame { offset, bytes, cause })
-            }
-        })
+        let head = self.read();
+        if head.is_err() {
+            self.remaining = 0;
+        }
+        Some(head.map(|head| Frame { head, payload: self.rest.get(Head::BYTES..).unwrap_or_default() }))
     }
 
     /// Where the next frame begins, and how much is there from it to the end of the file.

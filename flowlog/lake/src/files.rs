@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, ValueEnum};
 use comfy_table::{CellAlignment, Table};
-use flowlog_reader::ledger::{self, Hash};
+use flowlog_reader::ledger::{self, Hash, printable};
 use flowlog_reader::read::{self, Completeness, Contents, LoggedFile, LoggedGap, Window};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -279,9 +279,4 @@ fn sentences(completeness: &Completeness) -> Vec<String> {
         sentences.push("a filter was set: only the flows that it lets through were recorded".to_owned());
     }
     sentences
-}
-
-/// What a changed ledger says must not steer the terminal.
-fn printable(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
 }

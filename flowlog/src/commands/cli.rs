@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -51,8 +52,14 @@ pub enum Command {
 impl Args {
     /// Reads the command line. Wrong usage ends the process, with a message and exit code 2.
     pub fn read() -> Self {
-        let matches = Self::command().after_help(external::help()).get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        Self::try_parse().unwrap_or_else(|error| match error.kind() {
+            // What is installed is looked for only now.
+            ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                let matches = Self::command().after_help(external::help()).get_matches();
+                Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+            }
+            _ => error.exit(),
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table};
-use flowlog_reader::ledger::Hash;
+use flowlog_reader::ledger::{Hash, printable};
 use jiff::Timestamp;
 
 use crate::commands::terminal::{Bar, table};
@@ -122,11 +122,6 @@ fn findings_table(findings: &[Finding]) -> Table {
         table.add_row([level, &line, &format!("{path}{found}{expected}")]);
     }
     table
-}
-
-/// What a changed ledger says must not steer the terminal.
-fn printable(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
 }
 
 fn gaps_table(gaps: &[GapTotal]) -> Table {

@@ -315,7 +315,7 @@ impl Store {
         self.summary
     }
 
-    /// RunGaps that the run has declared so far.
+    /// Losses that the run has declared so far.
     pub fn declared(&self) -> &BTreeMap<Cause, Declared> {
         &self.declared
     }

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
+use crate::testing;
 
 /// 2026-11-21 08:00:00.000001 UTC
 fn eight() -> SystemTime {
@@ -29,19 +30,7 @@ fn run(number: u128) -> Uuid {
 }
 
 fn start() -> Event {
-    Event::Start(Started {
-        version: "0.1.0".into(),
-        host_id: "8f2c".into(),
-        host_name: "web-1".into(),
-        boot_id: None,
-        kernel: "6.18.5".into(),
-        delivery: "reliable".into(),
-        netns: vec![4_026_531_840],
-        filter: None,
-        wal_sync: "1s".into(),
-        unwatched_since_us: None,
-        torn_bytes: None,
-    })
+    Event::Start(Started { netns: vec![4_026_531_840], wal_sync: "1s".into(), ..testing::started() })
 }
 
 fn flows(path: &str) -> PublishedFile {

@@ -1,4 +1,4 @@
-//! RunGaps on their way to the ledger and to the table of gaps.
+//! Losses on their way to the ledger and to the table of gaps.
 
 use std::fs::File;
 use std::ops::RangeInclusive;

@@ -259,8 +259,8 @@ fn rows_that_wait_are_those_of_this_run() {
     check_verified(output.path());
 }
 
-#[test]
-fn a_damaged_segment_is_kept_and_declared() {
+/// A run that was killed after three batches of ten rows; gives its only segment, too.
+fn killed() -> (TempDir, PathBuf) {
     let output = tempfile::tempdir().unwrap();
     let mut store = open(output.path(), 1, 0);
     let mut rows = Rows::of(1);
@@ -269,7 +269,14 @@ fn a_damaged_segment_is_kept_and_declared() {
     }
     drop(store);
     let [segment] = &files(&output.path().join("_flowlog/wal"))[..] else { panic!("one segment") };
-    let mut bytes = fs::read(segment).unwrap();
+    let segment = segment.clone();
+    (output, segment)
+}
+
+#[test]
+fn a_damaged_segment_is_kept_and_declared() {
+    let (output, segment) = killed();
+    let mut bytes = fs::read(&segment).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     fs::write(segment, bytes).unwrap();
@@ -288,17 +295,10 @@ fn a_damaged_segment_is_kept_and_declared() {
 /// What is lost by a damaged frame lies after what was before it, whatever later segments say.
 #[test]
 fn a_loss_begins_before_the_damage() {
-    let output = tempfile::tempdir().unwrap();
-    let mut store = open(output.path(), 1, 0);
-    let mut rows = Rows::of(1);
-    for first in [0, 10, 20] {
-        store.append(&rows.ending(first..first + 10), micros(first + 10), at(first + 10)).unwrap();
-    }
-    drop(store);
-    let [segment] = &files(&output.path().join("_flowlog/wal"))[..] else { panic!("one segment") };
+    let (output, segment) = killed();
     let next = segment.with_file_name(layout::segment_name(run_id(1), 2));
-    fs::copy(segment, next).unwrap();
-    let mut bytes = fs::read(segment).unwrap();
+    fs::copy(&segment, next).unwrap();
+    let mut bytes = fs::read(&segment).unwrap();
     let in_the_first_rows = bytes.len() / 2;
     bytes[in_the_first_rows] ^= 1;
     fs::write(segment, bytes).unwrap();

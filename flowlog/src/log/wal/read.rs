@@ -95,7 +95,7 @@ impl<R: Read> Iterator for Frames<R> {
             return None;
         }
         let (offset, bytes) = self.frames.position();
-        let frame = self.frames.next_frame()?.map_err(|bad| bad.cause.into());
+        let frame = self.frames.next_frame()?.map_err(DamageCause::from);
         let decoded = frame.and_then(|frame| {
             let Head { kind, rows, first_seq, complete_until_us } = frame.head;
             let batch = match kind {

@@ -32,7 +32,7 @@ pub(super) struct Properties {
     metadata: Vec<KeyValue>,
     /// Hash of the ledger's last line.
     ledger_tip: Option<String>,
-    /// Failures that are declared, oldest first.
+    /// Losses that are declared, oldest first.
     gaps: VecDeque<Gap>,
 }
 

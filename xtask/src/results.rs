@@ -13,24 +13,30 @@ pub(crate) struct Counts {
     pub(crate) passed: u64,
     /// Also those without a result.
     pub(crate) failed: u64,
+    /// What failed tests said, each after its name: for those who only see the end of the output.
+    pub(crate) failures: Vec<String>,
     /// Tests that passed by saying why they show nothing here, and what else was left out, each with the reason.
     pub(crate) skipped: Vec<String>,
 }
 
 impl Counts {
     /// Adds those of others.
-    pub(crate) fn add(&mut self, Self { passed, failed, skipped }: Self) {
+    pub(crate) fn add(&mut self, Self { passed, failed, failures, skipped }: Self) {
         self.passed += passed;
         self.failed += failed;
+        self.failures.extend(failures);
         self.skipped.extend(skipped);
     }
 
-    /// Prints what was skipped, and the sums as the last line.
+    /// Prints what was skipped and what failed, and the sums as the last line.
     pub(crate) fn print(&self) {
-        let Self { passed, failed, skipped } = self;
+        let Self { passed, failed, failures, skipped } = self;
         println!();
         for what in skipped {
             println!("skipped: {what}");
+        }
+        for what in failures {
+            println!("failed: {what}");
         }
         println!("{passed} passed, {failed} failed, {} skipped", skipped.len());
     }
@@ -45,6 +51,7 @@ impl Counts {
         let mut counts = Self::default();
         let mut speaker = String::new();
         let mut is_said_by_passed = false;
+        let mut said_by_failed: Option<Vec<String>> = None;
         for line in output.lines() {
             let line = line.context("cannot read the output of the tests")?;
             if let Some(result) = line.strip_prefix("test result: ") {
@@ -52,11 +59,18 @@ impl Counts {
                 counts.add_result(result);
             } else if line == "failures:" {
                 is_said_by_passed = false;
+                counts.failures.extend(said_by_failed.take().map(|said| last_words(&said)));
             } else if line == "successes:" {
                 is_said_by_passed = true;
             }
             if !is_said_by_passed {
                 show(&line);
+                if let Some(name) = self::speaker(&line) {
+                    let before = said_by_failed.replace(vec![name.to_owned()]);
+                    counts.failures.extend(before.map(|said| last_words(&said)));
+                } else if let Some(said) = &mut said_by_failed {
+                    said.push(line);
+                }
             } else if let Some(name) = self::speaker(&line) {
                 name.clone_into(&mut speaker);
             } else if let Some(why) = why_skipped(&line) {
@@ -77,6 +91,15 @@ impl Counts {
         self.passed += count("passed").unwrap_or(0);
         self.failed += count("failed").unwrap_or(0);
     }
+}
+
+/// The name of a test and the last of what it said.
+fn last_words(said: &[String]) -> String {
+    /// A panic with its message, and the log of a daemon before it.
+    const LINES: usize = 30;
+    let (name, said) = said.split_first().map_or(("", said), |(name, said)| (name.as_str(), said));
+    let last = &said[said.len().saturating_sub(LINES)..];
+    format!("{name}\n{}", last.join("\n"))
 }
 
 /// The test whose words follow.
@@ -126,8 +149,12 @@ failures:
 ---- d::bad stdout ----
 skipped: not to be believed
 
+---- e::bad stdout ----
+wrong
+
 failures:
     d::bad
+    e::bad
 
 test result: FAILED. 20 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 1.20s
 ";
@@ -138,6 +165,7 @@ test result: FAILED. 20 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out;
             counts.skipped,
             ["b::go: no Go compiler on this machine", "c::old: this kernel lacks flow tables"]
         );
+        assert_eq!(counts.failures, ["d::bad\nskipped: not to be believed\n", "e::bad\nwrong\n"]);
         assert!(shown.contains(&"---- d::bad stdout ----".to_owned()));
         assert!(!shown.iter().any(|line| line.contains("a::plain") || line.contains("said by")), "{shown:?}");
     }

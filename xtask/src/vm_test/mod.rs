@@ -146,7 +146,7 @@ fn left_out(why: &str) -> Counts {
 
 fn counted(left_out: String, is_failure: bool) -> Counts {
     if is_failure {
-        Counts { failed: 1, ..Counts::default() }
+        Counts { failed: 1, failures: vec![left_out], ..Counts::default() }
     } else {
         Counts { skipped: vec![left_out], ..Counts::default() }
     }
@@ -253,10 +253,12 @@ impl Laboratory {
                     }
                     Some(Verdict::Failed) | None => {
                         counts.failed += 1;
-                        println!(
-                            "vm-test: {name} did not pass; see `{}`",
-                            kept.join("results.log").display()
-                        );
+                        let log = kept.join("results.log");
+                        counts.failures.push(format!(
+                            "{name} on Linux {}; see `{}`",
+                            result.name,
+                            log.display()
+                        ));
                     }
                 }
             }

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use flowlog::connections::ctnetlink::Requests;
+use flowlog::flow::Protocol;
 
 use crate::harness::daemon::{Daemon, run_command};
 use crate::harness::dataset::{Dataset, Row};
@@ -10,6 +11,7 @@ use crate::harness::entries::{make, number_of};
 use crate::harness::kernel::is_virtual_machine;
 use crate::harness::namespace::Namespace;
 use crate::harness::wait::wait_for;
+use crate::metrics::{address, scrape};
 
 fn command(output: &std::path::Path, namespace: &Namespace) -> Command {
     let mut command = run_command(output, &[namespace]);
@@ -64,6 +66,70 @@ fn entries_that_are_older_than_the_daemon_give_one_row_each() {
         assert_eq!(row.bool("counters_final"), Some(!is_silent), "{row:?}");
         assert_eq!(row.text("time_source"), Some(if is_silent { "dump" } else { "kernel" }), "{row:?}");
         assert!(row.time("start_time").is_some(), "{row:?}");
+    }
+}
+
+/// One connection that is older than the daemon, and sends no event of its end, does not make the daemon list the whole
+/// table again and again.
+#[test]
+fn few_old_connections_are_asked_for_by_their_tuples() {
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    namespace.sysctl("net/netfilter/nf_conntrack_events", "0");
+    let silent = make(&namespace, 0..10);
+    // Zones of both directions, and of one.
+    namespace.nft(
+        "table ip zones { chain out { type filter hook output priority -300; udp dport 5000 ct original zone set 5; \
+         udp dport 5001 ct reply zone set 6; udp dport 5002 ct zone set 7; }; }",
+    );
+    let socket = namespace.inside(|| std::net::UdpSocket::bind("127.0.0.1:4000")).unwrap();
+    for port in 5000..5003 {
+        socket.send_to(b"old", ("127.0.0.1", port)).unwrap();
+    }
+    namespace.sysctl("net/netfilter/nf_conntrack_events", "1");
+    let mut command = command(output.path(), &namespace);
+    command.args(["--metrics", "127.0.0.1:0"]);
+    let mut daemon = Daemon::spawn(command);
+    let address = address(&daemon);
+    let metric =
+        |name: &str| scrape(&address)[&format!("flowlog_{name}_total{{netns=\"{}\"}}", namespace.name())];
+    // So few entries are listed as quickly as they are asked for.
+    assert_eq!(metric("conntrack_entries_asked"), 0.0);
+    make(&namespace, 10..210);
+    wait_for("each to be asked for", || (metric("conntrack_entries_asked") >= 26.0).then_some(()));
+    let lists = metric("conntrack_lists");
+
+    let mut requests = namespace.inside(Requests::open).unwrap();
+    let mut zoned = Vec::new();
+    requests
+        .dump(|entry| zoned.extend(entry.ok().filter(|entry| entry.flow.orig.proto == Protocol::UDP)))
+        .unwrap();
+    assert_eq!(zoned.len(), 3, "{zoned:?}");
+    for tuple in &silent[..6] {
+        assert!(requests.delete(tuple, None).unwrap());
+    }
+    for entry in &zoned {
+        assert!(requests.delete(&entry.flow.orig, entry.flow.zone).unwrap());
+    }
+    // Another one with the tuple of one that is gone.
+    make(&namespace, 5..6);
+    wait_for_rows(&mut daemon, output.path(), 9);
+    assert_eq!(metric("conntrack_lists"), lists, "none was needed for those that are gone");
+    requests.flush().unwrap();
+    daemon.stop();
+
+    let dataset = Dataset::read(output.path());
+    assert_eq!(dataset.rows().len(), 214);
+    let ended = |source: &str| -> Vec<u32> {
+        let rows = dataset.rows().into_iter().filter(|row| row.text("end_source") == Some(source));
+        let mut numbers: Vec<_> = rows.filter(|row| row.int("dst_port") == Some(443)).map(number).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    assert!(ended("reconcile").into_iter().eq(0..10));
+    assert!(ended("destroy").into_iter().eq(std::iter::once(5).chain(10..210)));
+    for port in 5000..5003 {
+        assert_eq!(dataset.row_to(port).text("end_source"), Some("reconcile"));
     }
 }
 

@@ -142,10 +142,10 @@ fn wait_for_log(daemon: &Daemon, words: &str) {
     wait_for(words, || daemon.log().contains(words).then_some(()));
 }
 
-/// Waits until the table was listed twice from now on: one of them may have begun before.
+/// Waits until the table was looked at twice from now on: one of them may have begun before.
 #[track_caller]
 fn wait_for_list(daemon: &Daemon, namespace: &Namespace) {
-    let words = format!("listed the table of `{}`", namespace.name());
+    let words = format!("the table of `{}`: ", namespace.name());
     let before = count(daemon, &words);
     wait_for("a list of the table", || (count(daemon, &words) >= before + 2).then_some(()));
 }

@@ -146,7 +146,7 @@ fn an_address_that_is_taken_is_named() {
 
 /// Where the daemon serves its metrics, as its log says.
 #[track_caller]
-fn address(daemon: &Daemon) -> String {
+pub(crate) fn address(daemon: &Daemon) -> String {
     let log = daemon.log();
     let (_, rest) = log.split_once("http://").unwrap();
     rest.split_once("/metrics").unwrap().0.to_owned()
@@ -154,7 +154,7 @@ fn address(daemon: &Daemon) -> String {
 
 /// The values by name and labels.
 #[track_caller]
-fn scrape(address: &str) -> HashMap<String, f64> {
+pub(crate) fn scrape(address: &str) -> HashMap<String, f64> {
     let response = exchange(address, "GET /metrics");
     let (head, body) = response.split_once("\r\n\r\n").unwrap();
     assert!(head.contains("application/openmetrics-text"), "{head}");

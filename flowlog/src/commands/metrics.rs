@@ -97,6 +97,12 @@ metrics! {
         conntrack_entries: Family<[(&'static str, String); 1], Level>,
         /// Entries that the connection tracking table can have, by network namespace (netns).
         conntrack_entries_max: Family<[(&'static str, String); 1], Level>,
+        /// How often the whole connection tracking table was listed, by network namespace (netns): at the start,
+        /// for audits and for records of connections that go on.
+        conntrack_lists: Family<[(&'static str, String); 1], Counter>,
+        /// Entries of the connection tracking table that were asked for one by one, in place of a list, by network
+        /// namespace (netns): connections that are older than flowlog.
+        conntrack_entries_asked: Family<[(&'static str, String); 1], Counter>,
         /// What the kernel's connection tracking counted since flowlog started, by network namespace (netns) and
         /// counter (drop, early_drop, insert_failed, error, search_restart).
         conntrack_statistics: Family<[(&'static str, String); 2], Counter>,
@@ -246,6 +252,8 @@ mod tests {
         let netns = [("netns", "own".to_owned())];
         metrics.conntrack_entries.get_or_create(&netns).set(7);
         metrics.conntrack_entries_max.get_or_create(&netns).set(9);
+        set(&metrics.conntrack_lists.get_or_create(&netns), 4);
+        set(&metrics.conntrack_entries_asked.get_or_create(&netns), 6);
         let [netns] = netns;
         let counter = [("counter", "drop".to_owned()), netns.clone()];
         set(&metrics.conntrack_statistics.get_or_create(&counter), 3);

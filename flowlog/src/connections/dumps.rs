@@ -4,8 +4,9 @@
 //! An entry that was made while nobody listened never sends DESTROY (`nf_conntrack_events` = 2, the
 //! default since Linux 5.19), nor does one that was made while events were off, or under a rule that leaves this
 //! event out. [`Dumps`] remembers what the first dump listed, and what audits do, which are made now and then, and
-//! compares the later ones with it. A pure data structure: dumps are handed in, times are arguments in
-//! `CLOCK_REALTIME` nanoseconds.
+//! compares the later ones with it. A dump is a list of the whole table, or asks for a few entries by their tuples:
+//! those that may end without a message, and those that are missing. A pure data structure: dumps are handed in, times
+//! are arguments in `CLOCK_REALTIME` nanoseconds.
 //!
 //! Invariant: each entry becomes one record of its end: by its DESTROY message where that comes, else by
 //! [`Dumps::take_record`], never by both.
@@ -15,7 +16,7 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 
 use crate::connections::duplicates::entry_key;
-use crate::flow::{Counters, Flow};
+use crate::flow::{Counters, Flow, Tuple};
 use crate::record::Sighting;
 
 /// In how many dumps an entry has to be missing before it is taken to have ended without a message. The
@@ -28,6 +29,9 @@ const REMEMBERED_DUMPS: u32 = 30;
 
 /// How many entries are followed at most; one takes some 340 bytes.
 const MAX_FOLLOWED: usize = 1 << 18;
+
+/// To ask for one entry takes three system calls, and costs as much as to list some entries: at most so many.
+const LISTED_PER_ASKED: usize = 4;
 
 /// Which entries a dump follows that were not known before. The first dump follows all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +63,19 @@ pub struct Dumps {
     dumped_ns: [u64; 2],
     /// What the current dump follows.
     follow: Follow,
+    /// The current dump asks for entries, and lists none.
+    asks: bool,
+    /// An entry could not be asked for: the next dump is a list.
+    must_list: bool,
     /// Entries of the first dump that have not ended, and those that were made while events were off: some of them
     /// may never send a message.
     silent: usize,
-    /// Entries that the last dump did not have, and of which no message told.
+    /// Entries that the last dump that looked for them did not have, and of which no message told.
     missing: usize,
+    /// Those of them that no dump has found by their tuples yet.
+    missing_unasked: usize,
+    /// Entries that may never send a message or are missing, each once.
+    awaited: usize,
     /// Entries that are recorded as ended and remembered.
     ended: usize,
     /// Entries that were not followed, since there were too many.
@@ -79,6 +91,10 @@ struct Entry {
     flow: Flow,
     /// Number of the last dump that had it.
     dump: u32,
+    /// How many dumps looked for it since, and did not have it.
+    misses: u32,
+    /// Its tuple has found it once, so it will as long as it is there.
+    was_asked: bool,
     /// Somebody set its counters back.
     was_zeroed: bool,
     /// When it last became a record; `None` before.
@@ -87,6 +103,13 @@ struct Entry {
     ended: bool,
     /// The first dump had it, or events were off.
     may_be_silent: bool,
+}
+
+impl Entry {
+    /// Whether each dump looks for it, one that asks, too.
+    fn is_awaited(&self) -> bool {
+        !self.ended && (self.may_be_silent || self.misses > 0)
+    }
 }
 
 /// What a dump gives to be recorded.
@@ -123,8 +146,12 @@ impl Dumps {
             began_ns: 0,
             dumped_ns: [0; 2],
             follow: Follow::All,
+            asks: false,
+            must_list: false,
             silent: 0,
             missing: 0,
+            missing_unasked: 0,
+            awaited: 0,
             ended: 0,
             left_out: 0,
             is_over: false,
@@ -169,8 +196,33 @@ impl Dumps {
         silent_ns.into_iter().chain(waiting_ns).min()
     }
 
-    /// A dump begins.
+    /// Whether the next dump, if it follows [`Follow::Known`], can ask for the few entries that it is about, in place of a
+    /// list of the table, which has so many entries.
+    ///
+    /// An entry that was never found by its tuple is not taken to be gone because its tuple does not find it: then
+    /// the table is listed.
+    pub fn can_ask(&self, table_entries: usize) -> bool {
+        let Self { dump, active_interval_ns, must_list, missing_unasked, awaited, .. } = self;
+        let may_ask = *dump > 0 && active_interval_ns.is_none() && !*must_list && *missing_unasked == 0;
+        may_ask && awaited.saturating_mul(LISTED_PER_ASKED) <= table_entries
+    }
+
+    /// A dump begins that lists the table.
     pub fn begin(&mut self, now_ns: u64, follow: Follow) {
+        self.begin_any(now_ns, follow);
+        self.asks = false;
+        self.must_list = false;
+    }
+
+    /// A dump begins that asks for entries by their tuples, and in their zones: these.
+    pub fn begin_asking(&mut self, now_ns: u64) -> Vec<(Tuple, Option<u16>)> {
+        self.begin_any(now_ns, Follow::Known);
+        self.asks = true;
+        let awaited = self.entries.values().filter(|entry| entry.is_awaited());
+        awaited.map(|entry| (entry.flow.orig, entry.flow.zone)).collect()
+    }
+
+    fn begin_any(&mut self, now_ns: u64, follow: Follow) {
         self.dump += 1;
         self.began_ns = now_ns;
         self.follow = if self.dump == 1 { Follow::Silent } else { follow };
@@ -178,6 +230,7 @@ impl Dumps {
 
     /// The dump failed. What it did not show is no sign of anything.
     pub fn cancel(&mut self) {
+        self.must_list |= self.asks;
         self.dump = self.dump.saturating_sub(1);
         let [last_ns, _] = self.dumped_ns;
         self.began_ns = last_ns;
@@ -189,9 +242,15 @@ impl Dumps {
 
     /// Counts again what is missing and what is remembered.
     fn count(&mut self) {
-        let Self { entries, dump, missing, ended, .. } = self;
-        *missing = entries.values().filter(|entry| !entry.ended && entry.dump < *dump).count();
-        *ended = entries.values().filter(|entry| entry.ended).count();
+        let Self { entries, missing, missing_unasked, awaited, ended, .. } = self;
+        (*missing, *missing_unasked, *awaited, *ended) = (0, 0, 0, 0);
+        for entry in entries.values() {
+            let is_missing = !entry.ended && entry.misses > 0;
+            *missing += usize::from(is_missing);
+            *missing_unasked += usize::from(is_missing && !entry.was_asked);
+            *awaited += usize::from(entry.is_awaited());
+            *ended += usize::from(entry.ended);
+        }
     }
 
     /// The dump has this entry. One that is not recorded as it is now is not followed by an audit.
@@ -200,7 +259,7 @@ impl Dumps {
         let (dump, has_room) = (self.dump, self.entries.len() < MAX_FOLLOWED);
         let is_followed =
             dump == 1 || self.active_interval_ns.is_some() || self.follow != Follow::Known && is_recorded;
-        let may_be_silent = self.follow == Follow::Silent;
+        let (may_be_silent, was_asked) = (self.follow == Follow::Silent, self.asks);
         let entry = match self.entries.entry(identity(&flow)) {
             hashbrown::hash_map::Entry::Occupied(known) => {
                 let entry = known.into_mut();
@@ -208,6 +267,8 @@ impl Dumps {
                 self.zeroed += u64::from(went_down);
                 entry.was_zeroed |= went_down;
                 entry.dump = dump;
+                entry.misses = 0;
+                entry.was_asked |= was_asked;
                 entry.flow = flow;
                 if may_be_silent && !entry.may_be_silent && !entry.ended {
                     entry.may_be_silent = true;
@@ -217,9 +278,16 @@ impl Dumps {
             }
             hashbrown::hash_map::Entry::Vacant(unknown) if is_followed && (has_room || dump == 1) => {
                 self.silent += usize::from(may_be_silent);
-                let (was_zeroed, ended) = (false, false);
-                let entry = Entry { flow, dump, was_zeroed, recorded_ns: None, ended, may_be_silent };
-                unknown.insert(Box::new(entry))
+                unknown.insert(Box::new(Entry {
+                    flow,
+                    dump,
+                    misses: 0,
+                    was_asked,
+                    was_zeroed: false,
+                    recorded_ns: None,
+                    ended: false,
+                    may_be_silent,
+                }))
             }
             hashbrown::hash_map::Entry::Vacant(_) => {
                 self.left_out += u64::from(is_followed);
@@ -255,10 +323,11 @@ impl Dumps {
     }
 
     fn end_missing(&mut self, dumps: u32, now_ns: u64) {
-        let Self { entries, records, dump, silent, .. } = self;
+        let Self { entries, records, dump, asks, silent, .. } = self;
         entries.retain(|_, entry| {
-            let missing = dump.saturating_sub(entry.dump);
-            if missing >= dumps && !entry.ended {
+            let was_looked_for = !*asks || entry.is_awaited() || entry.ended;
+            entry.misses += u32::from(was_looked_for && entry.dump < *dump);
+            if entry.misses >= dumps && !entry.ended {
                 entry.ended = true;
                 *silent -= usize::from(entry.may_be_silent);
                 records.push_back(Record {
@@ -267,7 +336,7 @@ impl Dumps {
                     at_ns: now_ns,
                 });
             }
-            missing < MISSING_DUMPS + REMEMBERED_DUMPS
+            entry.misses < MISSING_DUMPS + REMEMBERED_DUMPS
         });
         self.count();
         // What an audit has brought may be gone by now.
@@ -288,7 +357,11 @@ impl Dumps {
             }
             Some(entry) => {
                 self.silent -= usize::from(entry.may_be_silent);
-                self.missing = self.missing.saturating_sub(usize::from(entry.dump < self.dump));
+                let is_missing = entry.misses > 0;
+                self.missing = self.missing.saturating_sub(usize::from(is_missing));
+                let is_unasked = is_missing && !entry.was_asked;
+                self.missing_unasked = self.missing_unasked.saturating_sub(usize::from(is_unasked));
+                self.awaited = self.awaited.saturating_sub(usize::from(entry.is_awaited()));
                 let went_down = went_down(&entry.flow, flow);
                 self.zeroed += u64::from(went_down);
                 Destroyed::First { counters_final: !entry.was_zeroed && !went_down }
@@ -317,238 +390,6 @@ fn identity(flow: &Flow) -> Identity {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing;
-
-    const S: u64 = 1_000_000_000;
-
-    fn flow(port: u16, packets: u64) -> Flow {
-        Flow {
-            id: Some(u32::from(port)),
-            start_ns: Some(S),
-            orig_counters: Some(Counters { packets, bytes: packets * 60 }),
-            ..testing::flow(port)
-        }
-    }
-
-    fn dump(dumps: &mut Dumps, at_s: u64, flows: &[Flow]) {
-        dumps.begin(at_s * S, Follow::Known);
-        for flow in flows {
-            dumps.saw(flow.clone(), true, at_s * S);
-        }
-        dumps.end(at_s * S);
-    }
-
-    fn audit(dumps: &mut Dumps, at_s: u64, follow: Follow, flows: &[Flow]) {
-        dumps.begin(at_s * S, follow);
-        for flow in flows {
-            dumps.saw(flow.clone(), true, at_s * S);
-        }
-        dumps.end(at_s * S);
-    }
-
-    fn records(dumps: &mut Dumps) -> Vec<(Option<u32>, Sighting, u64)> {
-        std::iter::from_fn(|| dumps.take_record())
-            .map(|Record { flow, sighting, at_ns }| (flow.id, sighting, at_ns / S))
-            .collect()
-    }
-
-    const FIRST: Destroyed = Destroyed::First { counters_final: true };
-
-    #[test]
-    fn what_is_missing_twice_without_a_message_has_vanished() {
-        let mut dumps = Dumps::new(None);
-        dump(&mut dumps, 10, &[flow(1, 1), flow(2, 1)]);
-        dump(&mut dumps, 70, &[flow(1, 2)]);
-        assert_eq!(records(&mut dumps), []);
-        assert!(dumps.is_needed());
-        dump(&mut dumps, 130, &[flow(1, 3)]);
-        assert_eq!(records(&mut dumps), [(Some(2), Sighting::Vanished, 130)]);
-        assert_eq!(dumps.destroyed(&flow(2, 9)), Destroyed::Again, "it came after all");
-        assert_eq!(dumps.destroyed(&flow(1, 9)), FIRST);
-        assert!(!dumps.is_needed());
-    }
-
-    #[test]
-    fn a_message_wins_over_a_missing_entry() {
-        let mut dumps = Dumps::new(None);
-        dump(&mut dumps, 10, &[flow(1, 1)]);
-        dump(&mut dumps, 70, &[]);
-        assert_eq!(dumps.destroyed(&flow(1, 1)), FIRST);
-        dump(&mut dumps, 130, &[]);
-        assert_eq!(records(&mut dumps), []);
-    }
-
-    #[test]
-    fn entries_that_came_later_are_not_followed() {
-        let mut dumps = Dumps::new(None);
-        dump(&mut dumps, 10, &[]);
-        assert!(!dumps.is_needed());
-        dump(&mut dumps, 70, &[flow(1, 1)]);
-        dump(&mut dumps, 130, &[]);
-        dump(&mut dumps, 190, &[]);
-        assert_eq!(records(&mut dumps), []);
-    }
-
-    #[test]
-    fn an_audit_finds_what_ends_without_a_message() {
-        let mut dumps = Dumps::new(None);
-        dump(&mut dumps, 10, &[]);
-        audit(&mut dumps, 600, Follow::All, &[flow(1, 1), flow(2, 2), flow(3, 3)]);
-        assert!(!dumps.is_needed(), "all may send their messages");
-        assert_eq!(dumps.complete_until_ns(), None, "files do not wait for them");
-        assert_eq!(dumps.destroyed(&flow(1, 1)), FIRST);
-        audit(&mut dumps, 1200, Follow::All, &[flow(3, 3)]);
-        assert_eq!(records(&mut dumps), []);
-        assert!(dumps.is_needed(), "one is missing");
-        dump(&mut dumps, 1260, &[flow(3, 3)]);
-        assert_eq!(records(&mut dumps), [(Some(2), Sighting::Vanished, 1260)]);
-        assert_eq!(dumps.destroyed(&flow(2, 2)), Destroyed::Again);
-        assert!(!dumps.is_needed());
-    }
-
-    #[test]
-    fn a_message_after_an_audit_wins() {
-        let mut dumps = Dumps::new(None);
-        dump(&mut dumps, 10, &[]);
-        audit(&mut dumps, 600, Follow::All, &[flow(1, 1)]);
-        audit(&mut dumps, 1200, Follow::All, &[]);
-        assert!(dumps.is_needed());
-        assert_eq!(dumps.destroyed(&flow(1, 1)), FIRST);
-        assert!(!dumps.is_needed());
-        dump(&mut dumps, 1260, &[]);
-        assert_eq!(records(&mut dumps), []);
-    }
-
-    #[test]
-    fn what_was_made_while_events_were_off_is_followed() {
-        let mut dumps = Dumps::new(None);
-        dump(&mut dumps, 10, &[]);
-        audit(&mut dumps, 20, Follow::All, &[flow(1, 1)]);
-        audit(&mut dumps, 30, Follow::Silent, &[flow(1, 1), flow(2, 1)]);
-        assert!(dumps.is_needed());
-        dump(&mut dumps, 40, &[]);
-        dump(&mut dumps, 50, &[]);
-        assert_eq!(records(&mut dumps).len(), 2);
-        assert_eq!(dumps.complete_until_ns(), None, "all of them have ended");
-    }
-
-    #[test]
-    fn an_audit_does_not_follow_what_is_not_recorded() {
-        let mut dumps = Dumps::new(None);
-        dump(&mut dumps, 10, &[]);
-        dumps.begin(20 * S, Follow::All);
-        dumps.saw(flow(1, 1), false, 20 * S);
-        dumps.end(20 * S);
-        dump(&mut dumps, 30, &[]);
-        dump(&mut dumps, 40, &[]);
-        assert_eq!(records(&mut dumps), []);
-    }
-
-    #[test]
-    fn what_is_declared_lost_has_not_vanished() {
-        let mut dumps = Dumps::new(None);
-        dump(&mut dumps, 10, &[flow(1, 1)]);
-        audit(&mut dumps, 20, Follow::All, &[flow(1, 1), flow(2, 1)]);
-        dumps.forget_announced();
-        dump(&mut dumps, 30, &[]);
-        dump(&mut dumps, 40, &[]);
-        assert_eq!(records(&mut dumps), [(Some(1), Sighting::Vanished, 40)]);
-    }
-
-    #[test]
-    fn an_entry_that_was_used_again_is_another() {
-        let mut dumps = Dumps::new(None);
-        dump(&mut dumps, 10, &[flow(1, 5)]);
-        let again = Flow { start_ns: Some(20 * S), ..flow(1, 1) };
-        dump(&mut dumps, 70, std::slice::from_ref(&again));
-        dump(&mut dumps, 130, std::slice::from_ref(&again));
-        assert_eq!(records(&mut dumps), [(Some(1), Sighting::Vanished, 130)]);
-        assert_eq!(dumps.destroyed(&again), FIRST);
-        assert_eq!(dumps.zeroed(), 0);
-    }
-
-    #[test]
-    fn counters_that_go_down_are_not_final() {
-        let mut dumps = Dumps::new(None);
-        dump(&mut dumps, 10, &[flow(1, 5), flow(2, 5), flow(3, 5)]);
-        dump(&mut dumps, 70, &[flow(1, 2), flow(2, 6), flow(3, 6)]);
-        assert_eq!(dumps.destroyed(&flow(1, 9)), Destroyed::First { counters_final: false });
-        assert_eq!(dumps.destroyed(&flow(2, 1)), Destroyed::First { counters_final: false });
-        assert_eq!(dumps.destroyed(&flow(3, 6)), FIRST);
-        assert_eq!(dumps.zeroed(), 2);
-    }
-
-    #[test]
-    fn what_goes_on_is_recorded_each_interval() {
-        let mut dumps = Dumps::new(Some(100 * S));
-        dump(&mut dumps, 60, &[flow(1, 1)]);
-        assert_eq!(records(&mut dumps), []);
-        let mut alive = Vec::new();
-        for minute in 2..=6 {
-            dump(&mut dumps, minute * 60, &[flow(1, minute), flow(2, minute)]);
-            alive.extend(records(&mut dumps));
-        }
-        let at = |port, second| (Some(port), Sighting::Alive, second);
-        assert_eq!(alive, [at(1, 120), at(2, 120), at(1, 240), at(2, 240), at(1, 360), at(2, 360)]);
-        dump(&mut dumps, 420, &[]);
-        dump(&mut dumps, 480, &[]);
-        let ended: Vec<_> = records(&mut dumps);
-        assert_eq!(ended.len(), 2);
-        assert!(ended.iter().all(|(_, sighting, _)| *sighting == Sighting::Vanished));
-    }
-
-    #[test]
-    fn the_end_of_a_silent_entry_is_known_after_two_dumps() {
-        let mut dumps = Dumps::new(None);
-        dump(&mut dumps, 10, &[flow(1, 1)]);
-        assert_eq!(dumps.complete_until_ns(), Some(10 * S));
-        dump(&mut dumps, 70, &[flow(1, 1)]);
-        dump(&mut dumps, 130, &[]);
-        assert_eq!(dumps.complete_until_ns(), Some(70 * S));
-        dump(&mut dumps, 190, &[]);
-        assert_eq!(dumps.complete_until_ns(), Some(190 * S), "its record waits");
-        assert_eq!(records(&mut dumps).len(), 1);
-        assert_eq!(dumps.complete_until_ns(), None);
-    }
-
-    #[test]
-    fn the_last_dump_ends_what_it_does_not_have() {
-        let mut dumps = Dumps::new(None);
-        dump(&mut dumps, 10, &[flow(1, 1), flow(2, 1)]);
-        dumps.begin(20 * S, Follow::Known);
-        dumps.saw(flow(1, 2), true, 21 * S);
-        dumps.end_last(22 * S);
-        assert_eq!(records(&mut dumps), [(Some(2), Sighting::Vanished, 22)]);
-        assert_eq!(dumps.complete_until_ns(), Some(20 * S));
-    }
-
-    #[test]
-    fn a_dump_that_fails_counts_for_nothing() {
-        let mut dumps = Dumps::new(None);
-        dumps.begin(S, Follow::Known);
-        dumps.saw(flow(1, 1), true, S);
-        dumps.cancel();
-        assert!(dumps.is_needed());
-        dump(&mut dumps, 10, &[flow(1, 1), flow(2, 1)]);
-        dump(&mut dumps, 20, &[]);
-        dumps.begin(25 * S, Follow::Known);
-        dumps.cancel();
-        assert_eq!(records(&mut dumps), []);
-        dump(&mut dumps, 30, &[]);
-        assert_eq!(records(&mut dumps).len(), 2);
-    }
-
-    #[test]
-    fn what_has_ended_is_forgotten_in_the_end() {
-        let mut dumps = Dumps::new(None);
-        dump(&mut dumps, 10, &[flow(1, 1)]);
-        for number in 0..=MISSING_DUMPS + REMEMBERED_DUMPS {
-            assert!(number == 0 || dumps.is_needed() || number >= REMEMBERED_DUMPS);
-            dump(&mut dumps, 20, &[]);
-        }
-        assert!(!dumps.is_needed());
-        assert_eq!(records(&mut dumps).len(), 1);
-    }
-}
+mod asking;
+#[cfg(test)]
+mod tests;

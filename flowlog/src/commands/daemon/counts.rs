@@ -50,6 +50,8 @@ pub(super) fn update_metrics(daemon: &Daemon) {
         let netns = [("netns", watched.name().to_owned())];
         metrics.conntrack_entries.get_or_create(&netns).set(watched.entries.into());
         metrics.conntrack_entries_max.get_or_create(&netns).set(watched.table_max.into());
+        set(&metrics.conntrack_lists.get_or_create(&netns), watched.lists);
+        set(&metrics.conntrack_entries_asked.get_or_create(&netns), watched.asked);
         let [netns] = netns;
         for (counter, count) in watched.needed.counted().by_name() {
             let labels = [("counter", counter.to_owned()), netns.clone()];

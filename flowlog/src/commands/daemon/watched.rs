@@ -21,7 +21,7 @@ use crate::attribution::clocks::Clocks;
 use crate::attribution::join::Observer;
 use crate::causes::one_line;
 use crate::commands::doctor::{Settings, read_settings};
-use crate::connections::ctnetlink::{Buffers, Delivery, Listener, Requests};
+use crate::connections::ctnetlink::{self, Buffers, Delivery, Listener, Requests};
 use crate::connections::dumps::{Dumps, Follow};
 use crate::connections::duplicates::Seen;
 use crate::connections::filter::FlowFilter;
@@ -80,6 +80,10 @@ pub(super) struct Watched {
     pub(super) needed: Needed,
     /// Entries were made that end without an event, and are not listed yet.
     pub(super) has_silent: bool,
+    /// How often the whole table was listed.
+    pub(super) lists: u64,
+    /// How many entries were asked for in place of a list.
+    pub(super) asked: u64,
     has_said_left_out: bool,
     said_zeroed: Doubling,
     /// The kernel holds too many entries: flows are counted and dropped.
@@ -164,6 +168,8 @@ impl Watched {
             entries: 0,
             needed,
             has_silent: false,
+            lists: 0,
+            asked: 0,
             has_said_left_out: false,
             said_zeroed: Doubling::default(),
             is_shedding: false,
@@ -256,9 +262,10 @@ impl Watched {
         self.since_ns.min(now_ns.saturating_sub(elapsed_ns))
     }
 
-    /// Lists the table, where that can tell something. The ring buffer is read meanwhile. What the
-    /// last dump tells is for the caller to say: [`Dumps::end_last`]. It is always made: on this occasion the kernel
-    /// removes what has expired, and tells of it, which it does by itself only minutes later.
+    /// Finds out which entries are there, where that can tell something: lists the table, or asks for the few entries that
+    /// it is about. The ring buffer is read meanwhile. What the last dump tells is for the caller to say:
+    /// [`Dumps::end_last`]. It is always made: on this occasion the kernel removes what has expired, and tells of it,
+    /// which it does by itself only minutes later.
     pub(super) fn dump(&mut self, local: &mut Local, why: Dump) -> Result<()> {
         let follow = match why {
             _ if self.has_silent => Follow::Silent,
@@ -272,45 +279,34 @@ impl Watched {
         if self.is_held && !is_last {
             return Ok(());
         }
-        if !(is_last || follow != Follow::Known || self.observed.dumps.is_needed())
-            || self.observed.dumps.has_records()
-        {
+        let dumps = &self.observed.dumps;
+        if !(is_last || follow != Follow::Known || dumps.is_needed()) || dumps.has_records() {
             return Ok(());
         }
+        // The last one removes what has expired. Without a number of entries there is nothing to compare with.
+        let may_ask = why == Dump::Due && follow == Follow::Known && self.count();
+        let entries = usize::try_from(self.entries).unwrap_or(usize::MAX);
+        let asks = may_ask && self.observed.dumps.can_ask(entries);
         let mut drained = Instant::now();
-        // Where events are still off, more of them are made.
-        self.has_silent = !self.needed.is_met(Need::Events);
-        let Self { requests, observed: Observed { dumps, filter, .. }, .. } = self;
         let mut result = Ok(());
-        // Before the kernel looks: what it lists may end while it is read here, and the row of the end is later.
-        let at_ns = now_ns(ClockId::CLOCK_REALTIME);
-        dumps.begin(at_ns, follow);
-        let dumped = requests.dump(|decoded| {
-            match decoded {
-                Ok(decoded) => {
-                    let is_recorded = filter.records(&decoded.flow);
-                    dumps.saw(decoded.flow, is_recorded, at_ns);
-                }
-                Err(error) => warn!(
-                    "cannot decode an entry of the connection tracking table, so it is not recorded if it ends \
-                     without an event: {error}"
-                ),
-            }
+        let mut meanwhile = || {
             if result.is_ok() {
                 result = local.drain_now_and_then(&mut drained);
             }
-        });
+        };
+        let dumped = if asks { self.ask(&mut meanwhile) } else { self.list(follow, &mut meanwhile) };
         match dumped {
             Ok(()) => {
                 if !is_last {
-                    dumps.end(now_ns(ClockId::CLOCK_REALTIME));
+                    self.observed.dumps.end(now_ns(ClockId::CLOCK_REALTIME));
                 }
-                debug!("listed the table of `{}`: {why:?}, {follow:?}", self.name());
+                let did = if asks { "asked for entries of" } else { "listed" };
+                debug!("{did} the table of `{}`: {why:?}, {follow:?}", self.name());
                 self.say_zeroed();
                 self.say_left_out();
             }
             Err(error) => {
-                dumps.cancel();
+                self.observed.dumps.cancel();
                 self.has_silent |= follow == Follow::Silent;
                 warn!(
                     "connections of the network namespace `{}` that end without an event are recorded late, or not \
@@ -321,6 +317,46 @@ impl Watched {
             }
         }
         result
+    }
+
+    /// Lists the table, and does something else `meanwhile`.
+    fn list(&mut self, follow: Follow, meanwhile: &mut impl FnMut()) -> Result<(), ctnetlink::Error> {
+        // Where events are still off, more of them are made.
+        self.has_silent = !self.needed.is_met(Need::Events);
+        self.lists += 1;
+        let Self { requests, observed: Observed { dumps, filter, .. }, .. } = self;
+        // Before the kernel looks: what it lists may end while it is read here, and the row of the end is later.
+        let at_ns = now_ns(ClockId::CLOCK_REALTIME);
+        dumps.begin(at_ns, follow);
+        requests.dump(|decoded| {
+            match decoded {
+                Ok(decoded) => {
+                    let is_recorded = filter.records(&decoded.flow);
+                    dumps.saw(decoded.flow, is_recorded, at_ns);
+                }
+                Err(error) => warn!(
+                    "cannot decode an entry of the connection tracking table, so it is not recorded if it ends \
+                     without an event: {error}"
+                ),
+            }
+            meanwhile();
+        })
+    }
+
+    /// Asks for the entries that [`Dumps`] waits for, by their tuples, and does something else `meanwhile`.
+    fn ask(&mut self, meanwhile: &mut impl FnMut()) -> Result<(), ctnetlink::Error> {
+        let Self { requests, observed: Observed { dumps, filter, .. }, asked, .. } = self;
+        for (orig, zone) in dumps.begin_asking(now_ns(ClockId::CLOCK_REALTIME)) {
+            let at_ns = now_ns(ClockId::CLOCK_REALTIME);
+            *asked += 1;
+            // Another entry may have the tuple by now: `Dumps` tells them apart.
+            if let Some(flow) = requests.get(&orig, zone)? {
+                let is_recorded = filter.records(&flow);
+                dumps.saw(flow, is_recorded, at_ns);
+            }
+            meanwhile();
+        }
+        Ok(())
     }
 
     /// Says that counters were set back.

@@ -7,6 +7,7 @@
 //! | module | owns |
 //! |---|---|
 //! | `receive` | reading: which sockets, how long, what happens while writing is behind; the stop |
+//! | `pace` | how long it sleeps between two reads |
 //! | `watched` | a network namespace: its sockets, dumps, room in its table |
 //! | `observed` | messages and dumps = records, handed to a sink; without sockets, so its tests join messages with events |
 //! | `local` | the tables of sockets and processes, fed from the ring buffer |
@@ -26,6 +27,7 @@ mod needed;
 mod observed;
 mod older;
 mod output;
+mod pace;
 mod programs;
 mod receive;
 mod said;
@@ -34,13 +36,13 @@ mod watched;
 mod writing;
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use flowlog_common::heap;
 use flowlog_reader::gaps::Pending;
 use flowlog_reader::run::RunFacts;
-use nix::sys::epoll::{Epoll, EpollCreateFlags};
+use nix::sys::epoll::Epoll;
 use serde_json::Value;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -51,8 +53,10 @@ use self::clock::now_us;
 use self::local::Local;
 use self::observed::Tally;
 use self::output::Output;
+use self::pace::Pace;
 use self::programs::Programs;
-use self::watched::{Dump, REFRESH_INTERVAL, Watch, Watched};
+use self::receive::Rest;
+use self::watched::{Dump, REFRESH_INTERVAL, Sockets, Watch, Watched};
 use self::writing::Written;
 use crate::commands::config::Config;
 use crate::commands::doctor::Settings;
@@ -75,8 +79,8 @@ const NEVER: Duration = Duration::from_secs(86_400 * 365);
 /// How long the last events may take at the stop.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How often the sockets are read before a list of the table: each turn takes some thousand events.
-const MAX_TURNS_BEFORE_DUMP: u32 = 100;
+/// How often the sockets are read until nothing waits: each turn takes some thousand events.
+const MAX_TURNS: u32 = 100;
 
 /// How long the last files may take at the stop. What is not published then is in the write-ahead log.
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(40);
@@ -135,8 +139,11 @@ impl Signals {
 /// The receiving side.
 struct Daemon {
     watched: Vec<Watched>,
-    /// Readable when any listener is.
+    /// Readable when any listener is, and when `changes` is.
     readable: AsyncFd<OwnedFd>,
+    /// Readable when addresses have changed: that does not wait for the end of a nap.
+    changes: Epoll,
+    pace: Pace,
     buffers: Buffers,
     local: Local,
     programs: Programs,
@@ -180,7 +187,7 @@ impl Daemon {
         let mut local = Local::start(ebpf, ring_buffer_bytes, sockets, cmdline)?;
 
         let programs = Programs::new(keep);
-        let (mut watched, settings, epoll) = open_all(namespaces, watch, &local)?;
+        let (mut watched, settings, Sockets { readable, changes }) = open_all(namespaces, watch, &local)?;
         // After the subscription: what ends from now on is either in the dump or sends a message.
         for watched in &mut watched {
             watched.dump(&mut local, Dump::Due)?;
@@ -228,7 +235,9 @@ impl Daemon {
         gaps.take().into_iter().for_each(|gap| output.gaps.add(gap));
         Ok(Self {
             watched,
-            readable: async_fd(epoll.0)?,
+            readable: async_fd(readable.0)?,
+            changes,
+            pace: Pace::new(Instant::now()),
             buffers,
             local,
             programs,
@@ -269,7 +278,11 @@ impl Daemon {
                 biased;
                 _ = signals.terminate.recv() => return Ok(()),
                 _ = signals.interrupt.recv() => return Ok(()),
-                _ = signals.hangup.recv() => self.output.rotate()?,
+                _ = signals.hangup.recv() => {
+                    // What ended before the signal is in the file.
+                    self.read_waiting()?;
+                    self.output.rotate()?;
+                }
                 // On a slow host, what is done now and then may take longer than its interval: that must leave time for
                 // events, so each interval begins when the work is done.
                 _ = refresh.tick() => {
@@ -284,6 +297,7 @@ impl Daemon {
                     self.tick()?;
                     counts::update_metrics(self);
                     drain.reset();
+                    self.pace.is_due_at(Instant::now() + DRAIN_INTERVAL);
                 }
                 // While nothing can be taken, events wait that may tell of what a dump would miss.
                 _ = dump.tick(), if !self.output.is_blocked() => {
@@ -302,7 +316,7 @@ impl Daemon {
                 }
                 ready = ready_to_receive(&self.readable, more), if self.can_receive() => {
                     ready.context("cannot wait for the netlink sockets")?;
-                    more = self.receive()?;
+                    more = self.receive_and_nap()?;
                 }
             }
         }
@@ -323,7 +337,7 @@ impl Daemon {
         local.look_again(watched)?;
         watched.iter_mut().for_each(|watched| watched.look(buffers, &mut output.gaps));
         let is_due = |watched: &Watched| watched.has_silent && watched.needed.is_met(Need::Events);
-        if self.watched.iter().any(is_due) && self.read_before_dump()? {
+        if self.watched.iter().any(is_due) && self.read_waiting()? {
             let Self { watched, local, .. } = self;
             watched
                 .iter_mut()
@@ -333,14 +347,14 @@ impl Daemon {
         Ok(())
     }
 
-    /// Reads all events that wait: what ended since the last list must not be missing in the next one, too, before its
-    /// event is read. Says whether that could be done.
-    fn read_before_dump(&mut self) -> Result<bool> {
-        for _ in 0..MAX_TURNS_BEFORE_DUMP {
+    /// Reads all events that wait. Before a list: what ended since the last one must not be missing in this one, too,
+    /// before its event is read. Says whether that could be done.
+    fn read_waiting(&mut self) -> Result<bool> {
+        for _ in 0..MAX_TURNS {
             if self.output.is_blocked() {
                 return Ok(false);
             }
-            if !self.receive()? {
+            if self.receive()?.rest == Rest::Nothing {
                 return Ok(true);
             }
         }
@@ -349,7 +363,7 @@ impl Daemon {
 
     /// Lists the tables, unless there are too many events that were not read: then the next time.
     fn dump(&mut self, why: Dump) -> Result<()> {
-        if !self.read_before_dump()? {
+        if !self.read_waiting()? {
             return Ok(());
         }
         self.watched.iter_mut().try_for_each(|watched| watched.dump(&mut self.local, why))
@@ -426,11 +440,11 @@ fn open_all(
     namespaces: Vec<Namespace>,
     watch: Watch<'_>,
     local: &Local,
-) -> Result<(Vec<Watched>, Vec<Settings>, Epoll)> {
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll instance")?;
-    let opened = namespaces.into_iter().map(|namespace| Watched::open(namespace, watch, local, &epoll));
+) -> Result<(Vec<Watched>, Vec<Settings>, Sockets)> {
+    let sockets = Sockets::new()?;
+    let opened = namespaces.into_iter().map(|namespace| Watched::open(namespace, watch, local, &sockets));
     let (watched, settings) = opened.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-    Ok((watched, settings, epoll))
+    Ok((watched, settings, sockets))
 }
 
 /// What files, ledger and write-ahead log say of the filter.

@@ -10,6 +10,7 @@ use nix::time::ClockId;
 use tracing::{debug, warn};
 
 use super::clock::{self, now_ns, now_us};
+use super::pace::Room;
 use super::said::Doubling;
 use super::watched::Watched;
 use crate::attribution::clocks::Set;
@@ -38,6 +39,8 @@ pub(super) struct Local {
     cmdline: Mode,
     /// The events that are taken in now.
     events: Vec<RingEvent>,
+    /// How many were taken in since [`Local::take_read`].
+    read: usize,
     /// The name of this program's tasks, and of those of another flowlog. At its start it takes a copy of each
     /// socket for a moment (`seed`). Where the owner closes the socket just then, that copy is the last one,
     /// and its end would make flowlog the one who closed.
@@ -149,6 +152,7 @@ impl Local {
             // After the programs: what is made meanwhile is told by them.
             origins: Origins::open(wanted),
             events: Vec::new(),
+            read: 0,
             own_comm: own_comm(),
             complete_ns: now_ns(ClockId::CLOCK_MONOTONIC),
             lost: 0,
@@ -176,7 +180,16 @@ impl Local {
     /// Reads all events that are there, and says which are missing since `since_ns`.
     fn read_events(&mut self, since_ns: u64) -> Result<Missed> {
         let Self {
-            ebpf: Some(ebpf), tables, clock, origins, events, own_comm, complete_ns, is_stuck, ..
+            ebpf: Some(ebpf),
+            tables,
+            clock,
+            origins,
+            events,
+            read,
+            own_comm,
+            complete_ns,
+            is_stuck,
+            ..
         } = self
         else {
             return Ok(Missed::default());
@@ -208,6 +221,7 @@ impl Local {
                 }
                 tables.apply(event, &clock.clocks, |owner| origins.resolve(owner));
             }
+            *read += events.len();
             unfinished.was_stuck &= events.is_empty();
             if events.len() == HANDFUL {
                 handfuls += 1;
@@ -233,6 +247,12 @@ impl Local {
         // It counts once, however long it takes.
         missed.was_stuck = unfinished.was_stuck && *is_stuck;
         Ok(missed)
+    }
+
+    /// How many events were read since the last call, and how many the ring buffer has room for.
+    pub(super) fn take_read(&mut self) -> Option<(Room, u32)> {
+        let read = u32::try_from(std::mem::take(&mut self.read)).unwrap_or(u32::MAX);
+        Some((Room::of_ring_buffer(self.ebpf.as_ref()?.capacity()), read))
     }
 
     /// Events are missing since `since_ns`.

@@ -1,5 +1,6 @@
 //! From datagrams to rows: what the receiving side does with a flow.
 
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use flowlog_reader::gaps::{Cause, Gap, Stage, unnoticed_since_us};
@@ -9,6 +10,7 @@ use tracing::error;
 use super::clock::{now_ns, now_us};
 use super::observed::{Known, unreadable};
 use super::output::Output;
+use super::pace::nap;
 use super::watched::{Dump, Watched};
 use super::{Daemon, Local};
 use crate::connections::ctnetlink::{Buffers, Datagrams, Delivery, Received};
@@ -17,11 +19,6 @@ use crate::time::to_us;
 
 /// Reads of one listener before signals, ticks and the other listeners get their turn.
 const READS_PER_TURN: usize = 16;
-
-/// How long this side sleeps when it has read what was there. To be woken, and to look at the tables and clocks
-/// once per read, costs as much as some messages do, and the sender pays, too: after a nap there are many.
-/// Signals and ticks are late by as much, and the receive buffer has to hold what comes meanwhile.
-const NAP: Duration = Duration::from_millis(1);
 
 /// How long nothing has to come after an overrun until the kernel has nothing left that it held: it tries again a
 /// second after there was no room, and then each tenth of a second (`nf_conntrack_ecache_work`).
@@ -87,15 +84,25 @@ impl Daemon {
         Ok(())
     }
 
-    /// Reads each listener for a while. Says whether there may be more.
-    pub(super) fn receive(&mut self) -> anyhow::Result<bool> {
+    /// Reads each listener for a while.
+    pub(super) fn receive(&mut self) -> anyhow::Result<Turn> {
         let Self { watched, buffers, local, output, .. } = self;
         let mut turn = Turn::default();
         for watched in watched {
             turn = turn.and(watched.read(buffers, local, output)?);
         }
+        Ok(turn)
+    }
+
+    /// Reads each listener for a while, and sleeps until it is worth to read again. Says whether there may be more.
+    pub(super) fn receive_and_nap(&mut self) -> anyhow::Result<bool> {
+        let turn = self.receive()?;
         if turn.has_received && turn.rest < Rest::Much {
-            std::thread::sleep(NAP);
+            let Self { watched, local, changes, pace, .. } = self;
+            let messages =
+                watched.iter_mut().map(|watched| (watched.room, std::mem::take(&mut watched.came)));
+            let length = pace.next_nap(Instant::now(), messages.chain(local.take_read()));
+            nap(length, changes.0.as_fd());
         }
         Ok(turn.rest > Rest::Nothing)
     }
@@ -119,7 +126,7 @@ impl Daemon {
     /// Reads all that is there, and what the kernel holds. Says whether that could be done.
     async fn read_queued(&mut self, can_read: bool) -> anyhow::Result<bool> {
         loop {
-            let more = can_read && self.receive()?;
+            let more = can_read && self.receive_and_nap()?;
             self.record_dumps()?;
             if self.output.is_blocked() {
                 let room = tokio::time::timeout(super::DRAIN_INTERVAL, self.output.room()).await;
@@ -169,14 +176,14 @@ impl Daemon {
 
 /// How reading a listener for a while ended.
 #[derive(Clone, Copy, Debug, Default)]
-struct Turn {
+pub(super) struct Turn {
     has_received: bool,
-    rest: Rest,
+    pub(super) rest: Rest,
 }
 
 /// How much is left to be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum Rest {
+pub(super) enum Rest {
     /// Nothing, or nothing can be taken.
     #[default]
     Nothing,
@@ -225,6 +232,7 @@ impl Watched {
                 }
                 Received::Datagrams(datagrams) => {
                     turn.has_received = true;
+                    self.came = self.came.saturating_add(datagrams.received());
                     self.received = Instant::now();
                     self.take(&datagrams, local, output);
                     datagrams.is_full()

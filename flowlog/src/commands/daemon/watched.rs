@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use flowlog_reader::gaps::{Cause, Gap, Pending, Stage};
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::time::ClockId;
 use tracing::{debug, warn};
 
@@ -16,6 +16,7 @@ use super::clock::{now_ns, now_us};
 use super::local::Local;
 use super::needed::Needed;
 use super::observed::Observed;
+use super::pace::Room;
 use super::said::Doubling;
 use crate::attribution::clocks::Clocks;
 use crate::attribution::join::Observer;
@@ -65,11 +66,35 @@ pub(super) struct Watch<'f> {
     pub(super) keep: bool,
 }
 
+/// What all sockets of all namespaces are waited for with.
+pub(super) struct Sockets {
+    /// Readable when any of them is.
+    pub(super) readable: Epoll,
+    /// Readable when one with changes of addresses is.
+    pub(super) changes: Epoll,
+}
+
+impl Sockets {
+    pub(super) fn new() -> Result<Self> {
+        const WHAT: &str = "cannot make an epoll instance";
+        let [readable, changes] = [(); 2].map(|()| Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context(WHAT));
+        let (readable, changes) = (readable?, changes?);
+        readable
+            .add(&changes.0, EpollEvent::new(EpollFlags::EPOLLIN, 0))
+            .context("cannot watch epoll instances")?;
+        Ok(Self { readable, changes })
+    }
+}
+
 /// One network namespace.
 pub(super) struct Watched {
     pub(super) namespace: Namespace,
     pub(super) place: Place,
     pub(super) listener: Listener,
+    /// How much of it may come between two reads.
+    pub(super) room: Room,
+    /// Messages that came since the last nap.
+    pub(super) came: u32,
     pub(super) requests: Requests,
     pub(super) observed: Observed,
     /// Entries of the table that the kernel allows.
@@ -131,7 +156,7 @@ impl Watched {
         namespace: Namespace,
         watch: Watch<'_>,
         local: &Local,
-        epoll: &Epoll,
+        sockets: &Sockets,
     ) -> Result<(Self, Settings)> {
         let Watch { delivery, receive_buffer_bytes, active_interval, filter, keep } = watch;
         let name = namespace.label();
@@ -145,7 +170,8 @@ impl Watched {
             (opened, UdpSocket::bind("0.0.0.0:0"), read_settings())
         })?;
         let (requests, listener, needed) = opened?;
-        epoll
+        let Sockets { readable, changes } = sockets;
+        readable
             .add(listener.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))
             .context("cannot watch the netlink socket")?;
         let netns_cookie = probe.ok().and_then(|probe| local.ebpf.as_ref()?.netns_cookie(&probe));
@@ -161,6 +187,8 @@ impl Watched {
         let mut watched = Self {
             namespace,
             place,
+            room: Room::of_receive_buffer(listener.receive_buffer_bytes()?),
+            came: 0,
             listener,
             requests,
             observed: Observed::new(filter.clone(), Seen::new(now_ns(ClockId::CLOCK_MONOTONIC)), dumps),
@@ -187,7 +215,7 @@ impl Watched {
                 watched.name()
             );
         }
-        watched.place.addresses = LocalAddresses::open(&watched.namespace, epoll);
+        watched.place.addresses = LocalAddresses::open(&watched.namespace, changes);
         watched.refresh();
         watched.read_losses(&mut Pending::default());
         Ok((watched, settings))

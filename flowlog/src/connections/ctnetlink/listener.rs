@@ -159,6 +159,11 @@ impl<'b> Datagrams<'b> {
         slots.filter_map(|(slot, length)| slot.get(..*length)).filter(|datagram| !datagram.is_empty())
     }
 
+    /// How many there were, those that are left out included.
+    pub fn received(&self) -> u32 {
+        u32::try_from(self.lengths.len()).unwrap_or(u32::MAX)
+    }
+
     /// Whether there was no room for more of them.
     pub fn is_full(&self) -> bool {
         self.lengths.len() == DATAGRAMS

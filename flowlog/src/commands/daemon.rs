@@ -7,7 +7,7 @@
 //! | module | owns |
 //! |---|---|
 //! | `receive` | reading: which sockets, how long, what happens while writing is behind; the stop |
-//! | `pace` | how long it sleeps between two reads |
+//! | `pace`, `ticker` | how long it sleeps between two reads; what wakes it when nothing comes |
 //! | `watched` | a network namespace: its sockets, dumps, room in its table |
 //! | `observed` | messages and dumps = records, handed to a sink; without sockets, so its tests join messages with events |
 //! | `local` | the tables of sockets and processes, fed from the ring buffer |
@@ -32,6 +32,7 @@ mod programs;
 mod receive;
 mod said;
 mod scrape;
+mod ticker;
 mod watched;
 mod writing;
 
@@ -56,6 +57,7 @@ use self::output::Output;
 use self::pace::Pace;
 use self::programs::Programs;
 use self::receive::Rest;
+use self::ticker::Ticker;
 use self::watched::{Dump, REFRESH_INTERVAL, Sockets, Watch, Watched};
 use self::writing::Written;
 use crate::commands::config::Config;
@@ -260,7 +262,7 @@ impl Daemon {
     }
 
     async fn work(&mut self, signals: &mut Signals) -> Result<()> {
-        let mut drain = interval(DRAIN_INTERVAL);
+        let drain = Ticker::start(DRAIN_INTERVAL)?;
         let mut refresh = interval(REFRESH_INTERVAL);
         let mut dump = interval(self.dump_interval);
         dump.reset();
@@ -289,14 +291,15 @@ impl Daemon {
                     self.refresh();
                     refresh.reset();
                 }
-                _ = drain.tick() => {
+                ticked = drain.tick() => {
+                    ticked?;
                     self.local.drain()?;
                     more |= self.check_hold();
                     self.record_dumps()?;
                     self.look()?;
                     self.tick()?;
                     counts::update_metrics(self);
-                    drain.reset();
+                    drain.reset()?;
                     self.pace.is_due_at(Instant::now() + DRAIN_INTERVAL);
                 }
                 // While nothing can be taken, events wait that may tell of what a dump would miss.

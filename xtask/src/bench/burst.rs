@@ -128,7 +128,7 @@ fn compare(tools: &Tools<'_>, readers: &[Reader], count: u32, rounds: u32) -> Re
     all.sort_by_key(|measured| Reader::ALL.iter().position(|reader| *reader == measured.reader));
     Ok(Section {
         title: format!("{count} ended flows at once: {rounds} rounds, medians, and quartiles of the time"),
-        key: "readers",
+        key: "readers".into(),
         columns: &[
             "reader",
             "kept_flows",
@@ -170,7 +170,7 @@ fn growth(tools: &Tools<'_>, count: u32, bursts: u32) -> Result<Section> {
     let exact = if is_exact { "exact" } else { "NOT exact" };
     Ok(Section {
         title: format!("Memory of one flowlog after each burst of {count}; all together {exact}"),
-        key: "growth",
+        key: "growth".into(),
         columns: &["burst", "rss_mib", "anonymous_mib", "peak_mib"],
         rows,
     })

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Options;
-use super::figures::{Cell, Report, Samples, Section, figure};
+use super::figures::{Cell, Report, Samples, Section};
 use super::loopback::{self, Took};
 use super::output::Output;
 use super::programs::{self, Counting, Runs};
@@ -62,31 +62,20 @@ fn costs(binary: &Path, count: u32, interrupt: &Interrupt) -> Result<Vec<Section
     udp.retain(|name, _| !of_processes(name));
     process.retain(|name, _| of_processes(name));
     Ok(vec![
-        cost("tcp", "TCP, per connection: a side is half of it", tcp, count),
-        cost("udp", "UDP, per socket that sends a datagram and gets an answer", udp, count),
-        cost("process", "Processes, per fork, exec and exit", process, process_count),
+        programs::section("tcp".into(), "TCP, per connection: a side is half of it", tcp, count.into()),
+        programs::section(
+            "udp".into(),
+            "UDP, per socket that sends a datagram and gets an answer",
+            udp,
+            count.into(),
+        ),
+        programs::section(
+            "process".into(),
+            "Processes, per fork, exec and exit",
+            process,
+            process_count.into(),
+        ),
     ])
-}
-
-fn cost(key: &'static str, title: &str, runs: BTreeMap<String, Runs>, count: u32) -> Section {
-    let row = |(name, runs): (String, Runs)| {
-        let (times, ns) = (figure(runs.count), runs.time.as_secs_f64() * 1e9);
-        let count = f64::from(count);
-        vec![
-            Cell::Text(name),
-            Cell::Figure(times / count, 2),
-            Cell::Figure(ns / times.max(1.0), 0),
-            Cell::Figure(ns / count, 0),
-        ]
-    };
-    let mut by_time: Vec<(String, Runs)> = runs.into_iter().filter(|(_, runs)| runs.count > 0).collect();
-    by_time.sort_by_key(|(_, runs)| std::cmp::Reverse(runs.time));
-    let mut sum = Runs::default();
-    for (_, runs) in &by_time {
-        sum += *runs;
-    }
-    let rows = by_time.into_iter().chain([("sum".to_owned(), sum)]).map(row).collect();
-    Section { title: title.to_owned(), key, columns: &["program", "runs", "ns_per_run", "ns"], rows }
 }
 
 /// Makes connections with and without the programs, in turns and in other respects the same.
@@ -117,7 +106,7 @@ fn rates(binary: &Path, count: u32, rounds: u32, interrupt: &Interrupt) -> Resul
     let rows = vec![rate.row("connections per s", 0), cpu.row("CPU us per connection, both sides", 2)];
     Ok(Section {
         title: format!("TCP with and without the programs: {rounds} rounds, medians and quartiles"),
-        key: "rate",
+        key: "rate".into(),
         columns: &[
             "figure",
             "with",
@@ -179,13 +168,7 @@ impl Watched {
     fn runs_during(&self, work: impl FnOnce() -> Result<()> + Send) -> Result<BTreeMap<String, Runs>> {
         let before = programs::runs(self.daemon.pid())?;
         self.namespace.inside(work)?;
-        let mut runs = programs::runs(self.daemon.pid())?;
-        for (name, runs) in &mut runs {
-            let before = before.get(name).copied().unwrap_or_default();
-            runs.count -= before.count;
-            runs.time -= before.time;
-        }
-        Ok(runs)
+        programs::runs_since(self.daemon.pid(), &before)
     }
 
     fn stop(mut self, interrupt: &Interrupt) -> Result<()> {

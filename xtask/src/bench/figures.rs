@@ -1,5 +1,7 @@
 //! What measurements have in common: samples, tables and their JSON.
 
+use std::borrow::Cow;
+
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::{Map, Value, json};
 
@@ -12,6 +14,11 @@ pub(super) struct Samples(Vec<f64>);
 impl Samples {
     pub(super) fn push(&mut self, sample: f64) {
         self.0.push(sample);
+    }
+
+    /// Adds what is known of several.
+    pub(super) fn extend(&mut self, samples: impl IntoIterator<Item = f64>) {
+        self.0.extend(samples);
     }
 
     /// The median and the quartiles around it: half of the samples are between those. `None` without any.
@@ -57,7 +64,7 @@ pub(super) struct Section {
     /// What they are about: the heading of the table.
     pub(super) title: String,
     /// Their name in JSON.
-    pub(super) key: &'static str,
+    pub(super) key: Cow<'static, str>,
     /// Names of the columns, with units. JSON has them as they are, the table with spaces.
     pub(super) columns: &'static [&'static str],
     pub(super) rows: Vec<Vec<Cell>>,
@@ -109,7 +116,7 @@ impl Report {
                 });
                 Value::Object(cells.collect())
             });
-            sections.insert(section.key.to_owned(), rows.collect());
+            sections.insert(section.key.to_string(), rows.collect());
         }
         let kernel = sh::output(std::process::Command::new("uname").args(["-srm"])).ok();
         json!({
@@ -138,7 +145,7 @@ mod tests {
     fn a_report_as_json_has_the_columns_as_names() {
         let section = Section {
             title: "Rates".to_owned(),
-            key: "rates",
+            key: "rates".into(),
             columns: &["of", "per_s"],
             rows: vec![vec![Cell::Text("all".to_owned()), Cell::Figure(1.25, 0)]],
         };

@@ -43,7 +43,7 @@ pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<Report
             title: format!(
                 "A namespace in which nothing happens, for {seconds} s; processes of the whole host come and go"
             ),
-            key: "idle",
+            key: "idle".into(),
             columns: &["reader", "rss_mib", "anonymous_mib", "peak_mib", "cpu_percent", "wake_ups_per_s"],
             rows,
         }],

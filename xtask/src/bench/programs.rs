@@ -1,5 +1,6 @@
 //! What the kernel counts of the eBPF programs of a daemon: how often each ran, and for how long.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::AddAssign;
@@ -9,6 +10,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
+
+use super::figures::{Cell, Section, figure};
 
 /// The kernel counts as long as this lives. It needs no setting that would have to be restored.
 pub(super) struct Counting {
@@ -61,6 +64,47 @@ pub(super) fn runs(pid: u32) -> Result<BTreeMap<String, Runs>> {
         }
     }
     Ok(runs)
+}
+
+/// The runs of the programs of a process since it had done `before`.
+///
+/// # Errors
+///
+/// Those of [`runs`].
+pub(super) fn runs_since(pid: u32, before: &BTreeMap<String, Runs>) -> Result<BTreeMap<String, Runs>> {
+    let mut runs = runs(pid)?;
+    for (name, runs) in &mut runs {
+        let before = before.get(name).copied().unwrap_or_default();
+        runs.count -= before.count;
+        runs.time -= before.time;
+    }
+    Ok(runs)
+}
+
+/// What each program took of `count` connections or the like: runs and time of one.
+pub(super) fn section(
+    key: Cow<'static, str>,
+    title: &str,
+    runs: BTreeMap<String, Runs>,
+    count: f64,
+) -> Section {
+    let row = |(name, runs): (String, Runs)| {
+        let (times, ns) = (figure(runs.count), runs.time.as_secs_f64() * 1e9);
+        vec![
+            Cell::Text(name),
+            Cell::Figure(times / count, 2),
+            Cell::Figure(ns / times.max(1.0), 0),
+            Cell::Figure(ns / count, 0),
+        ]
+    };
+    let mut by_time: Vec<(String, Runs)> = runs.into_iter().filter(|(_, runs)| runs.count > 0).collect();
+    by_time.sort_by_key(|(_, runs)| std::cmp::Reverse(runs.time));
+    let mut sum = Runs::default();
+    for (_, runs) in &by_time {
+        sum += *runs;
+    }
+    let rows = by_time.into_iter().chain([("sum".to_owned(), sum)]).map(row).collect();
+    Section { title: title.to_owned(), key, columns: &["program", "runs", "ns_per_run", "ns"], rows }
 }
 
 /// The ids of the programs that the descriptors of a process stand for.

@@ -46,7 +46,7 @@ pub(super) fn encode(_: &Options, _: &Interrupt) -> Result<Report> {
         name: "encode",
         sections: vec![Section {
             title: "Stages of a flow: median and its 95 % confidence interval".to_owned(),
-            key: "stages",
+            key: "stages".into(),
             columns: &["stage", "ns_per_flow", "lower_bound", "upper_bound"],
             rows: STAGES.into_iter().map(row).collect::<Result<_>>()?,
         }],
@@ -79,7 +79,7 @@ pub(super) fn size(options: &Options, _: &Interrupt) -> Result<Report> {
         name: "size",
         sections: vec![Section {
             title: format!("{rows} flows of the realistic mix, {with_process:.0} % with a local process"),
-            key: "columns",
+            key: "columns".into(),
             columns: &["column", "bytes_per_flow", "percent"],
             rows: parts.into_iter().map(row).collect(),
         }],

@@ -46,7 +46,7 @@ pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<Report
         name: "steady",
         sections: vec![Section {
             title: format!("flowlog at a steady rate, for {seconds} s each; the share is of one processor"),
-            key: "rates",
+            key: "rates".into(),
             columns: &[
                 "wanted_per_s",
                 "made_per_s",

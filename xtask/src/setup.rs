@@ -138,6 +138,22 @@ pub(crate) fn has_ulogd() -> bool {
     sh::find("ulogd").is_some() && libraries.into_iter().chain(architectures).any(|path| has_json(&path))
 }
 
+/// The programs of a measurement, and the Debian packages they come from. Debian starts the services among them.
+pub(crate) fn for_measurement(wanted: &[(&str, &str)]) -> Result<()> {
+    programs(wanted, "the measurement")
+}
+
+/// Installs a program that a measurement can do without. `false`: it cannot be had, which is reported.
+pub(crate) fn for_peer(program: &str, package: &str) -> bool {
+    match programs(&[(program, package)], "a comparison") {
+        Ok(()) => true,
+        Err(error) => {
+            eprintln!("setup: {error:#}");
+            false
+        }
+    }
+}
+
 /// cargo-fuzz, and the compiler that its library needs.
 pub(crate) fn for_fuzzing() -> Result<()> {
     if sh::find("c++").is_none() {

@@ -6,17 +6,25 @@
 //! load make --count N --at-once N [--per-second N]   makes and removes entries of the network namespace
 //! load receive --buffer BYTES [--pause US]           reads their events and does nothing with them
 //! load rows DIR                                      what is in the files of an output directory
+//! load processes DIR [--log FILE] [--src PORT:PID]... [--dst PORT:PID]...
+//!                                                    which rows know their processes, and which are wrong
+//! load datagrams --port N --seconds N                sockets that send one datagram each
+//! load accept --port N --count N                     accepts connections and keeps them open, until it is killed
+//! load open --port N --count N                       opens them, likewise
 //! ```
 //!
-//! Each prints one line of JSON to its standard output at its end.
+//! Each prints one line of JSON to its standard output when it is done.
 
 #![forbid(unsafe_code)]
 
 #[path = "../mix/mod.rs"]
 mod mix;
 
+mod datagrams;
 mod fingerprint;
+mod hold;
 mod make;
+mod processes;
 mod receive;
 mod rows;
 
@@ -37,6 +45,14 @@ enum Arguments {
         /// Output directory of `flowlog run`
         output: PathBuf,
     },
+    /// Hold the processes in the rows of an output directory against what is known of them
+    Processes(processes::Processes),
+    /// Send one datagram from each of as many sockets as the time allows
+    Datagrams(datagrams::Datagrams),
+    /// Accept connections, and keep them open
+    Accept(hold::Accept),
+    /// Open connections, and keep them open
+    Open(hold::Open),
 }
 
 fn main() -> Result<()> {
@@ -44,6 +60,10 @@ fn main() -> Result<()> {
         Arguments::Make(make) => make.run()?,
         Arguments::Receive(receive) => receive.run()?,
         Arguments::Rows { output } => rows::read(&output)?,
+        Arguments::Processes(processes) => processes.run()?,
+        Arguments::Datagrams(datagrams) => datagrams.run()?,
+        Arguments::Accept(accept) => return accept.run(),
+        Arguments::Open(open) => return open.run(),
     };
     println!("{result}");
     Ok(())

@@ -52,13 +52,13 @@ fn add(fingerprint: &mut Fingerprint, batch: &RecordBatch) -> Result<()> {
     Ok(())
 }
 
-fn reader(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+pub(crate) fn reader(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     let open = || anyhow::Ok(ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?);
     open().with_context(|| format!("cannot read `{}`", path.display()))
 }
 
 /// All files below a directory, which need not exist.
-fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut directories = vec![directory.to_owned()];
     while let Some(directory) = directories.pop() {

@@ -130,6 +130,10 @@ impl Said {
         Ok(self.value(name)?.as_str().with_context(|| format!("`{name}` is no text"))?.to_owned())
     }
 
+    pub(super) fn object(&self, name: &str) -> Result<Self> {
+        Ok(Self(self.value(name)?.clone()))
+    }
+
     fn fingerprint(&self) -> Result<u64> {
         Ok(u64::from_str_radix(&self.text("fingerprint")?, 16)?)
     }

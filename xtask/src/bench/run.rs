@@ -18,7 +18,7 @@ use crate::namespace::Namespace;
 use crate::sh;
 
 /// Rules that make the kernel track connections.
-const TRACK: &str = "add table inet bench; add chain inet bench out { type filter hook output priority 0; }; \
+pub(super) const TRACK: &str = "add table inet bench; add chain inet bench out { type filter hook output priority 0; }; \
                      add rule inet bench out ct state new counter";
 
 /// How long a reader may take to subscribe, and to write what it has and end.
@@ -33,9 +33,9 @@ const QUIET: Duration = Duration::from_secs(1);
 
 /// What every run needs.
 pub(super) struct Tools<'a> {
-    flowlog: PathBuf,
-    load: Load,
-    interrupt: &'a Interrupt,
+    pub(super) flowlog: PathBuf,
+    pub(super) load: Load,
+    pub(super) interrupt: &'a Interrupt,
 }
 
 impl<'a> Tools<'a> {

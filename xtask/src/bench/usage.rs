@@ -1,12 +1,14 @@
 //! What a process uses, as the kernel counts it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
-use nix::unistd::{SysconfVar, sysconf};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 /// Of one process, all its threads together.
 #[derive(Clone, Copy, Debug)]
@@ -62,11 +64,75 @@ impl Usage {
 ///
 /// Never on Linux.
 pub(super) fn cpu_of_ended_children() -> Result<Duration> {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    cpu_of(UsageWho::RUSAGE_CHILDREN)
+}
+
+/// The time of the processors that this process used, and its children who have ended and were waited for.
+///
+/// # Errors
+///
+/// Never on Linux.
+pub(super) fn cpu_of_own() -> Result<Duration> {
+    Ok(cpu_of(UsageWho::RUSAGE_SELF)? + cpu_of(UsageWho::RUSAGE_CHILDREN)?)
+}
+
+fn cpu_of(who: UsageWho) -> Result<Duration> {
+    let usage = getrusage(who)?;
     let duration = |time: TimeVal| {
         anyhow::Ok(Duration::new(u64::try_from(time.tv_sec())?, u32::try_from(time.tv_usec() * 1000)?))
     };
     Ok(duration(usage.user_time())? + duration(usage.system_time())?)
+}
+
+/// The time of the processors that a process has used, all its threads together, in nanoseconds.
+///
+/// # Errors
+///
+/// When it has ended.
+pub(super) fn cpu_of_process(pid: u32) -> Result<Duration> {
+    let clock = clock_getcpuclockid(Pid::from_raw(pid.try_into()?))
+        .with_context(|| format!("cannot read the time of process {pid}"))?;
+    Ok(clock_gettime(clock)?.into())
+}
+
+/// The time of the processors that each thread of a process has used, by its name.
+///
+/// # Errors
+///
+/// When the process has ended.
+pub(super) fn cpu_of_threads(pid: u32) -> Result<BTreeMap<String, Duration>> {
+    let mut threads: BTreeMap<String, Duration> = BTreeMap::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        let read = |file: &str| fs::read_to_string(task.join(file));
+        // Threads may end meanwhile. Its time is the first of its numbers.
+        let (Ok(name), Ok(times)) = (read("comm"), read("schedstat")) else { continue };
+        let ns = times.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0);
+        *threads.entry(name.trim().to_owned()).or_default() += Duration::from_nanos(ns);
+    }
+    Ok(threads)
+}
+
+/// The time that all processors of the machine were busy so far, interrupts included.
+///
+/// # Errors
+///
+/// When the kernel does not tell.
+pub(super) fn cpu_of_machine() -> Result<Duration> {
+    busy(&fs::read_to_string("/proc/stat")?)
+}
+
+/// What is not idle in the first line of `/proc/stat`, and not taken by other machines.
+fn busy(stat: &str) -> Result<Duration> {
+    let numbers: Option<Vec<u32>> = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("cpu "))
+        .and_then(|line| line.split_whitespace().map(|number| number.parse().ok()).collect());
+    let Some([user, nice, system, _idle, _iowait, irq, softirq, ..]) = numbers.as_deref() else {
+        bail!("found `{stat}`, expected what proc(5) says of /proc/stat");
+    };
+    let per_s = sysconf(SysconfVar::CLK_TCK)?.context("the kernel has no clock ticks")?;
+    Ok(Duration::from_secs(1) * (user + nice + system + irq + softirq) / u32::try_from(per_s)?)
 }
 
 /// A number in `/proc/PID/status`.
@@ -105,8 +171,18 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_is_busy_with_all_but_idling_and_waiting() {
+        let stat = "cpu  100 10 50 99999 88888 4 36 7777 0 0\ncpu0 100 10 50 99999 88888 4 36 7777 0 0\n";
+        assert_eq!(busy(stat).unwrap(), Duration::from_secs(2));
+        assert!(busy("cpu  100 10\n").is_err());
+    }
+
+    #[test]
     fn a_running_process_uses_something() {
         let usage = Usage::of(std::process::id()).unwrap();
         assert!(usage.rss_mib > 0.0 && usage.peak_mib >= usage.rss_mib);
+        assert!(cpu_of_process(std::process::id()).unwrap() > Duration::ZERO);
+        assert!(!cpu_of_threads(std::process::id()).unwrap().is_empty());
+        assert!(cpu_of_machine().unwrap() > Duration::ZERO);
     }
 }

@@ -1,0 +1,241 @@
+//! `cargo xtask bench host`: what flowlog costs beside programs as hosts run them, and what it knows of their
+//! connections.
+//!
+//! A scenario makes the load, a mode watches it. The modes of a round follow one another on the same machine, so
+//! what is compared is within a round.
+
+mod compare;
+mod datagrams;
+mod exec;
+mod iperf;
+mod mode;
+mod once;
+mod open;
+mod place;
+mod redis;
+mod web;
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use self::compare::Compared;
+pub(super) use self::mode::Mode;
+use self::place::Place;
+use super::Options;
+use super::figures::{Report, Section};
+use super::run::Tools;
+use crate::interrupt::Interrupt;
+use crate::setup;
+use crate::table_limit::Raised;
+
+/// As many entries as the scenarios have at once, unless more are asked for.
+const ENTRIES: u32 = 150_000;
+
+/// A kind of load.
+pub(super) struct Scenario {
+    /// Its name on the command line and in JSON.
+    pub(super) name: &'static str,
+    /// The names of its other tables in JSON.
+    keys: Keys,
+    /// The heading of its table.
+    title: &'static str,
+    /// One of what is counted.
+    unit: &'static str,
+    /// Programs, and the Debian packages they come from.
+    programs: &'static [(&'static str, &'static str)],
+    /// The modes that show something, unless others are asked for.
+    modes: &'static [Mode],
+    rounds: u32,
+    start: for<'a> fn(&Setting<'a>) -> Result<Box<dyn Traffic + 'a>>,
+}
+
+/// Names of tables in JSON.
+struct Keys {
+    rows: &'static str,
+    parts: &'static str,
+    programs: &'static str,
+}
+
+/// What a scenario is given.
+#[derive(Clone)]
+pub(super) struct Setting<'a> {
+    place: &'a Place,
+    directory: &'a Path,
+    tools: &'a Tools<'a>,
+    interrupt: &'a Interrupt,
+    count: Option<u32>,
+    seconds: Option<u32>,
+}
+
+/// Programs that run and are ready to make load.
+pub(super) trait Traffic {
+    /// Makes it.
+    fn run(&mut self) -> Result<Done>;
+
+    /// Ends the programs. What is known of their processes, as arguments of `load processes`.
+    fn end(self: Box<Self>) -> Result<Vec<String>>;
+}
+
+/// What a load came to.
+pub(super) struct Done {
+    /// In the unit of the scenario.
+    count: f64,
+    /// In a second.
+    rate: f64,
+}
+
+static SCENARIOS: [Scenario; 8] = [
+    Scenario {
+        name: "nginx",
+        keys: Keys { rows: "nginx_rows", parts: "nginx_parts", programs: "nginx_programs" },
+        title: "nginx with one worker, `ab -c 20` without keep-alive, over veth",
+        unit: "connection",
+        programs: &WEB,
+        modes: &Mode::ALL,
+        rounds: 5,
+        start: web::rate,
+    },
+    Scenario {
+        name: "time-wait",
+        keys: Keys { rows: "time_wait_rows", parts: "time_wait_parts", programs: "time_wait_programs" },
+        title: "nginx with 24 ports and `ab -c 20`, both ends on the host: all flows wait in TIME_WAIT",
+        unit: "connection",
+        programs: &WEB,
+        modes: NOT_PEERS,
+        rounds: 1,
+        start: web::many,
+    },
+    Scenario {
+        name: "udp",
+        keys: Keys { rows: "udp_rows", parts: "udp_parts", programs: "udp_programs" },
+        title: "Two programs, each with one socket for each datagram, over loopback",
+        unit: "socket",
+        programs: &[],
+        modes: NOT_PEERS,
+        rounds: 1,
+        start: datagrams::start,
+    },
+    Scenario {
+        name: "redis",
+        keys: Keys { rows: "redis_rows", parts: "redis_parts", programs: "redis_programs" },
+        title: "redis and `redis-benchmark -c 20 -t get -k 0` over veth: a connection for each request",
+        unit: "connection",
+        programs: &REDIS,
+        modes: &Mode::ALL,
+        rounds: 3,
+        start: redis::short,
+    },
+    Scenario {
+        name: "redis-keepalive",
+        keys: Keys {
+            rows: "redis_keepalive_rows",
+            parts: "redis_keepalive_parts",
+            programs: "redis_keepalive_programs",
+        },
+        title: "redis and `redis-benchmark -c 20 -t get` over veth: connections that stay",
+        unit: "request",
+        programs: &REDIS,
+        modes: &Mode::ALL,
+        rounds: 3,
+        start: redis::kept_alive,
+    },
+    Scenario {
+        name: "iperf3",
+        keys: Keys { rows: "iperf3_rows", parts: "iperf3_parts", programs: "iperf3_programs" },
+        title: "iperf3 with one connection over veth; the rate is in MB a second",
+        unit: "MB",
+        programs: &[("iperf3", "iperf3")],
+        modes: NOT_PEERS,
+        rounds: 3,
+        start: iperf::start,
+    },
+    Scenario {
+        name: "exec",
+        keys: Keys { rows: "exec_rows", parts: "exec_parts", programs: "exec_programs" },
+        title: "`true`, one after the other",
+        unit: "process",
+        programs: &[],
+        modes: NOT_PEERS,
+        rounds: 3,
+        start: exec::start,
+    },
+    Scenario {
+        name: "open",
+        keys: Keys { rows: "open_rows", parts: "open_parts", programs: "open_programs" },
+        title: "Connections that are all open at once, both ends on the host",
+        unit: "connection",
+        programs: &[],
+        modes: &[Mode::NoEbpf, Mode::Whole],
+        rounds: 1,
+        start: open::start,
+    },
+];
+
+const WEB: [(&str, &str); 2] = [("nginx", "nginx"), ("ab", "apache2-utils")];
+
+const REDIS: [(&str, &str); 2] = [("redis-server", "redis-server"), ("redis-benchmark", "redis-tools")];
+
+/// Those that show something where no connections come and go, or where the peer would only repeat itself.
+const NOT_PEERS: &[Mode] = &[Mode::Without, Mode::NoEbpf, Mode::Stopped, Mode::Whole];
+
+/// The scenario of a name.
+///
+/// # Errors
+///
+/// When there is none.
+pub(super) fn scenario(name: &str) -> Result<&'static Scenario> {
+    let names = || SCENARIOS.each_ref().map(|scenario| scenario.name).join(", ");
+    SCENARIOS
+        .iter()
+        .find(|scenario| scenario.name == name)
+        .with_context(|| format!("`{name}` is no scenario, expected some of {}", names()))
+}
+
+/// Measures the scenarios that are asked for, or all: each in its modes, in turns.
+///
+/// # Errors
+///
+/// When a program is missing that cannot be installed, when one fails, and when a signal came.
+pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<Report> {
+    let wanted: Vec<&Scenario> =
+        if options.scenarios.is_empty() { SCENARIOS.iter().collect() } else { options.scenarios.clone() };
+    for scenario in &wanted {
+        setup::for_measurement(scenario.programs)?;
+    }
+    let tools = Tools::build(options, interrupt)?;
+    let _raised = Raised::to_hold(options.count.unwrap_or(0).max(ENTRIES))?;
+    let mut sections = Vec::new();
+    for scenario in wanted {
+        sections.extend(compare(scenario, options, &tools)?);
+    }
+    Ok(Report { name: "host", sections })
+}
+
+fn compare(scenario: &Scenario, options: &Options, tools: &Tools<'_>) -> Result<Vec<Section>> {
+    let modes = options.modes.as_deref().unwrap_or(scenario.modes);
+    let (possible, missing): (Vec<Mode>, Vec<Mode>) = modes.iter().partition(|mode| mode.is_possible());
+    for mode in missing {
+        eprintln!("bench: `{}` is not installed, and left out", mode.name());
+    }
+    let rounds = options.rounds.unwrap_or(scenario.rounds);
+    let mut turns = possible.clone();
+    let mut compared = Compared::new(scenario, &possible, rounds);
+    for round in 1..=rounds {
+        // Whatever drifts meets all alike.
+        turns.rotate_left(1);
+        let mut outcomes = Vec::new();
+        for mode in &turns {
+            println!("== {}: round {round} of {rounds}, {}", scenario.name, mode.name());
+            outcomes.push((*mode, once::measure(scenario, *mode, false, options, tools)?));
+        }
+        compared.add(&outcomes);
+    }
+    let mut sections = compared.sections();
+    if possible.contains(&Mode::Whole) {
+        println!("== {}: time of the eBPF programs", scenario.name);
+        let outcome = once::measure(scenario, Mode::Whole, true, options, tools)?;
+        sections.push(outcome.programs(scenario));
+    }
+    Ok(sections)
+}

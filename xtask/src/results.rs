@@ -98,7 +98,7 @@ fn last_words(said: &[String]) -> String {
     /// A panic with its message, and the log of a daemon before it.
     const LINES: usize = 30;
     let (name, said) = said.split_first().map_or(("", said), |(name, said)| (name.as_str(), said));
-    let last = &said[said.len().saturating_sub(LINES)..];
+    let last = said.get(said.len().saturating_sub(LINES)..).unwrap_or_default();
     format!("{name}\n{}", last.join("\n"))
 }
 

@@ -138,9 +138,19 @@ pub(crate) fn has_ulogd() -> bool {
     sh::find("ulogd").is_some() && libraries.into_iter().chain(architectures).any(|path| has_json(&path))
 }
 
-/// The programs of a measurement, and the Debian packages they come from. Debian starts the services among them.
+/// The programs of a measurement, and the Debian packages they come from. Debian starts the services among them, which
+/// a host for measurements need not have: that is reported.
 pub(crate) fn for_measurement(wanted: &[(&str, &str)]) -> Result<()> {
-    programs(wanted, "the measurement")
+    let services: Vec<&str> =
+        wanted.iter().map(|(program, _)| *program).filter(|program| sh::find(program).is_none()).collect();
+    programs(wanted, "the measurement")?;
+    if !services.is_empty() {
+        eprintln!(
+            "setup: installed {}; if the system has started services of these, stop them",
+            services.join(", ")
+        );
+    }
+    Ok(())
 }
 
 /// Installs a program that a measurement can do without. `false`: it cannot be had, which is reported.

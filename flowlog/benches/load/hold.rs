@@ -1,15 +1,12 @@
 //! Two programs that have many connections open at once.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
-
-/// Connections to one address of the server: fewer than there are ephemeral ports.
-const PER_ADDRESS: u32 = 20_000;
 
 /// What else a program has open.
 const OTHER_FILES: u64 = 64;
@@ -28,10 +25,10 @@ pub(crate) struct Accept {
 /// Arguments of `load open`.
 #[derive(clap::Args)]
 pub(crate) struct Open {
-    /// Port that the other program listens on, on all addresses of loopback
+    /// Port of loopback that the other program listens on
     #[arg(long)]
     port: u16,
-    /// How many connections it opens
+    /// How many connections it opens: fewer than there are ephemeral ports
     #[arg(long)]
     count: u32,
 }
@@ -40,7 +37,7 @@ impl Accept {
     /// Says that it listens, and then that it has accepted all.
     pub(crate) fn run(&self) -> Result<()> {
         allow_files(self.count)?;
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, self.port)).context("cannot listen")?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).context("cannot listen")?;
         println!("{}", json!({ "listens": self.port }));
         let accepted: Vec<TcpStream> = (0..self.count)
             .map(|_| Ok(listener.accept()?.0))
@@ -55,10 +52,7 @@ impl Open {
     pub(crate) fn run(&self) -> Result<()> {
         allow_files(self.count)?;
         let start = Instant::now();
-        let connect = |number: u32| {
-            let [_, _, high, low] = (1 + number / PER_ADDRESS).to_be_bytes();
-            TcpStream::connect(SocketAddr::from(([127, 1, high, low], self.port)))
-        };
+        let connect = |_| TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
         let opened: Vec<TcpStream> =
             (0..self.count).map(connect).collect::<Result<_, _>>().context("cannot open a connection")?;
         let seconds = start.elapsed().as_secs_f64();
@@ -68,8 +62,10 @@ impl Open {
 
 fn allow_files(count: u32) -> Result<()> {
     let files = u64::from(count) + OTHER_FILES;
-    setrlimit(Resource::RLIMIT_NOFILE, files, files)
-        .with_context(|| format!("cannot have {files} files open: see the sysctl fs.nr_open"))
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, files, files.max(most)).with_context(|| {
+        format!("cannot have {files} files open, expected a limit (`ulimit -Hn`) of at least that")
+    })
 }
 
 /// Keeps connections open until the program is killed.

@@ -108,7 +108,8 @@ impl Measured {
         let percent = |end: fn(&Rows) -> End, of: fn(&End) -> u64| {
             median(&|rows| figure(of(&end(rows))) / figure(rows.count) * 100.0)
         };
-        let (src, dst): (fn(&Rows) -> End, fn(&Rows) -> End) = (|rows| rows.src, |rows| rows.dst);
+        let src: fn(&Rows) -> End = |rows| rows.src;
+        let dst: fn(&Rows) -> End = |rows| rows.dst;
         let wrong: u64 = self.rows.iter().map(|rows| rows.src.wrong + rows.dst.wrong).sum();
         let confirmed: u64 = self.rows.iter().map(|rows| rows.src.confirmed + rows.dst.confirmed).sum();
         vec![
@@ -144,8 +145,12 @@ impl<'a> Compared<'a> {
         }
     }
 
-    /// The tables.
-    pub(super) fn sections(&self) -> Vec<Section> {
+    /// The tables. `counted` is a run whose eBPF programs were counted.
+    pub(super) fn sections(&self, counted: Option<Outcome>) -> Vec<Section> {
+        let programs_us = counted.as_ref().map(|outcome| {
+            let time = outcome.watched.runs.values().map(|runs| runs.time).sum();
+            outcome.us_each(time)
+        });
         let Scenario { name, keys, title, unit, .. } = self.scenario;
         let mut sections = vec![Section {
             title: format!(
@@ -194,24 +199,84 @@ impl<'a> Compared<'a> {
                 rows: with_rows().map(Measured::knowledge).collect(),
             });
             sections.push(Section {
-                title: format!("{name}: time of flowlog by thread, in us per {unit}"),
+                title: format!("{name}: where the time goes that flowlog takes, in us per {unit}"),
                 key: keys.parts.into(),
-                columns: &["mode", "thread", "cpu_us"],
-                rows: with_rows().flat_map(Measured::parts).collect(),
+                columns: &["mode", "part", "cpu_us"],
+                rows: with_rows().flat_map(|measured| measured.parts(programs_us)).collect(),
             });
         }
+        sections.extend(counted.map(|outcome| outcome.programs(self.scenario)));
         sections
     }
 }
 
 impl Measured {
-    fn parts(&self) -> impl Iterator<Item = Vec<Cell>> {
-        self.parts.iter().map(|(name, samples)| {
-            vec![
-                Cell::Text(self.mode.name().to_owned()),
-                Cell::Text(name.clone()),
-                Cell::Figure(samples.median(), 2),
-            ]
-        })
+    /// The threads of the daemon, its programs, and what is left of the difference: what the kernel does to run the
+    /// programs and to hand on their events, and what both change for others.
+    fn parts(&self, programs_us: Option<f64>) -> Vec<Vec<Cell>> {
+        let mut parts: Vec<(String, f64)> =
+            self.parts.iter().map(|(name, samples)| (format!("daemon: {name}"), samples.median())).collect();
+        if self.mode == Mode::Whole {
+            parts.extend(programs_us.map(|us| ("eBPF programs".to_owned(), us)));
+        }
+        let known: f64 = parts.iter().map(|(_, us)| us).sum();
+        let all = self.more_us.median();
+        parts.extend([("rest".to_owned(), all - known), ("sum".to_owned(), all)]);
+        let row = |(name, us): (String, f64)| {
+            vec![Cell::Text(self.mode.name().to_owned()), Cell::Text(name), Cell::Figure(us, 2)]
+        };
+        parts.into_iter().map(row).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bench::host::mode::Watched;
+    use crate::bench::host::{Done, scenario};
+
+    fn outcome(rate: f64, cpu_us: u64, watcher_us: Option<u64>) -> Outcome {
+        let cpu = watcher_us.map(Duration::from_micros);
+        let parts = cpu.map(|cpu| ("writer".to_owned(), cpu)).into_iter().collect();
+        Outcome {
+            done: Done { count: 10.0, rate },
+            cpu: Duration::from_micros(cpu_us),
+            machine: Duration::from_micros(cpu_us),
+            watched: Watched { cpu, parts, ..Watched::default() },
+            rows: cpu.map(|_| Rows { count: 4, src: End { known: 3, ..End::default() }, ..Rows::default() }),
+        }
+    }
+
+    #[test]
+    fn what_is_compared_is_within_a_round() {
+        let mut compared = Compared::new(scenario("nginx").unwrap(), &[Mode::Without, Mode::Whole], 2);
+        // The second round is on a machine that is half as fast.
+        for (slow, rate) in [(1, 100.0), (2, 50.0)] {
+            compared.add(&[
+                (Mode::Whole, outcome(rate * 0.9, 150 * slow, Some(20 * slow))),
+                (Mode::Without, outcome(rate, 100 * slow, None)),
+            ]);
+        }
+        let sections = compared.sections(None);
+        let figures = |section: usize, row: usize| -> Vec<f64> {
+            let cells = sections[section].rows[row].iter();
+            cells
+                .filter_map(|cell| if let Cell::Figure(figure, _) = cell { Some(*figure) } else { None })
+                .collect()
+        };
+        let close = |one: f64, other: f64| assert!((one - other).abs() < 1e-9, "{one} is not {other}");
+        // Rate, percent of that without; 5 and 10 us more, of which 2 and 4 are the watcher's.
+        close(figures(0, 1)[1], 90.0);
+        close(figures(0, 1)[5], 7.5);
+        close(figures(0, 1)[9], 7.5);
+        close(figures(0, 1)[10], 3.0);
+        // Three of four ends are known.
+        close(figures(1, 0)[2], 75.0);
+        let parts: Vec<f64> = (0..3).map(|row| figures(2, row)[0]).collect();
+        close(parts[0], 3.0);
+        close(parts[1], 4.5);
+        close(parts[2], 7.5);
     }
 }

@@ -12,7 +12,7 @@ use crate::background::Background;
 const PORT: u16 = 6379;
 
 /// Requests with a connection each.
-const DEFAULT_COUNT: u32 = 10_000;
+const DEFAULT_COUNT: u32 = 20_000;
 
 /// Requests over connections that stay.
 const DEFAULT_KEPT_ALIVE: u32 = 200_000;
@@ -55,11 +55,13 @@ impl Traffic for Redis<'_> {
         let mut command = self.setting.place.client.command("redis-benchmark");
         command.args(["-h", SERVER, "-p", &PORT.to_string(), "-c", AT_ONCE, "-n", &self.count.to_string()]);
         command.args(["-k", if self.keeps_alive { "1" } else { "0" }, "-t", "get", "--csv"]);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
-        let child = child.context("cannot run `redis-benchmark`")?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().context("cannot run `redis-benchmark`")?;
         self.client = Some(child.id());
         let output = child.wait_with_output().context("cannot wait for `redis-benchmark`")?;
-        ensure!(output.status.success(), "`redis-benchmark` ended with {}", output.status);
+        // It also warns of what does not matter here.
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`redis-benchmark` ended with {}:\n{errors}", output.status);
         let rate = rate(&String::from_utf8_lossy(&output.stdout))?;
         Ok(Done { count: self.count.into(), rate })
     }

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -16,8 +17,9 @@ use crate::namespace::Namespace;
 /// The first port that nginx listens on.
 const FIRST_PORT: u16 = 8000;
 
-/// Connections of the measurement of the rate.
-const DEFAULT_COUNT: u32 = 10_000;
+/// Connections of the measurement of the rate: as many as one address has ports for, so that a start and an end weigh
+/// little.
+const DEFAULT_COUNT: u32 = 20_000;
 
 /// Ports of the measurement with many sockets: one alone has too few ephemeral ones.
 const PORTS: u16 = 24;
@@ -143,6 +145,20 @@ impl Traffic for Web<'_> {
             witness.extend(["--src".to_owned(), format!("{port}:{pid}")]);
         }
         Ok(witness)
+    }
+}
+
+impl Drop for Web<'_> {
+    fn drop(&mut self) {
+        // Killed, it would leave its worker behind. It has ended already, unless something failed or a signal came.
+        if self.nginx.terminate().is_ok() {
+            let start = Instant::now();
+            while start.elapsed() < NGINX_LIMIT
+                && self.nginx.has_succeeded().is_ok_and(|has_ended| !has_ended)
+            {
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
     }
 }
 

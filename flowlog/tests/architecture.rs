@@ -33,10 +33,15 @@ const WITHOUT_IO: &[&str] = &[
     "attribution/cmdline/",
     "attribution/processes.rs",
     "attribution/processes/exe.rs",
+    "attribution/slots.rs",
+    "attribution/holders.rs",
     "attribution/lives.rs",
+    "attribution/lives/",
     "attribution/sockets.rs",
+    "attribution/sockets/",
     "attribution/listeners.rs",
     "attribution/endpoints.rs",
+    "attribution/endpoints/",
     "attribution/addresses.rs",
     "attribution/raw_sockets.rs",
     "attribution/raw_sockets/",
@@ -315,7 +320,8 @@ fn functions_that_are_long_say_why() {
                 let indent = &line[..line.len() - code.len()];
                 let is_function =
                     code.split_whitespace().take_while(|word| !word.contains('(')).any(|word| word == "fn");
-                if !is_function || code.starts_with("//") {
+                // What a trait asks for has no lines of its own.
+                if !is_function || code.starts_with("//") || code.ends_with(';') {
                     continue;
                 }
                 let end = lines[number..].iter().position(|line| *line == format!("{indent}}}"));

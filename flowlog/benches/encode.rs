@@ -42,7 +42,7 @@ const SOCKETS: usize = 262_144;
 const BATCHES_PER_FILE: usize = 16;
 
 fn main() -> Result<()> {
-    let mut rows = Rows::new(SOCKETS)?;
+    let mut rows = Rows::new()?;
     let facts = rows::facts();
     let directory = tempfile::tempdir()?;
     let mut flows: Vec<Flow> = (0..SOCKETS).map(|_| rows.flow()).collect();

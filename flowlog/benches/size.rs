@@ -44,7 +44,7 @@ fn main() -> Result<()> {
     let directory = Arc::new(Directory::open(output.path())?);
     let mut writer = Writer::new(Arc::clone(&directory), Rotation::default(), compatibility, &facts);
     let mut batch = FlowBatch::new(&facts.run);
-    let mut rows = Rows::new(4 * BATCH_ROWS)?;
+    let mut rows = Rows::new()?;
     let mut with_process = 0_u64;
     for number in 1..=count {
         let flow = rows.flow();

@@ -9,6 +9,8 @@
 //! | [`ebpf`] | the eBPF programs: load, attach, drain their events | BPF |
 //! | [`cmdline`] | arguments of a program = text without secrets | no |
 //! | [`processes`] | which program a process ran at a time | only `walk` |
+//! | [`slots`] | small values by number | no |
+//! | [`holders`] | who held sockets, each once | no |
 //! | [`lives`] | what had a key for some time | no |
 //! | [`sockets`] | which connected socket had a tuple at a time | no |
 //! | [`addresses`] | which addresses a namespace had at a time | no |
@@ -28,6 +30,10 @@ pub mod ebpf;
 pub mod cmdline;
 
 pub mod processes;
+
+pub(crate) mod slots;
+
+pub mod holders;
 
 pub mod lives;
 

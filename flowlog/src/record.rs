@@ -12,6 +12,9 @@ pub use self::command_line::CommandLine;
 pub(crate) use self::command_line::Kept;
 use crate::flow::Flow;
 
+/// Stands behind the path of a program that nobody has resolved: it may be relative, or a link.
+pub(crate) const AS_GIVEN: &str = " (as given)";
+
 /// One row of the flow log before it becomes columns.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowRecord<'a> {
@@ -94,7 +97,7 @@ pub enum Direction {
 pub struct Attribution<'a> {
     /// How.
     pub method: Method,
-    /// Which; `None` where it is ambiguous.
+    /// Which; `None` where it is ambiguous. If only the program is known, any of its processes.
     pub end: Option<End<'a>>,
 }
 
@@ -113,6 +116,8 @@ pub enum Method {
     Seed,
     /// No socket has the flow, and this process sent its packets with a raw socket.
     Raw,
+    /// Several processes could be it, all of this program, user and cgroup.
+    Program,
     /// Several processes could be it.
     Ambiguous,
 }
@@ -162,12 +167,34 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// Whether both are the same process while it ran the same program.
+    /// Whether both are the same process while it ran the same program, whatever user it was.
     pub fn is_same_process(&self, other: &Self) -> bool {
         match (&self.process, &other.process) {
-            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other) || own.is_same(other),
             _ => false,
         }
+    }
+
+    /// Whether both are the same process, program, user, cgroup and namespace.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.is_same_process(other) && self.identity() == other.identity()
+    }
+
+    /// Whether both are processes of the same program, user, cgroup and namespace.
+    pub fn is_same_program(&self, other: &Self) -> bool {
+        self.program().is_some_and(|own| Some(own) == other.program())
+            && self.owner.uid != u32::MAX
+            && self.identity() == other.identity()
+    }
+
+    /// The path of its program, if it is one of the file system.
+    fn program(&self) -> Option<&str> {
+        let exe = self.process.as_ref()?.exe.as_deref()?;
+        (!exe.ends_with(AS_GIVEN)).then_some(exe)
+    }
+
+    fn identity(&self) -> (u32, u64, u64) {
+        (self.owner.uid, self.owner.cgroup_id, self.owner.netns_cookie)
     }
 }
 
@@ -212,6 +239,21 @@ pub struct Process {
     pub parent_exe: Option<Arc<str>>,
     /// A thread of the kernel, which runs no program: what it does with sockets it does for somebody else.
     pub is_kernel: bool,
+}
+
+/// How far apart two tellings of the start of one process are: events have it in nanoseconds, /proc in hundredths of a
+/// second. No number is used again within that time.
+const START_NS: u64 = 20_000_000;
+
+impl Process {
+    /// Whether both are one process while it ran one program, of which /proc may have told one.
+    fn is_same(&self, other: &Self) -> bool {
+        let (Some(own_ns), Some(other_ns)) = (self.start_ns, other.start_ns) else { return false };
+        self.tgid == other.tgid
+            && own_ns.abs_diff(other_ns) < START_NS
+            && self.exe.is_some()
+            && (&self.exe, &self.cmdline) == (&other.exe, &other.cmdline)
+    }
 }
 
 /// What a TCP socket measured in its life.

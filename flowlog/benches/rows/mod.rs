@@ -12,8 +12,9 @@ use flowlog::attribution::addresses::Addresses;
 use flowlog::attribution::clocks::Clocks;
 use flowlog::attribution::cmdline::Mode;
 use flowlog::attribution::endpoints::{Endpoint, Port};
+use flowlog::attribution::holders::HolderId;
 use flowlog::attribution::join::{Observer, Tables, attribute};
-use flowlog::attribution::lives::Limits;
+use flowlog::attribution::lives::Life;
 use flowlog::attribution::sockets::{Ends, Socket};
 use flowlog::connections::timeouts::Timeouts;
 use flowlog::flow::{Flow, L4, Protocol, Tuple};
@@ -32,6 +33,9 @@ const FIRST_CONTAINER_COOKIE: u64 = 4000;
 const HOST: usize = 4;
 
 const WORKERS: u64 = 4;
+
+/// Room for all sockets.
+const MEMORY_BYTES: usize = 1 << 30;
 
 /// How many flows a short process of the host has.
 const FLOWS_PER_PROCESS: u64 = 3;
@@ -58,12 +62,10 @@ struct Container {
 }
 
 impl Rows {
-    /// `sockets`: how many are remembered of those that have ended.
-    ///
     /// # Errors
     ///
     /// Where the mix has none.
-    pub(crate) fn new(sockets: usize) -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let both = |network: Network, number| [false, true].map(|is_v6| network.address(number, is_v6));
         let containers: HashMap<IpAddr, Container> = (0..WEB_SERVERS)
             .flat_map(|number| both(Network::Servers, index(number)).map(|addr| (addr, container(number))))
@@ -72,7 +74,7 @@ impl Rows {
         let addresses = Addresses::always(resolver_addrs.into_iter().chain(host_addrs));
         let mut rows = Self {
             mix: Mix::new()?,
-            tables: Tables::new(Limits { sockets, ..Limits::default() }, Mode::default()),
+            tables: Tables::new(MEMORY_BYTES, Mode::default()),
             timeouts: Timeouts::read(),
             clocks: Clocks::fixed(0),
             addresses,
@@ -84,7 +86,8 @@ impl Rows {
             cookie: 1,
         };
         let port = Port { protocol: Protocol::UDP, number: 53 };
-        rows.tables.endpoints.open(1, endpoint(1, port, rows.resolver.clone(), Vec::new(), None));
+        let holder = rows.tables.holders.intern(rows.resolver.clone(), 1);
+        rows.tables.endpoints.open(1, endpoint(1, port, holder, None, None), &mut rows.tables.holders);
         Ok(rows)
     }
 
@@ -100,9 +103,10 @@ impl Rows {
     pub(crate) fn record<'a>(&'a self, flow: &'a Flow) -> FlowRecord<'a> {
         let Self { timeouts, clocks, addresses, tables, .. } = self;
         let netns_cookie = Some(HOST_COOKIE);
-        let observer = Observer { netns: 4_026_531_840, netns_cookie, addresses, timeouts, clocks };
+        let observer =
+            Observer { netns: 4_026_531_840, netns_cookie, is_only: true, addresses, timeouts, clocks };
         let received_ns = flow.stop_ns.unwrap_or_default() + 100_000;
-        attribute(flow, Sighting::Destroyed, received_ns, observer, tables)
+        attribute(flow, Sighting::Destroyed, received_ns, observer, tables).record
     }
 
     /// Opens and closes the socket that sends packets with this tuple, where it is one of this host.
@@ -110,6 +114,9 @@ impl Rows {
         let (Some(start_ns), Some(stop_ns)) = (flow.start_ns, flow.stop_ns) else { return };
         let Some(holder) = self.holder(tuple.src, passive) else { return };
         self.cookie += 1;
+        let cookie = self.cookie;
+        let Tables { sockets, endpoints, holders, .. } = &mut self.tables;
+        let holder = holders.intern(holder, start_ns);
         let (number, peer_port) = match tuple.l4 {
             L4::Ports { src, dst } => (src, dst),
             L4::Icmp { id, .. } => (id, 0),
@@ -128,17 +135,25 @@ impl Rows {
                 bytes_sent: sent * 9 / 10,
                 bytes_received: received * 9 / 10,
             };
-            let closer = passive.then(|| holder.clone());
-            let socket = Socket { cookie: self.cookie, holder, closer, passive, stats: Some(stats) };
             let opened_ns = if passive { start_ns + 30_000 } else { start_ns - 20_000 };
-            self.tables.sockets.open(Ends::new(tuple.src, number, tuple.dst, peer_port), opened_ns, socket);
-            self.tables.sockets.0.close(self.cookie, self.timeouts.last_seen_ns(flow).unwrap_or(stop_ns));
+            let life = Life { opened_ns, closed_ns: None, cookie, holder, value: Socket::new(passive) };
+            sockets.open(Ends::new(tuple.src, number, tuple.dst, peer_port), opened_ns, life, holders);
+            if let Some(life) = sockets.get(cookie).filter(|_| passive) {
+                let closer = holders.intern(holders.get(holder).clone(), start_ns);
+                sockets.set_closer(life, Some(closer), holders);
+            }
+            if let Some(life) = sockets.get(cookie) {
+                sockets.set_stats(life, stats, holders);
+            }
+            sockets.close(cookie, self.timeouts.last_seen_ns(flow).unwrap_or(stop_ns), holders);
         } else if !passive {
             let port = Port { protocol: tuple.proto, number };
             let peer = Some((mapped(tuple.dst), peer_port));
-            let endpoint = endpoint(self.cookie, port, holder, vec![mapped(tuple.src)], peer);
-            self.tables.endpoints.open(start_ns - 20_000, endpoint);
-            self.tables.endpoints.0.close(self.cookie, stop_ns);
+            let endpoint = endpoint(cookie, port, holder, Some(mapped(tuple.src)), peer);
+            endpoints.open(start_ns - 20_000, endpoint, holders);
+            endpoints.close(cookie, stop_ns, holders);
+        } else {
+            holders.release(holder);
         }
     }
 
@@ -164,12 +179,12 @@ impl Rows {
 fn endpoint(
     cookie: u64,
     port: Port,
-    holder: Holder,
-    seen_addrs: Vec<[u8; 16]>,
+    holder: HolderId,
+    seen_addr: Option<[u8; 16]>,
     peer: Option<([u8; 16], u16)>,
 ) -> Endpoint {
     let bound_addr = mapped(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    Endpoint { cookie, port, holder, is_used: true, is_shared: false, bound_addr, seen_addrs, peer }
+    Endpoint { cookie, port, holder, is_used: true, is_shared: false, bound_addr, seen_addr, peer }
 }
 
 /// A pod with a web server and an application in one container.

@@ -140,6 +140,26 @@ pub enum RingEvent {
     CgroupRemoved(CgroupRemoved),
 }
 
+impl RingEvent {
+    /// When it happened, in `CLOCK_MONOTONIC` nanoseconds.
+    pub fn time_ns(&self) -> u64 {
+        let header = match self {
+            Self::TcpConnect(event) => &event.header,
+            Self::TcpOpen(event) => &event.header,
+            Self::TcpClose(event) => &event.header,
+            Self::EndpointOpen(event) => &event.header,
+            Self::RawSend(event) => &event.header,
+            Self::SocketRelease(event) => &event.header,
+            Self::ProcessFork(event) => &event.header,
+            Self::ProcessExec(event, _) => &event.header,
+            Self::ProcessExit(event) => &event.header,
+            Self::CgroupMade(event, _) => &event.header,
+            Self::CgroupRemoved(event) => &event.header,
+        };
+        header.time_ns
+    }
+}
+
 /// What the programs could not tell.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Untold {

@@ -1,6 +1,7 @@
 //! Joins a flow with the local sockets at its ends. Pure: tables, times and offsets are arguments.
 
 mod by_hand;
+mod memory;
 mod observer;
 mod release;
 mod stats;
@@ -17,18 +18,22 @@ use crate::attribution::clocks::Clocks;
 use crate::attribution::cmdline;
 use crate::attribution::ebpf::RingEvent;
 use crate::attribution::endpoints::{Endpoint, EndpointTable, FoundEndpoint, Port, Wanted};
+use crate::attribution::holders::{HolderId, Holders};
 use crate::attribution::listeners::{Listener, Listeners};
-use crate::attribution::lives::{Life, Limits};
+use crate::attribution::lives::Life;
 use crate::attribution::processes::{Exec, Fork, ProcessTable, executed};
 use crate::attribution::raw_sockets::{FoundRaw, RawSockets};
 use crate::attribution::seed::{Older, Role, Waiting};
-use crate::attribution::sockets::{Connecting, Ends, Found, Socket, SocketTable, Span, mapped};
+use crate::attribution::sockets::{
+    Connecting, Ends, Found, Socket, SocketNumber, SocketTable, Span, holder_of, mapped,
+};
 use crate::flow::{Flow, L4, Protocol, Status, Tuple};
 use crate::record::{
     Attribution, CommandLine, Direction, End, FlowRecord, Holder, Method, Origin, Process, Sighting,
 };
 use crate::time::NS_PER_S;
 
+pub use self::memory::Linger;
 pub use self::observer::Observer;
 
 /// What is known of the sockets and processes of this host.
@@ -40,6 +45,8 @@ pub struct Tables {
     pub endpoints: EndpointTable,
     /// Raw sockets that send packets of their own making; in `CLOCK_MONOTONIC`.
     pub raw: RawSockets,
+    /// Who has all these sockets.
+    pub holders: Holders,
     /// Which program a process ran; in `CLOCK_MONOTONIC`.
     pub processes: ProcessTable,
     /// What is recorded of arguments.
@@ -53,28 +60,39 @@ pub struct Tables {
     /// Until when events of processes are of no use, since others are missing between them; in
     /// `CLOCK_MONOTONIC`.
     blind_until_ns: u64,
+    /// How much memory all of this may take.
+    memory_bytes: usize,
+    linger: Linger,
 }
 
 impl Tables {
-    /// Nothing is known yet. The limits are those of each of the two tables of sockets.
-    pub fn new(limits: Limits, cmdline: cmdline::Mode) -> Self {
+    /// Nothing is known yet, and all that will be takes about so much memory.
+    pub fn new(memory_bytes: usize, cmdline: cmdline::Mode) -> Self {
         Self {
-            sockets: SocketTable::new(limits),
-            endpoints: EndpointTable::new(limits),
-            raw: RawSockets::new(limits),
-            processes: ProcessTable::default(),
+            sockets: SocketTable::default(),
+            endpoints: EndpointTable::default(),
+            raw: RawSockets::default(),
+            holders: Holders::default(),
+            processes: ProcessTable::new(memory_bytes),
             cmdline,
             connecting: Connecting::default(),
             listeners: Listeners::default(),
             unseen_ns: None,
             blind_until_ns: 0,
+            memory_bytes,
+            linger: Linger::default(),
         }
     }
 
     /// Takes in an event. `clocks` tell when a process began; `origin` is asked for the names of a user and a
     /// cgroup.
-    // Long, since each kind of event is a few lines.
     pub fn apply(&mut self, event: &RingEvent, clocks: &Clocks, origin: impl FnOnce(&Owner) -> Origin) {
+        self.take_in(event, clocks, origin);
+        self.make_room(event.time_ns());
+    }
+
+    // Long, since each kind of event is a few lines.
+    fn take_in(&mut self, event: &RingEvent, clocks: &Clocks, origin: impl FnOnce(&Owner) -> Origin) {
         match event {
             RingEvent::TcpConnect(TcpConnect { header: _, socket_cookie, owner }) => {
                 self.connecting.insert(*socket_cookie, *owner);
@@ -84,33 +102,37 @@ impl Tables {
                 // After a loss, a later attempt may be what is missing: of somebody who was handed the socket.
                 let is_its_own = |connecting: &Owner| connecting.time_ns > self.blind_until_ns;
                 let owner = self.connecting.remove(cookie).filter(is_its_own).unwrap_or(open.owner);
-                let ends = Ends {
-                    local_addr: open.local_addr,
-                    remote_addr: open.remote_addr,
-                    local_port: open.local_port,
-                    remote_port: open.remote_port,
-                };
+                let ends = ends(open);
                 let listener = || self.listeners.find(owner.netns_cookie, ends.local_addr, ends.local_port);
                 let holder = match owner.time_ns {
                     0 if open.passive != 0 => listener().cloned(),
                     _ => None,
                 };
-                let holder = holder.unwrap_or_else(|| self.holder(owner, origin));
+                let (holder, owned_ns) = match holder {
+                    Some(holder) => {
+                        let owned_ns = holder.owner.time_ns;
+                        (self.holders.intern(holder, header.time_ns), owned_ns)
+                    }
+                    None => (self.holder(owner, false, header.time_ns, origin), owner.time_ns),
+                };
                 let holder = self.going_on(holder, header.time_ns);
-                let socket = Socket { cookie, holder, closer: None, passive: open.passive != 0, stats: None };
-                self.sockets.open(ends, header.time_ns, socket);
+                let value = Socket::new(open.passive != 0);
+                let life = Life { opened_ns: header.time_ns, closed_ns: None, cookie, holder, value };
+                self.sockets.open(ends, owned_ns, life, &mut self.holders);
             }
             RingEvent::TcpClose(close) => {
-                if let Some(life) = self.sockets.0.get_mut(close.socket_cookie) {
-                    life.value.stats = Some(stats::of(close, life.value.passive));
+                let Self { sockets, holders, .. } = self;
+                if let Some(life) = sockets.get(close.socket_cookie) {
+                    let stats = stats::of(close, life.value.is_passive());
+                    sockets.set_stats(life, stats, holders);
                 }
-                self.sockets.0.close(close.socket_cookie, close.header.time_ns);
+                sockets.close(close.socket_cookie, close.header.time_ns, holders);
             }
             RingEvent::EndpointOpen(open) => {
                 let EndpointOpen { header, socket_cookie, owner, protocol, used, .. } = *open;
                 let port = Port { protocol: Protocol(protocol), number: open.local_port };
                 if used == usage::ADDRESS {
-                    self.endpoints.see(socket_cookie, port, open.packet_addr);
+                    self.endpoints.see(socket_cookie, port, open.packet_addr, &mut self.holders);
                     return;
                 }
                 let seen = IpAddr::from(open.packet_addr);
@@ -118,49 +140,25 @@ impl Tables {
                 let endpoint = Endpoint {
                     cookie: socket_cookie,
                     port,
-                    holder: self.holder(owner, origin),
+                    holder: self.holder(owner, false, header.time_ns, origin),
                     is_used: used != usage::BOUND,
                     is_shared: used == usage::SHARED,
                     bound_addr: open.local_addr,
-                    seen_addrs: if seen.is_unspecified() { Vec::new() } else { vec![open.packet_addr] },
+                    seen_addr: (!seen.is_unspecified()).then_some(open.packet_addr),
                     peer: is_connected.then_some((open.remote_addr, open.remote_port)),
                 };
                 // A packet leaves before its event: the socket had its owner since the latter took it.
                 // A raw socket has another echo id only since the packet.
-                let is_renumbered = self
-                    .endpoints
-                    .0
-                    .get_mut(socket_cookie)
-                    .is_some_and(|known| known.value.port != endpoint.port);
+                let is_renumbered = self.endpoints.port(socket_cookie).is_some_and(|known| known != port);
                 let opened_ns =
                     if is_renumbered || owner.time_ns == 0 { header.time_ns } else { owner.time_ns };
-                self.endpoints.open(opened_ns, endpoint);
+                self.endpoints.open(opened_ns, endpoint, &mut self.holders);
             }
             RingEvent::RawSend(RawSend { header, socket_cookie, owner }) => {
-                let holder = self.holder(*owner, origin);
-                self.raw.open(*socket_cookie, header.time_ns, holder);
+                let holder = self.holder(*owner, false, header.time_ns, origin);
+                self.raw.open(*socket_cookie, header.time_ns, holder, &mut self.holders);
             }
-            RingEvent::SocketRelease(release) => {
-                let SocketRelease { header, socket_cookie, closer, .. } = *release;
-                let process = self.processes.acting(closer.tgid, closer.time_ns).cloned();
-                let closer = holder(closer, process, origin);
-                if let Some(life) = self.sockets.0.get_mut(socket_cookie) {
-                    if life.value.holder.owner.time_ns == 0 {
-                        // Nobody was seen to make its listener: only now it is known where it is.
-                        life.value.holder.owner.netns_cookie = closer.owner.netns_cookie;
-                    }
-                    let is_known =
-                        closer.process.is_some() && release::used_it(release, &closer, &life.value.holder);
-                    life.value.closer = is_known.then_some(closer);
-                    if life.value.holder.is_seeded {
-                        // Nothing else tells of its end.
-                        self.sockets.0.close(socket_cookie, header.time_ns);
-                    }
-                }
-                self.endpoints.0.close(socket_cookie, header.time_ns);
-                self.listeners.remove(socket_cookie);
-                self.raw.close(socket_cookie, header.time_ns);
-            }
+            RingEvent::SocketRelease(release) => self.release(release, origin),
             RingEvent::ProcessFork(ProcessFork { header, .. })
             | RingEvent::ProcessExec(ProcessExec { header, .. }, _)
             | RingEvent::ProcessExit(ProcessExit { header, .. })
@@ -195,37 +193,81 @@ impl Tables {
         }
     }
 
+    /// The last descriptor of a socket is closed.
+    fn release(&mut self, release: &SocketRelease, origin: impl FnOnce(&Owner) -> Origin) {
+        let SocketRelease { header, socket_cookie: cookie, closer, .. } = *release;
+        if let Some(mut life) = self.sockets.get(cookie) {
+            let process = self.processes.acting(closer.tgid, closer.time_ns);
+            let (closer, process) = acting(closer, process);
+            let is_process = process.is_some();
+            let netns_cookie = closer.netns_cookie;
+            let closer = self.holders.of(closer, process, false, header.time_ns, origin);
+            let Holder { owner, process, origin, is_seeded } = self.holders.get(life.holder);
+            let is_seeded = *is_seeded;
+            if owner.time_ns == 0 {
+                // Nobody was seen to make its listener: only now it is known where it is.
+                let owner = Owner { netns_cookie, ..*owner };
+                let holder = Holder { owner, process: process.clone(), origin: origin.clone(), is_seeded };
+                life.holder = self.holders.intern(holder, header.time_ns);
+            }
+            let Self { sockets, holders, .. } = self;
+            let is_known =
+                is_process && release::used_it(release, holders.get(closer), holders.get(life.holder));
+            if !is_known {
+                holders.release(closer);
+            }
+            sockets.set_closer(life, is_known.then_some(closer), holders);
+            if is_seeded {
+                // Nothing else tells of its end.
+                sockets.close(cookie, header.time_ns, holders);
+            }
+        }
+        self.endpoints.close(cookie, header.time_ns, &self.holders);
+        self.listeners.remove(cookie);
+        self.raw.close(cookie, header.time_ns, &self.holders);
+    }
+
     /// Takes in a socket that is older than the programs. Names as for [`Tables::apply`].
     ///
     /// It is called before the events since then are taken in, of which one may tell that the socket is
     /// closed, and again after: then it is known which program its owner ran.
     pub fn seed(&mut self, older: &Older, origin: impl FnOnce(&Owner) -> Origin) {
         let Older { cookie, owner, role } = *older;
-        let holder = Holder { is_seeded: true, ..self.holder(owner, origin) };
         let opened_ns = owner.time_ns;
-        let is_unclaimed = |known: &Owner| known.time_ns == 0 || *known == owner;
+        let holder = self.holder(owner, true, opened_ns, origin);
+        let Self { sockets, endpoints, listeners, holders, .. } = self;
+        let is_unclaimed = |known: HolderId| {
+            let known = &holders.get(known).owner;
+            known.time_ns == 0 || *known == owner
+        };
         match role {
-            Role::Connection(ends) => match self.sockets.0.get_mut(cookie) {
-                Some(Life { value: known, .. }) if is_unclaimed(&known.holder.owner) => known.holder = holder,
-                Some(_) => {}
+            Role::Connection(ends) => match sockets.get(cookie) {
+                Some(known) if is_unclaimed(known.holder) => {
+                    sockets.replace(Life { holder, ..known }, holders);
+                }
+                Some(_) => holders.release(holder),
                 None => {
-                    let value = Socket { cookie, holder, closer: None, passive: false, stats: None };
-                    self.sockets.open(ends, opened_ns, value);
+                    let life = Life { opened_ns, closed_ns: None, cookie, holder, value: Socket::new(false) };
+                    sockets.open(ends, opened_ns, life, holders);
                 }
             },
-            Role::Endpoint { port, bound_addr, peer } => match self.endpoints.0.get_mut(cookie) {
-                Some(Life { value: known, .. }) if is_unclaimed(&known.holder.owner) => known.holder = holder,
-                Some(_) => {}
+            Role::Endpoint { port, bound_addr, peer } => match endpoints.get(cookie) {
+                Some(known) if is_unclaimed(known.holder) => {
+                    endpoints.replace(Life { holder, ..known }, holders);
+                }
+                Some(_) => holders.release(holder),
                 None => {
-                    self.endpoints.open(opened_ns, Endpoint::unused(cookie, port, holder, bound_addr, peer));
+                    let endpoint = Endpoint::unused(cookie, port, holder, bound_addr, peer);
+                    endpoints.open(opened_ns, endpoint, holders);
                 }
             },
             Role::Listener { bound_addr, port, takes_v4 } => {
                 // What it accepts is newer than the programs.
-                let holder = Holder { is_seeded: false, ..holder };
-                self.listeners.insert(Listener { cookie, holder, bound_addr, port, takes_v4 });
+                let known = Holder { is_seeded: false, ..holders.get(holder).clone() };
+                holders.release(holder);
+                listeners.insert(Listener { cookie, holder: known, bound_addr, port, takes_v4 });
             }
-            Role::Other => {}
+            Role::Other => holders.release(holder),
         }
     }
 
@@ -234,16 +276,12 @@ impl Tables {
     pub fn seed_again(&mut self, older: &Older, found_ns: u64, origin: impl FnOnce(&Owner) -> Origin) {
         match older.role {
             Role::Endpoint { port, bound_addr, peer } => {
-                let known = self.endpoints.0.get_mut(older.cookie);
-                if known.as_ref().is_some_and(|life| life.closed_ns.is_none()) {
+                if self.endpoints.get(older.cookie).is_some_and(|life| life.closed_ns.is_none()) {
                     return;
                 }
-                let seen_addrs = known.map_or_else(Vec::new, |life| life.value.seen_addrs.clone());
-                let holder = Holder { is_seeded: true, ..self.holder(older.owner, origin) };
+                let holder = self.holder(older.owner, true, found_ns, origin);
                 let endpoint = Endpoint::unused(older.cookie, port, holder, bound_addr, peer);
-                let value = Endpoint { seen_addrs, ..endpoint };
-                let life = Life { opened_ns: found_ns, closed_ns: None, value };
-                self.endpoints.0.open(older.cookie, port, life);
+                self.endpoints.open_again(found_ns, endpoint, &mut self.holders);
             }
             Role::Listener { .. } => self.seed(older, origin),
             Role::Connection(_) | Role::Other => {}
@@ -258,37 +296,43 @@ impl Tables {
             return;
         };
         // One that is newer has told of itself.
-        if self.sockets.0.get_mut(cookie).is_none() {
+        if self.sockets.get(cookie).is_none() {
             let holder = Holder { is_seeded: true, ..holder.clone() };
-            let socket = Socket { cookie, holder, closer: None, passive: true, stats: None };
-            self.sockets.open(ends, found_ns, socket);
+            let owned_ns = holder.owner.time_ns;
+            let holder = self.holders.intern(holder, found_ns);
+            let life =
+                Life { opened_ns: found_ns, closed_ns: None, cookie, holder, value: Socket::new(true) };
+            self.sockets.open(ends, owned_ns, life, &mut self.holders);
         }
     }
 
-    /// The owner with what is known of it at the time when it was taken.
-    fn holder(&self, owner: Owner, origin: impl FnOnce(&Owner) -> Origin) -> Holder {
-        holder(owner, self.processes.at(owner.tgid, owner.time_ns).cloned(), origin)
+    /// The owner with what is known of it at the time when it was taken, for one use more.
+    fn holder(
+        &mut self,
+        owner: Owner,
+        is_seeded: bool,
+        at_ns: u64,
+        origin: impl FnOnce(&Owner) -> Origin,
+    ) -> HolderId {
+        let (owner, process) = acting(owner, self.processes.at(owner.tgid, owner.time_ns));
+        self.holders.of(owner, process, is_seeded, at_ns, origin)
     }
 
     /// The holder at the time `at_ns`, later than it took the socket: where it runs another program now, or
     /// may do so, what its thread is called and which user it is are not known.
-    fn going_on(&self, holder: Holder, at_ns: u64) -> Holder {
-        let Some(before) = &holder.process else { return holder };
-        let process = self.processes.going_on(before, at_ns).cloned();
-        if process.as_ref().is_some_and(|process| Arc::ptr_eq(process, before)) {
-            return holder;
+    fn going_on(&mut self, id: HolderId, at_ns: u64) -> HolderId {
+        let Holder { owner, process, origin, is_seeded } = self.holders.get(id);
+        let Some(before) = process else { return id };
+        let process = self.processes.going_on(before, at_ns);
+        if process.is_some_and(|process| Arc::ptr_eq(process, before)) {
+            return id;
         }
-        let Holder { owner, origin, is_seeded, process: _ } = holder;
-        let owner = Owner { uid: u32::MAX, comm: [0; COMM_LEN], ..owner };
-        Holder { owner, process, origin: Origin { user: None, ..origin }, is_seeded }
-    }
-
-    /// Forgets what ended long before `now_ns` (`CLOCK_MONOTONIC`).
-    pub fn expire(&mut self, now_ns: u64) {
-        let Self { sockets, endpoints, raw, .. } = self;
-        sockets.0.expire(now_ns);
-        endpoints.0.expire(now_ns);
-        raw.expire(now_ns);
+        let owner = Owner { uid: u32::MAX, comm: [0; COMM_LEN], ..*owner };
+        let origin = Origin { user: None, ..origin.clone() };
+        let other = Holder { owner, process: process.cloned(), origin, is_seeded: *is_seeded };
+        let other = self.holders.intern(other, at_ns);
+        self.holders.release(id);
+        other
     }
 
     /// Whether an end of a flow may have a socket that is not known: one that was opened while events were lost, or that
@@ -300,12 +344,6 @@ impl Tables {
             start.ns.saturating_add(start.late_ns) >= from_ns && (!is_tcp || start.ns <= until_ns)
         };
         self.evicted() > 0 || self.unseen_ns.is_some_and(is_lost)
-    }
-
-    /// How many sockets were forgotten early, because there were too many.
-    pub fn evicted(&self) -> u64 {
-        let Self { sockets, endpoints, raw, .. } = self;
-        sockets.0.evicted() + endpoints.0.evicted() + raw.evicted()
     }
 
     /// Events were lost between `since_ns` and `until_ns` (`CLOCK_MONOTONIC`): the programs of that time are
@@ -320,24 +358,45 @@ impl Tables {
     pub fn sockets_are_unknown(&mut self, since_ns: u64, until_ns: u64) {
         let from_ns = self.unseen_ns.map_or(since_ns, |(from_ns, _)| from_ns.min(since_ns));
         self.unseen_ns = Some((from_ns, until_ns));
-        self.sockets.0.lost_events(since_ns);
-        self.endpoints.0.lost_events(since_ns);
-        self.raw.lost_events(since_ns);
+        self.sockets.lost_events(since_ns, &self.holders);
+        self.endpoints.lost_events(since_ns, &self.holders);
+        self.raw.lost_events(since_ns, &self.holders);
         self.listeners.clear();
     }
 }
 
+/// The ends of a socket that has its tuple.
+fn ends(open: &TcpOpen) -> Ends {
+    let TcpOpen { local_addr, remote_addr, local_port, remote_port, .. } = *open;
+    Ends { local_addr, remote_addr, local_port, remote_port }
+}
+
 /// The owner with its process. A thread of the kernel acts for somebody else, of whom nothing is known: a
 /// worker opens a subflow of MPTCP, or closes what a process left to io_uring.
-fn holder(owner: Owner, process: Option<Arc<Process>>, origin: impl FnOnce(&Owner) -> Origin) -> Holder {
-    let is_kernel = process.as_ref().is_some_and(|process| process.is_kernel);
-    let (owner, process) = if is_kernel {
+fn acting(owner: Owner, process: Option<&Arc<Process>>) -> (Owner, Option<&Arc<Process>>) {
+    if process.is_some_and(|process| process.is_kernel) {
         (Owner { netns_cookie: owner.netns_cookie, ..Owner::UNKNOWN }, None)
     } else {
         (owner, process)
-    };
-    let origin = if owner.time_ns == 0 { Origin::default() } else { origin(&owner) };
-    Holder { owner, process, origin, is_seeded: false }
+    }
+}
+
+/// Sockets that only one flow asks for: they opened about when it began, and had closed when it was destroyed.
+#[derive(Clone, Copy, Debug)]
+pub enum Spent {
+    /// Of TCP.
+    Socket(SocketNumber),
+    /// Those without a connection that are connected to the other end of the flow.
+    Endpoints(Wanted),
+}
+
+/// A record, and what is of no use any more when it was taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Joined<'a> {
+    /// The record.
+    pub record: FlowRecord<'a>,
+    /// What may be forgotten, at either end.
+    pub spent: [Option<Spent>; 2],
 }
 
 /// All ones are a uid that is not set, or not known.
@@ -352,7 +411,7 @@ pub fn attribute<'a>(
     received_ns: u64,
     observer: Observer<'_>,
     tables: &'a Tables,
-) -> FlowRecord<'a> {
+) -> Joined<'a> {
     let estimate_ns = observer.timeouts.last_seen_ns(flow);
     let destroyed_ns = flow.stop_ns.or(flow.event_ns).unwrap_or(received_ns);
     // The last packet was up to a second later than the estimate, which rests on whole seconds.
@@ -372,8 +431,8 @@ pub fn attribute<'a>(
     };
     // Each end sees its own tuple: the initiator the one before NAT, the responder the one after.
     let [orig, reply] = [(&flow.orig, &flow.reply), (&flow.reply, &flow.orig)];
-    let src = end(orig, flow.start_ns, span, &observer, tables);
-    let dst = end(reply, flow.start_ns, Span { is_initiator: false, ..span }, &observer, tables);
+    let (src, spent_src) = end(orig, flow.start_ns, span, &observer, tables);
+    let (dst, spent_dst) = end(reply, flow.start_ns, Span { is_initiator: false, ..span }, &observer, tables);
     let (src, dst) = by_hand::without_inner([src, dst], &observer);
     let is_local = |addr: IpAddr| observer.was_local(addr, flow.start_ns, span);
     let is_src_local = src.is_some() || is_local(flow.orig.src);
@@ -388,37 +447,45 @@ pub fn attribute<'a>(
     let closed_ns = [src, dst].into_iter().flatten().filter_map(|known| known.end?.closed_ns).max();
     let closed_ns = closed_ns.map(|closed_ns| clocks.realtime_ns(closed_ns));
     let last_seen_ns = estimate_ns.map(|estimate| closed_ns.map_or(estimate, |closed| closed.min(estimate)));
-    FlowRecord {
-        flow,
-        sighting,
-        received_ns,
-        counters_final: sighting == Sighting::Destroyed,
-        observer_netns: observer.netns,
-        last_seen_ns,
-        direction: Some(direction),
-        src,
-        dst,
+    // A zone has an entry of its own for the same packets, and so has another namespace.
+    let is_last = sighting == Sighting::Destroyed
+        && observer.is_only
+        && [flow.zone, flow.orig.zone, flow.reply.zone].iter().all(Option::is_none);
+    Joined {
+        record: FlowRecord {
+            flow,
+            sighting,
+            received_ns,
+            counters_final: sighting == Sighting::Destroyed,
+            observer_netns: observer.netns,
+            last_seen_ns,
+            direction: Some(direction),
+            src,
+            dst,
+        },
+        spent: if is_last { [spent_src, spent_dst] } else { [None, None] },
     }
 }
 
 /// The local process that sends packets with the first of these tuples, where the other end sends with the second, of a
-/// flow that started at a time of `CLOCK_REALTIME`.
+/// flow that started at a time of `CLOCK_REALTIME`. Also the sockets that only this flow asks for.
 fn end<'a>(
     tuples: (&Tuple, &Tuple),
     start_ns: Option<u64>,
     span: Span,
     observer: &Observer<'_>,
     tables: &'a Tables,
-) -> Option<Attribution<'a>> {
+) -> (Option<Attribution<'a>>, Option<Spent>) {
     let starts = start_ns.into_iter().flat_map(|start_ns| observer.clocks.moments(start_ns));
     // If the clock was set back there are several times at which the flow may have started.
     let found = starts.map(|start| end_at(tuples, Span { start: Some(start), ..span }, observer, tables));
-    let found = found.reduce(|one, other| match (one, other) {
-        (Some(one), Some(other)) if one.is_same(&other) => Some(one),
-        (Some(_), Some(_)) => Some(Attribution::AMBIGUOUS),
-        (one, other) => one.or(other),
+    let found = found.reduce(|(one, _), (other, _)| match (one, other) {
+        (Some(one), Some(other)) if one.is_same(&other) => (Some(one), None),
+        (Some(_), Some(_)) => (Some(Attribution::AMBIGUOUS), None),
+        (one, other) => (one.or(other), None),
     });
-    found.unwrap_or_else(|| end_at(tuples, span, observer, tables)).filter(Attribution::is_known)
+    let (found, spent) = found.unwrap_or_else(|| end_at(tuples, span, observer, tables));
+    (found.filter(Attribution::is_known), spent)
 }
 
 /// The same, for one time at which the flow may have started. The owner may not be known.
@@ -427,8 +494,7 @@ fn end_at<'a>(
     span: Span,
     observer: &Observer<'_>,
     tables: &'a Tables,
-) -> Option<Attribution<'a>> {
-    let netns_cookie = observer.netns_cookie;
+) -> (Option<Attribution<'a>>, Option<Spent>) {
     let raw = || by_hand::find((own, other), span, observer, tables);
     let (number, peer_port) = match (own.proto, own.l4) {
         // Call ids, which sockets do not know.
@@ -436,58 +502,80 @@ fn end_at<'a>(
         (_, L4::Ports { src, dst }) => (src, dst),
         // Who asks has a socket; the answer is the kernel's own.
         (_, L4::Icmp { icmp_type: 8 | 128, id, .. }) => (id, 0),
-        (_, L4::Icmp { .. }) => return by_hand::attribution(raw()),
+        (_, L4::Icmp { .. }) => return (by_hand::attribution(raw(), tables), None),
     };
     if own.proto == Protocol::TCP {
         let ends = Ends::new(own.src, number, own.dst, peer_port);
-        return match tables.sockets.find(&ends, netns_cookie, span) {
-            Found::None => by_hand::attribution(raw()),
-            Found::Ambiguous => Some(Attribution::AMBIGUOUS),
-            Found::One(socket) => Some(of_socket(socket)),
+        return match tables.sockets.find(&ends, observer.netns_cookie, span, &tables.holders) {
+            Found::None => (by_hand::attribution(raw(), tables), None),
+            Found::Ambiguous => (Some(Attribution::AMBIGUOUS), None),
+            Found::One(life, number) => {
+                (Some(of_socket(&life, tables)), span.spends(&life).then_some(Spent::Socket(number)))
+            }
+            Found::Process(life) => {
+                let Attribution { method, end } = of_socket(&life, tables);
+                // Of several sockets, what is of one alone is not known.
+                let end = end.map(|end| End { cookie: None, stats: None, closed_ns: None, ..end });
+                (Some(Attribution { method, end }), None)
+            }
+            Found::Program(life) => {
+                let (_, holder) = holder_of(&life, &tables.holders);
+                (Some(of_program(holder, tables)), None)
+            }
         };
     }
     let wanted = Wanted {
         port: Port { protocol: own.proto, number },
         addr: mapped(own.src),
         peer: (mapped(own.dst), peer_port),
-        netns_cookie,
+        netns_cookie: observer.netns_cookie,
         presence: observer.presence(own.src, span),
         span,
     };
-    match tables.endpoints.find(wanted) {
-        FoundEndpoint::None => by_hand::attribution(raw()),
-        FoundEndpoint::Ambiguous => Some(Attribution::AMBIGUOUS),
-        FoundEndpoint::One(holder, cookie) => {
-            // The port alone does not tell its owner from who sends from this port by hand.
-            let is_of_another = || match raw() {
-                FoundRaw::One { holder: sender, began: true, .. } => !sender.is_same_process(holder),
-                FoundRaw::Ambiguous => true,
-                FoundRaw::One { .. } | FoundRaw::None => false,
-            };
-            if span.is_initiator && is_of_another() {
-                return Some(Attribution::AMBIGUOUS);
-            }
+    let spent = Some(Spent::Endpoints(wanted));
+    let found = match tables.endpoints.find(wanted, &tables.holders) {
+        FoundEndpoint::None => return (by_hand::attribution(raw(), tables), None),
+        FoundEndpoint::Ambiguous => return (Some(Attribution::AMBIGUOUS), spent),
+        found @ (FoundEndpoint::One(holder, _) | FoundEndpoint::Program(holder)) => (found, holder),
+    };
+    let (found, id) = found;
+    let holder = tables.holders.get(id);
+    // The port alone does not tell its owner from who sends from this port by hand.
+    let is_of_another = || match raw() {
+        FoundRaw::One { holder: sender, began: true, .. } => {
+            !tables.holders.get(sender).is_same_process(holder)
+        }
+        FoundRaw::Ambiguous => true,
+        FoundRaw::One { .. } | FoundRaw::None => false,
+    };
+    if span.is_initiator && is_of_another() {
+        return (Some(Attribution::AMBIGUOUS), spent);
+    }
+    let attribution = match found {
+        FoundEndpoint::One(_, cookie) => {
             let end = End { holder, cookie, stats: None, closed_ns: None };
             let method = if holder.is_seeded { Method::Seed } else { Method::Endpoint };
-            Some(Attribution { method, end: Some(end) })
+            Attribution { method, end: Some(end) }
         }
-    }
+        _ => of_program(id, tables),
+    };
+    (Some(attribution), spent)
 }
 
-/// Whose connection it is. One that is older than the programs is of the process that was found when it was seeded, and
-/// one that this end opened is of its owner. An accepted one is of the process that closed it, otherwise of the owner of
-/// its listener.
-fn of_socket(life: &Life<Socket>) -> Attribution<'_> {
-    let Life { closed_ns, value: socket, .. } = life;
-    let (method, holder) = match socket {
-        Socket { holder, .. } if holder.is_seeded => (Method::Seed, holder),
-        Socket { passive: false, holder, .. } => (Method::Socket, holder),
-        Socket { closer: Some(closer), .. } => (Method::Closer, closer),
-        Socket { holder, .. } => (Method::Inherited, holder),
-    };
+/// Several processes of one program, of which this is one.
+fn of_program(holder: HolderId, tables: &Tables) -> Attribution<'_> {
+    let end = End { holder: tables.holders.get(holder), cookie: None, stats: None, closed_ns: None };
+    Attribution { method: Method::Program, end: Some(end) }
+}
+
+/// Whose connection it is.
+fn of_socket<'a>(life: &Life<Socket>, tables: &'a Tables) -> Attribution<'a> {
+    let (method, holder) = holder_of(life, &tables.holders);
+    let is_seeded = tables.holders.get(life.holder).is_seeded;
     // Its descriptor closed then; packets may have followed.
-    let closed_ns = closed_ns.filter(|_| !holder.is_seeded);
-    let end = End { holder, cookie: Some(socket.cookie), stats: socket.stats, closed_ns };
+    let closed_ns = life.closed_ns.filter(|_| !is_seeded);
+    let holder = tables.holders.get(holder);
+    let end = End { holder, cookie: Some(life.cookie), stats: life.value.stats(), closed_ns };
     Attribution { method, end: Some(end) }
 }
 

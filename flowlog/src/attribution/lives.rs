@@ -3,188 +3,354 @@
 //! A key (a tuple, a port) is used by one socket after the other, and by several at once. A life ends
 //! when its socket closes, and is remembered for a while: connection tracking forgets later than
 //! sockets do. Times are `CLOCK_MONOTONIC` nanoseconds.
+//!
+//! There may be millions of them, so a life has what a join needs and no more: a slot of 92 bytes for a TCP connection over
+//! IPv4, 4 bytes of the index of keys, and while it is open 2 of that of cookies. What the slots of one key, of one cookie,
+//! or of one group of holders have
+//! to do with each other is in the slots themselves, as numbers of the next and the one before.
+
+mod buckets;
+mod slot;
 
 use std::collections::VecDeque;
-use std::hash::Hash;
+use std::hash::{BuildHasher as _, Hash};
 
-use crate::time::NS_PER_S;
-use hashbrown::HashMap;
+use self::buckets::Buckets;
+use self::slot::{ALONE, Neighbours, OPEN, Slot, Tagged};
+use crate::attribution::holders::{GroupId, HolderId, Holders};
+use crate::attribution::slots::{NO_SLOT, Packed, Slots};
 
-/// How much is remembered, in each table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// How many lives. The default is nearly two ends for each entry of a connection tracking table of the
-    /// usual size (262 144). One takes 480 bytes then, and 790 with the next one more: a hash table doubles
-    /// when it has filled 7/8 of a power of two.
-    pub sockets: usize,
-    /// How long a life is remembered after its end. A closed TCP connection stays in the connection
-    /// tracking table for 120 s (TIME_WAIT, by default up to 300 s in other states) before it is destroyed.
-    /// One whose end the kernel did not track stays ESTABLISHED for days, and is then without its process.
-    pub linger_ns: u64,
-}
+/// How many lives of one key are looked through. A socket of a crowded port costs each flow of the port so much.
+const MAX_LOOKED_THROUGH: usize = 4096;
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { sockets: 458_752, linger_ns: 600 * NS_PER_S }
+/// How many are looked through for one that is open: new ones come first.
+const MAX_LOOKED_THROUGH_FOR_OPEN: usize = 256;
+
+/// How many closed lives are found by their cookie at least, of those of which no more is told.
+const MAX_COMPLETE: usize = 4096;
+
+/// How many buckets an index gets at once.
+const GROWN_AT_ONCE: usize = 16;
+
+/// What is kept of a life, beside its times, its cookie and its holder.
+pub trait Kept: Copy {
+    /// Another holder than that of the life, which it uses, too.
+    fn other_holder(&self) -> Option<HolderId> {
+        None
+    }
+
+    /// Whether no more is told of the socket when it has closed: then its cookie is of no use.
+    fn is_complete(&self) -> bool {
+        false
     }
 }
 
-/// Set in the number of a socket's former life: the socket has another key since, and its cookie stands
-/// for that life. Cookies count up from 1 and never get here.
-const FORMER_LIFE: u64 = 1 << 63;
+impl Kept for () {}
 
 /// One socket while it had one key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Life<T> {
     /// When it began.
     pub opened_ns: u64,
     /// When it ended.
     pub closed_ns: Option<u64>,
-    /// What is known of it.
+    /// `SO_COOKIE`, unique until the next boot.
+    pub cookie: u64,
+    /// Who has it; for an accepted socket the owner of the listener.
+    pub holder: HolderId,
+    /// What else is known of it.
     pub value: T,
 }
 
-#[derive(Debug)]
-struct Entry<K, T> {
-    key: K,
-    life: Life<T>,
-    /// Its end was not seen: it has ended at the latest when something else began.
-    is_end_inferred: bool,
-    /// Numbers of other lives with the same key: those before and after this one.
-    previous: Option<u64>,
-    next: Option<u64>,
+/// The first and the last of some lives.
+#[derive(Clone, Copy, Debug)]
+struct List {
+    first: u32,
+    last: u32,
 }
+
+/// The lives of one group: those that are open, and those that are not, each in the order in which they came to be so.
+#[derive(Clone, Copy, Debug)]
+struct Lists {
+    open: List,
+    closed: List,
+    len: usize,
+}
+
+const EMPTY: List = List { first: NO_SLOT, last: NO_SLOT };
 
 /// The lives that are remembered, by key and by the cookie of their socket.
 #[derive(Debug)]
 pub struct Lives<K, T> {
-    /// By cookie; former lives by numbers with [`FORMER_LIFE`].
-    entries: HashMap<u64, Entry<K, T>, foldhash::fast::RandomState>,
-    /// Number of the first life with this key; others hang below it.
-    by_key: HashMap<K, u64, foldhash::fast::RandomState>,
-    /// Times of close and numbers of ended lives, longest ended first.
-    closed: VecDeque<(u64, u64)>,
-    former_lives: u64,
-    limits: Limits,
+    slots: Slots<Slot<K, T>>,
+    by_key: Buckets,
+    by_cookie: Buckets,
+    /// How many slots are found by their cookie.
+    with_cookie: usize,
+    /// Those among them that closed last, with their cookies.
+    complete: VecDeque<(u32, u64)>,
+    /// By the number of a group.
+    groups: Vec<Lists>,
+    hasher: foldhash::fast::RandomState,
     evicted: u64,
 }
 
-impl<K: Copy + Eq + Hash, T> Lives<K, T> {
-    /// Remembers nothing yet.
-    pub fn new(limits: Limits) -> Self {
+impl<K: Copy + Eq + Hash, T: Kept> Default for Lives<K, T> {
+    fn default() -> Self {
         Self {
-            entries: HashMap::default(),
-            by_key: HashMap::default(),
-            closed: VecDeque::new(),
-            former_lives: 0,
-            limits,
+            slots: Slots::default(),
+            by_key: Buckets::default(),
+            by_cookie: Buckets::default(),
+            with_cookie: 0,
+            complete: VecDeque::new(),
+            groups: Vec::new(),
+            hasher: foldhash::fast::RandomState::default(),
             evicted: 0,
         }
     }
+}
 
-    /// The socket with this cookie has this key from now on; a life that it had before ends.
-    pub fn open(&mut self, cookie: u64, key: K, life: Life<T>) {
-        while self.entries.len() >= self.limits.sockets {
-            let Some((closed_ns, number)) = self.closed.pop_front() else {
-                // Full of living ones: the newcomer is left out.
-                self.evicted += 1;
-                return;
-            };
-            self.evicted += u64::from(self.remove_if_closed_at(number, closed_ns));
+impl<K: Copy + Eq + Hash, T: Kept> Lives<K, T> {
+    /// The socket has this key from now on; a life that it had before ends. The holder is used by the life from here on.
+    pub fn open(&mut self, key: K, life: Life<T>, holders: &mut Holders) {
+        let Life { opened_ns, closed_ns, cookie, holder, value } = life;
+        if let Some(former) = self.number_of(cookie) {
+            self.end(former, opened_ns, true, holders);
+            self.unlink_cookie(former);
         }
-        if let Some(Entry { key: former_key, life: mut former, mut is_end_inferred, .. }) =
-            self.remove(cookie)
-        {
-            is_end_inferred |= former.closed_ns.is_none();
-            let closed_ns = *former.closed_ns.get_or_insert(life.opened_ns);
-            self.former_lives += 1;
-            let number = FORMER_LIFE | self.former_lives;
-            self.insert(number, former_key, former, is_end_inferred);
-            self.closed.push_back((closed_ns, number));
+        let slot = Slot {
+            opened_ns: Packed::new(opened_ns),
+            closed_ns: Packed::new(closed_ns.unwrap_or(OPEN)),
+            cookie: Packed::new(cookie),
+            holder: Tagged(holder.0 & !Tagged::FLAGS),
+            of_key: ALONE,
+            next_of_cookie: NO_SLOT,
+            of_group: ALONE,
+            key,
+            value,
+        };
+        let Some(number) = self.slots.insert(slot) else {
+            self.evicted += 1;
+            holders.release(holder);
+            return;
+        };
+        self.link_key(number);
+        self.link_cookie(number);
+        self.enlist(number, holders);
+        if self.slots.len() > self.by_key.len() {
+            self.grow_keys();
         }
-        self.insert(cookie, key, life, false);
+        if self.with_cookie > 2 * self.by_cookie.len() {
+            let first = self.by_cookie.grow();
+            self.relink_cookies(first);
+        }
     }
 
     /// Whether the socket has this key now.
     pub fn is_open_with(&self, cookie: u64, key: &K) -> bool {
-        self.entries.get(&cookie).is_some_and(|entry| entry.key == *key && entry.life.closed_ns.is_none())
+        let slot = self.number_of(cookie).and_then(|number| self.slots.get(number));
+        slot.is_some_and(|slot| slot.key == *key && slot.is_open())
     }
 
     /// Ends those lives with this key that have not ended and are `wanted`.
-    pub fn close_with_key(&mut self, key: &K, at_ns: u64, wanted: impl Fn(&T) -> bool) {
-        let mut next = self.by_key.get(key).copied();
-        while let Some(number) = next {
-            let Some(Entry { life, is_end_inferred, next: following, .. }) = self.entries.get_mut(&number)
-            else {
-                return;
-            };
-            next = *following;
-            if life.closed_ns.is_none() && wanted(&life.value) {
-                life.closed_ns = Some(at_ns);
-                *is_end_inferred = true;
-                self.closed.push_back((at_ns, number));
+    pub fn close_with_key(
+        &mut self,
+        key: &K,
+        at_ns: u64,
+        holders: &Holders,
+        wanted: impl Fn(&Life<T>) -> bool,
+    ) {
+        let mut next = self.by_key.first(self.hash(key));
+        for _ in 0..MAX_LOOKED_THROUGH_FOR_OPEN {
+            let Some(slot) = self.slots.get(next) else { return };
+            let (number, is_wanted) = (next, slot.key == *key && slot.is_open() && wanted(&slot.life()));
+            next = slot.of_key.next;
+            if is_wanted {
+                self.end(number, at_ns, true, holders);
             }
         }
     }
 
     /// The life that the socket has now, or had last.
-    pub fn get_mut(&mut self, cookie: u64) -> Option<&mut Life<T>> {
-        self.entries.get_mut(&cookie).map(|entry| &mut entry.life)
+    pub fn get(&self, cookie: u64) -> Option<Life<T>> {
+        self.number_of(cookie).and_then(|number| self.slots.get(number)).map(Slot::life)
     }
 
-    /// As [`Lives::get_mut`].
-    pub fn get(&self, cookie: u64) -> Option<&Life<T>> {
-        self.entries.get(&cookie).map(|entry| &entry.life)
+    /// The key of that life.
+    pub fn key(&self, cookie: u64) -> Option<K> {
+        self.number_of(cookie).and_then(|number| self.slots.get(number)).map(|slot| slot.key)
+    }
+
+    /// Puts another beginning, holder and value into the life that the socket has now, or had last. A holder that it does not
+    /// have any more is used once less.
+    pub fn replace(&mut self, life: Life<T>, holders: &mut Holders) {
+        let Life { opened_ns, closed_ns: _, cookie, holder, value } = life;
+        let Some(number) = self.number_of(cookie) else { return };
+        let Some(slot) = self.slots.get(number) else { return };
+        let former = slot.holder.holder();
+        if former != holder {
+            self.unlist(number, holders);
+        }
+        if let Some(slot) = self.slots.get_mut(number) {
+            slot.opened_ns = Packed::new(opened_ns);
+            slot.holder.set_holder(holder);
+            slot.value = value;
+        }
+        if former != holder {
+            self.enlist(number, holders);
+            holders.release(former);
+        }
+        self.may_be_complete(number);
     }
 
     /// The life of the socket ends, where it has not yet.
-    pub fn close(&mut self, cookie: u64, at_ns: u64) {
-        if let Some(life) = self.get_mut(cookie)
-            && life.closed_ns.is_none()
-        {
-            life.closed_ns = Some(at_ns);
-            self.closed.push_back((at_ns, cookie));
+    pub fn close(&mut self, cookie: u64, at_ns: u64, holders: &Holders) {
+        if let Some(number) = self.number_of(cookie) {
+            self.end(number, at_ns, false, holders);
         }
     }
 
-    /// All lives with this key, in no order.
-    pub fn with_key<'a>(&'a self, key: &K) -> impl Iterator<Item = (u64, &'a Life<T>)> + use<'a, K, T> {
-        let mut next = self.by_key.get(key).copied();
-        std::iter::from_fn(move || {
-            let number = next?;
-            let entry = self.entries.get(&number)?;
-            next = entry.next;
-            Some((number, &entry.life))
-        })
+    /// Reads what is there about this key: of several keys all wait for memory together, rather than one after the other
+    /// later. What it gives is of no interest, but makes sure that it is read.
+    pub fn look_ahead(&self, key: &K) -> u64 {
+        self.slots.get(self.by_key.first(self.hash(key))).map_or(0, |slot| slot.cookie.get())
+    }
+
+    /// How many lives have this key; `None` if there are too many to look through.
+    pub fn count(&self, key: &K) -> Option<usize> {
+        let mut next = self.by_key.first(self.hash(key));
+        let mut found = 0;
+        for _ in 0..MAX_LOOKED_THROUGH {
+            let Some(slot) = self.slots.get(next) else { return Some(found) };
+            found += usize::from(slot.key == *key);
+            next = slot.of_key.next;
+        }
+        None
+    }
+
+    /// Lives with this key with their numbers, in no order; all if they can be counted.
+    pub fn with_key(&self, key: K) -> impl Iterator<Item = (u32, Life<T>)> + use<'_, K, T> {
+        let mut next = self.by_key.first(self.hash(&key));
+        let slots = std::iter::from_fn(move || {
+            let number = next;
+            let slot = self.slots.get(number)?;
+            next = slot.of_key.next;
+            Some((number, slot))
+        });
+        slots
+            .take(MAX_LOOKED_THROUGH)
+            .filter(move |(_, slot)| slot.key == key)
+            .map(|(number, slot)| (number, slot.life()))
+    }
+
+    /// All lives, in no order.
+    pub fn all(&self) -> impl Iterator<Item = Life<T>> {
+        self.slots.numbers().filter_map(|number| self.slots.get(number)).map(Slot::life)
     }
 
     /// Events were lost since `since_ns`: a socket that was open then may have closed, and its key may
     /// belong to another that was not seen. So its life counts for what happened before, no more for
     /// what comes. The same holds where its end was only inferred since.
-    pub fn lost_events(&mut self, since_ns: u64) {
-        for (&number, Entry { life, is_end_inferred, .. }) in &mut self.entries {
-            let may_have_ended = match life.closed_ns {
-                Some(closed_ns) => *is_end_inferred && closed_ns > since_ns,
-                None => true,
-            };
-            if may_have_ended {
-                let closed_ns = life.opened_ns.max(since_ns);
-                life.closed_ns = Some(closed_ns);
-                self.closed.push_back((closed_ns, number));
+    pub fn lost_events(&mut self, since_ns: u64, holders: &Holders) {
+        let numbers: Vec<u32> = self.slots.numbers().collect();
+        for number in numbers {
+            let Some(slot) = self.slots.get_mut(number) else { continue };
+            let at_ns = slot.opened_ns.get().max(since_ns);
+            if slot.is_open() {
+                self.end(number, at_ns, false, holders);
+            } else if slot.holder.has(Tagged::END_INFERRED) && slot.closed_ns.get() > since_ns {
+                slot.closed_ns = Packed::new(at_ns);
             }
         }
     }
 
-    /// Forgets what ended long before `now_ns`, and says how much.
-    pub fn expire(&mut self, now_ns: u64) -> usize {
-        let before = self.entries.len();
-        while let Some(&(closed_ns, number)) = self.closed.front()
-            && closed_ns.saturating_add(self.limits.linger_ns) < now_ns
-        {
-            self.closed.pop_front();
-            self.remove_if_closed_at(number, closed_ns);
+    /// Forgets what ended longer than `linger_ns` before `now_ns`, and says how much. `shortest_ns` is the shortest time.
+    pub fn expire(
+        &mut self,
+        now_ns: u64,
+        shortest_ns: u64,
+        linger_ns: impl Fn(&K) -> u64,
+        holders: &mut Holders,
+    ) -> usize {
+        let before = self.slots.len();
+        let is_over =
+            |slot: &Slot<K, T>, linger_ns: u64| slot.closed_ns.get().saturating_add(linger_ns) < now_ns;
+        for group in 0..self.groups.len() {
+            let Some(last) = self.groups.get(group).map(|lists| lists.closed.last) else { continue };
+            while let Some(number) = self.groups.get(group).map(|lists| lists.closed.first)
+                && let Some(slot) = self.slots.get(number)
+                && is_over(slot, shortest_ns)
+            {
+                if is_over(slot, linger_ns(&slot.key)) {
+                    self.forget(number, holders);
+                } else {
+                    // Of a kind that is remembered longer: it is looked at again when the others are.
+                    self.unlist(number, holders);
+                    self.enlist(number, holders);
+                }
+                if number == last {
+                    break;
+                }
+            }
         }
-        before - self.entries.len()
+        before - self.slots.len()
+    }
+
+    /// Forgets a life, by its number.
+    pub fn forget(&mut self, number: u32, holders: &mut Holders) {
+        self.unlist(number, holders);
+        self.unlink_cookie(number);
+        self.unlink_key(number);
+        let Some(slot) = self.slots.remove(number) else { return };
+        holders.release(slot.holder.holder());
+        if let Some(other) = slot.value.other_holder() {
+            holders.release(other);
+        }
+        let first = self.by_key.shrink(self.slots.len());
+        self.relink_keys(first);
+    }
+
+    /// Forgets a life of this group early, and says whether there was one: first the one that closed longest ago, if it
+    /// did so before `overdue_ns`, as its flow has ended, too; then those that closed or opened last. So who opens
+    /// very many sockets does not make nameless what it did before.
+    pub(crate) fn evict(&mut self, group: GroupId, overdue_ns: u64, holders: &mut Holders) -> bool {
+        let Some(Lists { open, closed, .. }) = self.groups.get(group.0 as usize).copied() else {
+            return false;
+        };
+        let first = self.slots.get(closed.first);
+        let is_overdue = first.is_some_and(|slot| slot.closed_ns.get() < overdue_ns);
+        let number = match (first, is_overdue) {
+            (Some(_), true) => closed.first,
+            (Some(_), false) => closed.last,
+            (None, _) if open.last != NO_SLOT => open.last,
+            (None, _) => return false,
+        };
+        self.forget(number, holders);
+        self.evicted += 1;
+        true
+    }
+
+    /// How many lives this group has.
+    pub(crate) fn len_of(&self, group: GroupId) -> usize {
+        self.groups.get(group.0 as usize).map_or(0, |lists| lists.len)
+    }
+
+    /// How many lives there are.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What a life takes, without its place in the indexes, in bytes.
+    pub(crate) const LIFE_BYTES: usize = size_of::<Slot<K, T>>();
+
+    /// What all of them take, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.slots.len() * Self::LIFE_BYTES + (self.by_key.len() + self.by_cookie.len()) * size_of::<u32>()
     }
 
     /// How many lives were forgotten early, or not remembered, because there were too many.
@@ -192,145 +358,187 @@ impl<K: Copy + Eq + Hash, T> Lives<K, T> {
         self.evicted
     }
 
-    fn insert(&mut self, number: u64, key: K, life: Life<T>, is_end_inferred: bool) {
-        let next = self.by_key.insert(key, number);
-        if let Some(next) = next.and_then(|next| self.entries.get_mut(&next)) {
-            next.previous = Some(number);
+    /// A life ends, if it has not.
+    fn end(&mut self, number: u32, at_ns: u64, is_inferred: bool, holders: &Holders) {
+        if self.slots.get(number).is_none_or(|slot| !slot.is_open()) {
+            return;
         }
-        self.entries.insert(number, Entry { key, life, is_end_inferred, previous: None, next });
+        self.unlist(number, holders);
+        if let Some(slot) = self.slots.get_mut(number) {
+            slot.closed_ns = Packed::new(at_ns.min(OPEN - 1));
+            if is_inferred {
+                slot.holder.set(Tagged::END_INFERRED);
+            }
+        }
+        self.enlist(number, holders);
+        self.may_be_complete(number);
     }
 
-    /// The socket may have begun another life since this close was noted.
-    fn remove_if_closed_at(&mut self, number: u64, closed_ns: u64) -> bool {
-        let is_that = self.entries.get(&number).is_some_and(|entry| entry.life.closed_ns == Some(closed_ns));
-        is_that && self.remove(number).is_some()
+    fn hash(&self, key: &K) -> u64 {
+        self.hasher.hash_one(key)
     }
 
-    fn remove(&mut self, number: u64) -> Option<Entry<K, T>> {
-        let removed = self.entries.remove(&number)?;
-        let Entry { key, previous, next, .. } = removed;
-        if let Some(next) = next.and_then(|next| self.entries.get_mut(&next)) {
-            next.previous = previous;
+    /// The slot that the cookie stands for.
+    fn number_of(&self, cookie: u64) -> Option<u32> {
+        let mut next = self.by_cookie.first(self.hasher.hash_one(cookie));
+        loop {
+            let slot = self.slots.get(next)?;
+            if slot.cookie.get() == cookie {
+                return Some(next);
+            }
+            next = slot.next_of_cookie;
         }
-        match (previous, next) {
-            (Some(previous), _) => self.entries.get_mut(&previous)?.next = next,
-            (None, Some(next)) => *self.by_key.get_mut(&key)? = next,
-            (None, None) => drop(self.by_key.remove(&key)),
+    }
+
+    fn link_key(&mut self, number: u32) {
+        let Some(slot) = self.slots.get(number) else { return };
+        let hash = self.hash(&slot.key);
+        let next = self.by_key.first(hash);
+        if let Some(slot) = self.slots.get_mut(next) {
+            slot.of_key.previous = number;
         }
-        Some(removed)
+        if let Some(slot) = self.slots.get_mut(number) {
+            slot.of_key = Neighbours { previous: NO_SLOT, next };
+        }
+        self.by_key.set_first(hash, number);
+    }
+
+    fn link_cookie(&mut self, number: u32) {
+        let Some(slot) = self.slots.get(number) else { return };
+        let hash = self.hasher.hash_one(slot.cookie.get());
+        let next = self.by_cookie.first(hash);
+        if let Some(slot) = self.slots.get_mut(number) {
+            slot.next_of_cookie = next;
+        }
+        self.by_cookie.set_first(hash, number);
+        self.with_cookie += 1;
+    }
+
+    /// More buckets of keys, some at once: the slots that they take are anywhere in memory, and so are waited for together.
+    fn grow_keys(&mut self) {
+        let firsts: [u32; GROWN_AT_ONCE] = std::array::from_fn(|_| self.by_key.grow());
+        let there = firsts.iter().filter_map(|first| self.slots.get(*first));
+        std::hint::black_box(there.fold(0, |all, slot| all ^ slot.of_key.next));
+        for first in firsts {
+            self.relink_keys(first);
+        }
+    }
+
+    /// Puts the slots of a bucket into those in which they are looked for.
+    fn relink_keys(&mut self, first: u32) {
+        let mut next = first;
+        while let Some(slot) = self.slots.get(next) {
+            let number = std::mem::replace(&mut next, slot.of_key.next);
+            self.link_key(number);
+        }
+    }
+
+    /// The same for the index of cookies.
+    fn relink_cookies(&mut self, first: u32) {
+        let mut next = first;
+        while let Some(slot) = self.slots.get(next) {
+            let number = std::mem::replace(&mut next, slot.next_of_cookie);
+            self.with_cookie -= 1;
+            self.link_cookie(number);
+        }
+    }
+
+    fn unlink_key(&mut self, number: u32) {
+        let Some(slot) = self.slots.get(number) else { return };
+        let (Neighbours { previous, next }, hash) = (slot.of_key, self.hash(&slot.key));
+        if let Some(slot) = self.slots.get_mut(next) {
+            slot.of_key.previous = previous;
+        }
+        match self.slots.get_mut(previous) {
+            Some(slot) => slot.of_key.next = next,
+            None => self.by_key.set_first(hash, next),
+        }
+    }
+
+    /// Its cookie does not stand for this life any more.
+    fn unlink_cookie(&mut self, number: u32) {
+        let Some(slot) = self.slots.get_mut(number).filter(|slot| !slot.holder.has(Tagged::UNLINKED)) else {
+            return;
+        };
+        slot.holder.set(Tagged::UNLINKED);
+        let (hash, following) = (self.hasher.hash_one(slot.cookie.get()), slot.next_of_cookie);
+        self.with_cookie -= 1;
+        let mut next = self.by_cookie.first(hash);
+        if next == number {
+            self.by_cookie.set_first(hash, following);
+        }
+        while let Some(slot) = self.slots.get_mut(next) {
+            next = slot.next_of_cookie;
+            if next == number {
+                slot.next_of_cookie = following;
+                break;
+            }
+        }
+        let first = self.by_cookie.shrink(self.with_cookie);
+        self.relink_cookies(first);
+    }
+
+    /// No more may be told of this socket. Those that closed last are found by their cookie all the same.
+    fn may_be_complete(&mut self, number: u32) {
+        let Some(slot) = self.slots.get(number) else { return };
+        if !slot.value.is_complete() || slot.is_open() {
+            return;
+        }
+        self.complete.push_back((number, slot.cookie.get()));
+        if self.complete.len() > MAX_COMPLETE
+            && let Some((number, cookie)) = self.complete.pop_front()
+            && self.slots.get(number).is_some_and(|slot| slot.cookie.get() == cookie && !slot.is_open())
+        {
+            self.unlink_cookie(number);
+        }
+    }
+
+    /// Puts a life at the end of the list of its group.
+    fn enlist(&mut self, number: u32, holders: &Holders) {
+        let Some(slot) = self.slots.get(number) else { return };
+        let (is_open, group) = (slot.is_open(), holders.group(slot.holder.holder()).0 as usize);
+        if group >= self.groups.len() {
+            self.groups.resize(group + 1, Lists { open: EMPTY, closed: EMPTY, len: 0 });
+        }
+        let Some(lists) = self.groups.get_mut(group) else { return };
+        lists.len += 1;
+        let list = if is_open { &mut lists.open } else { &mut lists.closed };
+        let previous = std::mem::replace(&mut list.last, number);
+        if previous == NO_SLOT {
+            list.first = number;
+        }
+        if let Some(slot) = self.slots.get_mut(previous) {
+            slot.of_group.next = number;
+        }
+        if let Some(slot) = self.slots.get_mut(number) {
+            slot.of_group = Neighbours { previous, next: NO_SLOT };
+        }
+    }
+
+    /// Takes a life out of the list of its group.
+    fn unlist(&mut self, number: u32, holders: &Holders) {
+        let Some(slot) = self.slots.get(number) else { return };
+        let (is_open, group) = (slot.is_open(), holders.group(slot.holder.holder()).0 as usize);
+        let Neighbours { previous, next } = slot.of_group;
+        let Some(lists) = self.groups.get_mut(group) else { return };
+        lists.len -= 1;
+        let list = if is_open { &mut lists.open } else { &mut lists.closed };
+        if list.first == number {
+            list.first = next;
+        }
+        if list.last == number {
+            list.last = previous;
+        }
+        if let Some(slot) = self.slots.get_mut(previous) {
+            slot.of_group.next = next;
+        }
+        if let Some(slot) = self.slots.get_mut(next) {
+            slot.of_group.previous = previous;
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LINGER_NS: u64 = 1000;
-
-    fn remember(sockets: usize) -> Lives<u8, u64> {
-        Lives::new(Limits { sockets, linger_ns: LINGER_NS })
-    }
-
-    fn life(opened_ns: u64) -> Life<u64> {
-        Life { opened_ns, closed_ns: None, value: opened_ns }
-    }
-
-    fn values(lives: &Lives<u8, u64>, key: u8) -> Vec<u64> {
-        let mut values: Vec<u64> = lives.with_key(&key).map(|(_, life)| life.value).collect();
-        values.sort_unstable();
-        values
-    }
-
-    #[test]
-    fn ended_lives_expire_and_leave_nothing_behind() {
-        let mut lives = remember(10);
-        for cookie in 1..=3 {
-            lives.open(cookie, 7, life(cookie * 100));
-            lives.close(cookie, cookie * 100 + 50);
-        }
-        lives.expire(260 + LINGER_NS);
-        assert_eq!(values(&lives, 7), [300]);
-        lives.expire(1000 + LINGER_NS);
-        assert!(lives.entries.is_empty() && lives.by_key.is_empty() && lives.closed.is_empty());
-    }
-
-    #[test]
-    fn lives_that_share_a_key_are_forgotten_in_any_order() {
-        for order in [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
-            let mut lives = remember(10);
-            for cookie in 1..=3 {
-                lives.open(cookie, 7, life(cookie));
-            }
-            let mut left = vec![1, 2, 3];
-            for cookie in order {
-                lives.remove(cookie);
-                left.retain(|other| *other != cookie);
-                assert_eq!(values(&lives, 7), left, "{order:?}");
-            }
-            assert!(lives.by_key.is_empty(), "{order:?}");
-        }
-    }
-
-    #[test]
-    fn a_socket_with_another_key_begins_another_life() {
-        let mut lives = remember(10);
-        lives.open(1, 7, life(100));
-        lives.open(1, 8, life(200));
-        assert_eq!((values(&lives, 7), values(&lives, 8)), (vec![100], vec![200]));
-        let (_, former) = lives.with_key(&7).next().unwrap();
-        assert_eq!(former.closed_ns, Some(200));
-        lives.expire(210 + LINGER_NS);
-        assert_eq!((values(&lives, 7), values(&lives, 8)), (vec![], vec![200]));
-    }
-
-    #[test]
-    fn the_end_of_a_former_life_does_not_end_the_next() {
-        let mut lives = remember(10);
-        lives.open(1, 7, life(100));
-        lives.close(1, 150);
-        lives.open(1, 7, life(200));
-        lives.expire(160 + LINGER_NS);
-        assert_eq!(values(&lives, 7), [200]);
-    }
-
-    #[test]
-    fn the_longest_ended_is_forgotten_first() {
-        let mut lives = remember(3);
-        for cookie in 1..=3 {
-            lives.open(cookie, 7, life(cookie));
-        }
-        lives.close(2, 110);
-        lives.close(1, 120);
-        lives.open(4, 7, life(4));
-        assert_eq!((values(&lives, 7), lives.evicted()), (vec![1, 3, 4], 1));
-        lives.open(5, 7, life(5));
-        lives.open(6, 7, life(6));
-        assert_eq!((values(&lives, 7), lives.evicted()), (vec![3, 4, 5], 3), "the living are not forgotten");
-    }
-
-    #[test]
-    fn after_a_loss_the_living_have_ended() {
-        let mut lives = remember(10);
-        lives.open(1, 7, life(100));
-        lives.open(2, 7, life(300));
-        lives.lost_events(200);
-        assert_eq!(lives.get_mut(1).unwrap().closed_ns, Some(200));
-        assert_eq!(lives.get_mut(2).unwrap().closed_ns, Some(300));
-    }
-
-    /// Between the end that was lost and the begin of the next, the key may have been of nobody.
-    #[test]
-    fn after_a_loss_an_end_that_was_not_seen_is_as_early_as_can_be() {
-        let mut lives = remember(10);
-        for cookie in 1..=4 {
-            lives.open(cookie, 7, life(cookie * 100));
-        }
-        lives.close_with_key(&7, 500, |opened_ns| *opened_ns <= 200);
-        lives.close(3, 500);
-        lives.open(4, 8, life(500));
-        lives.lost_events(350);
-        let mut ends: Vec<_> = lives.with_key(&7).map(|(_, life)| (life.value, life.closed_ns)).collect();
-        ends.sort_unstable();
-        assert_eq!(ends, [(100, Some(350)), (200, Some(350)), (300, Some(500)), (400, Some(400))]);
-    }
-}
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -18,9 +18,12 @@ pub use self::exe::executed;
 pub use self::walk::walk;
 use crate::record::{CommandLine, Kept, Process};
 
-/// How much memory ended images may take. They matter for sockets that outlive the process which made
-/// them: a listener that a parent left to its children. This is enough for about 60 000 of usual size.
-const ENDED_BYTES: usize = 24 << 20;
+/// The part of the memory that ended images may take. They matter for sockets that outlive the process which made
+/// them: a listener that a parent left to its children. Of 256 MiB this is enough for about 60 000 of usual size.
+const ENDED_PART: usize = 10;
+
+/// The part that command lines may take.
+const CMDLINES_PART: usize = 4;
 
 /// What an image takes without its texts, with all that keeps it: measured.
 const IMAGE_BYTES: usize = 336;
@@ -66,18 +69,44 @@ struct Image {
     process: Arc<Process>,
 }
 
+/// How much memory all that is known of sockets and processes takes if nobody says, in bytes.
+pub const MEMORY_BYTES: usize = 256 << 20;
+
 /// All processes that were seen, by thread group id.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ProcessTable {
     /// Images of one number are in the order of their times and do not overlap.
     images: HashMap<u32, VecDeque<Image>, foldhash::fast::RandomState>,
     /// Numbers of ended images with what they take, oldest first.
     ended: VecDeque<(u32, usize)>,
     ended_bytes: usize,
+    max_ended_bytes: usize,
     cmdlines: Kept,
 }
 
+impl Default for ProcessTable {
+    fn default() -> Self {
+        Self::new(MEMORY_BYTES)
+    }
+}
+
 impl ProcessTable {
+    /// Knows nothing yet, and takes a part of this memory.
+    pub fn new(memory_bytes: usize) -> Self {
+        Self {
+            images: HashMap::default(),
+            ended: VecDeque::new(),
+            ended_bytes: 0,
+            max_ended_bytes: memory_bytes / ENDED_PART,
+            cmdlines: Kept::new(memory_bytes / CMDLINES_PART),
+        }
+    }
+
+    /// What processes that have ended, and command lines, take, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.ended_bytes + self.cmdlines.bytes()
+    }
+
     /// What ran as `tgid` at the time `at_ns`.
     pub fn at(&self, tgid: u32, at_ns: u64) -> Option<&Arc<Process>> {
         let images = self.images.get(&tgid)?;
@@ -210,7 +239,7 @@ impl ProcessTable {
         let bytes = image_bytes(&image.process);
         self.ended.push_back((tgid, bytes));
         self.ended_bytes += bytes;
-        while self.ended_bytes > ENDED_BYTES
+        while self.ended_bytes > self.max_ended_bytes
             && let Some((oldest, bytes)) = self.ended.pop_front()
         {
             self.ended_bytes -= bytes;

@@ -9,10 +9,10 @@ use flowlog_common::raw_sent::{RawSent, RawTuple, SHARED, Sent};
 
 use crate::attribution::addresses::Presence;
 use crate::attribution::clocks::Moment;
-use crate::attribution::lives::{Life, Limits, Lives};
+use crate::attribution::holders::{GroupId, HolderId, Holders};
+use crate::attribution::lives::{Life, Lives};
 use crate::attribution::sockets::{CLOCK_SLACK_NS, Span, is_loopback, mapped};
 use crate::flow::{L4, Protocol, Tuple};
-use crate::record::Holder;
 
 /// How long it takes from the start of a flow, when the kernel takes it in, to the note of its first packet.
 const NOTED_WITHIN_NS: u64 = 1_000_000;
@@ -40,13 +40,13 @@ pub struct Wanted<'a> {
 
 /// Result of [`RawSockets::find`].
 #[derive(Clone, Copy, Debug)]
-pub enum FoundRaw<'a> {
+pub enum FoundRaw {
     /// No raw socket.
     None,
     /// The one with this cookie, which this process made and sent with.
     One {
         /// Who made it.
-        holder: &'a Holder,
+        holder: HolderId,
         /// `SO_COOKIE`
         cookie: u64,
         /// When it sent last.
@@ -62,10 +62,10 @@ pub enum FoundRaw<'a> {
 
 /// All raw sockets that send packets of their own making, until some time after they closed. Times are
 /// `CLOCK_MONOTONIC`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RawSockets {
     /// By cookie; all have the same key.
-    sockets: Lives<(), Holder>,
+    sockets: Lives<(), ()>,
     /// Cookies of the namespaces of those.
     namespaces: Vec<u64>,
     sent: Option<Box<dyn Sent>>,
@@ -74,51 +74,57 @@ pub struct RawSockets {
 }
 
 impl RawSockets {
-    /// Remembers nothing yet.
-    pub fn new(limits: Limits) -> Self {
-        Self { sockets: Lives::new(limits), namespaces: Vec::new(), sent: None, since_ns: 0 }
-    }
-
     /// From here on it is known which tuples were sent since `since_ns`.
     pub fn watch(&mut self, sent: Box<dyn Sent>, since_ns: u64) {
         (self.sent, self.since_ns) = (Some(sent), since_ns);
     }
 
-    /// The socket sends packets of its own making.
-    pub fn open(&mut self, cookie: u64, opened_ns: u64, holder: Holder) {
+    /// The socket sends packets of its own making. The holder is used by it from here on.
+    pub fn open(&mut self, cookie: u64, opened_ns: u64, holder: HolderId, holders: &mut Holders) {
         // It is told again now and then.
         if self.sockets.is_open_with(cookie, &()) {
+            holders.release(holder);
             return;
         }
-        let netns_cookie = holder.owner.netns_cookie;
-        if self.namespaces.len() <= MAX_NAMESPACES && !self.namespaces.contains(&netns_cookie) {
-            self.namespaces.push(netns_cookie);
-        }
-        self.sockets.open(cookie, (), Life { opened_ns, closed_ns: None, value: holder });
+        note_namespace(&mut self.namespaces, holders.get(holder).owner.netns_cookie);
+        let life = Life { opened_ns, closed_ns: None, cookie, holder, value: () };
+        self.sockets.open((), life, holders);
     }
 
     /// The last descriptor of the socket was closed.
-    pub fn close(&mut self, cookie: u64, at_ns: u64) {
-        self.sockets.close(cookie, at_ns);
+    pub fn close(&mut self, cookie: u64, at_ns: u64, holders: &Holders) {
+        self.sockets.close(cookie, at_ns, holders);
     }
 
     /// Events were lost since `since_ns`: which sockets are still open is not known, and those that are will be
     /// told again.
-    pub fn lost_events(&mut self, since_ns: u64) {
-        self.sockets.lost_events(since_ns);
+    pub fn lost_events(&mut self, since_ns: u64, holders: &Holders) {
+        self.sockets.lost_events(since_ns, holders);
     }
 
-    /// Forgets what ended long before `now_ns`.
-    pub fn expire(&mut self, now_ns: u64) {
-        if self.sockets.expire(now_ns) > 0 {
+    /// Forgets what ended longer than `linger_ns` before `now_ns`.
+    pub fn expire(&mut self, now_ns: u64, linger_ns: u64, holders: &mut Holders) {
+        if self.sockets.expire(now_ns, linger_ns, |()| linger_ns, holders) > 0 {
             self.namespaces.clear();
-            for (_, life) in self.sockets.with_key(&()) {
-                let netns_cookie = life.value.owner.netns_cookie;
-                if self.namespaces.len() <= MAX_NAMESPACES && !self.namespaces.contains(&netns_cookie) {
-                    self.namespaces.push(netns_cookie);
-                }
+            for life in self.sockets.all() {
+                note_namespace(&mut self.namespaces, holders.get(life.holder).owner.netns_cookie);
             }
         }
+    }
+
+    /// As [`Lives::evict`].
+    pub(crate) fn evict(&mut self, group: GroupId, holders: &mut Holders) -> bool {
+        self.sockets.evict(group, 0, holders)
+    }
+
+    /// How many sockets this group has.
+    pub(crate) fn len_of(&self, group: GroupId) -> usize {
+        self.sockets.len_of(group)
+    }
+
+    /// What all of them take, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.sockets.bytes()
     }
 
     /// Whether there are none, as on most hosts.
@@ -143,7 +149,7 @@ impl RawSockets {
     ///
     /// An initiator with an address of another host counts only where its packet began the flow, and a responder
     /// with such an address never: some programs send packets into connections of others, to end or change them.
-    pub fn find(&self, wanted: &Wanted<'_>) -> FoundRaw<'_> {
+    pub fn find(&self, wanted: &Wanted<'_>, holders: &Holders) -> FoundRaw {
         let (Some(sent), Some(own_netns)) = (self.sent.as_deref(), wanted.netns_cookie) else {
             return FoundRaw::None;
         };
@@ -153,7 +159,7 @@ impl RawSockets {
         if (self.namespaces.contains(&own_netns) || self.namespaces.len() > MAX_NAMESPACES)
             && let Some(sent) = sent.find(&on_the_way)
         {
-            let found = self.judge(sent, wanted, 0);
+            let found = self.judge(sent, wanted, 0, holders);
             let is_of_other_host = wanted.presence != Presence::Yes;
             match found {
                 FoundRaw::None => {}
@@ -177,7 +183,9 @@ impl RawSockets {
         let mut found = FoundRaw::None;
         for netns_cookie in foreign.copied() {
             let tuple = RawTuple { netns_cookie, src, dst, ports, ..on_the_way };
-            let here = sent.find(&tuple).map_or(FoundRaw::None, |sent| self.judge(sent, wanted, TRANSIT_NS));
+            let here = sent
+                .find(&tuple)
+                .map_or(FoundRaw::None, |sent| self.judge(sent, wanted, TRANSIT_NS, holders));
             // Who begins a flow has sent before it is tracked here.
             let is_late =
                 matches!(here, FoundRaw::One { sent_before: false, .. }) && wanted.span.is_initiator;
@@ -192,7 +200,7 @@ impl RawSockets {
     }
 
     /// Whether what was sent with the tuple of an end is of this flow.
-    fn judge(&self, sent: RawSent, wanted: &Wanted<'_>, transit_ns: u64) -> FoundRaw<'_> {
+    fn judge(&self, sent: RawSent, wanted: &Wanted<'_>, transit_ns: u64, holders: &Holders) -> FoundRaw {
         let RawSent { seal: _, socket_cookie, first_ns, last_ns, others_ns } = sent;
         let Span { start, destroyed_ns, .. } = wanted.span;
         let Some(Moment { ns: start_ns, early_ns, late_ns }) = start else {
@@ -215,7 +223,7 @@ impl RawSockets {
         }
         let sent_before = first_ns <= start_ns.saturating_add(late_ns + NOTED_WITHIN_NS);
         match self.sockets.get(socket_cookie) {
-            Some(Life { value: holder, .. }) if holder.owner.time_ns != 0 => FoundRaw::One {
+            Some(Life { holder, .. }) if holders.get(holder).owner.time_ns != 0 => FoundRaw::One {
                 holder,
                 cookie: socket_cookie,
                 sent_ns: last_ns,
@@ -225,6 +233,13 @@ impl RawSockets {
             // It was sent by hand, but nobody told by whom.
             _ => FoundRaw::Ambiguous,
         }
+    }
+}
+
+/// Of too many not all are remembered.
+fn note_namespace(namespaces: &mut Vec<u64>, netns_cookie: u64) {
+    if namespaces.len() <= MAX_NAMESPACES && !namespaces.contains(&netns_cookie) {
+        namespaces.push(netns_cookie);
     }
 }
 

@@ -4,20 +4,28 @@
 //! the connection tracking table is destroyed only after the new socket sent its first packet. So
 //! [`SocketTable::find`] joins by tuple and time, and says [`Found::Ambiguous`] rather than guess.
 
+mod connecting;
+
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
-use flowlog_common::Owner;
-use hashbrown::HashMap;
-
+pub use self::connecting::Connecting;
 use crate::attribution::clocks::Moment;
-use crate::attribution::lives::{Life, Limits, Lives};
-use crate::record::{Holder, TcpStats};
+use crate::attribution::holders::{GroupId, HolderId, Holders};
+use crate::attribution::lives::{Kept, Life, Lives};
+use crate::attribution::slots::Packed;
+use crate::record::{Holder, Method, TcpStats};
 
 /// By how much the times of the two sources may disagree beside the error with which their clocks can be compared:
 /// an event and a flow are not stamped at the same instruction. What fits only within this is ambiguous. Too large, and
 /// quick reuse of a port is never told apart; too small, and a wrong process is named.
 pub(crate) const CLOCK_SLACK_NS: u64 = 2_000;
+
+/// By how much a socket may be older than a flow that began with it.
+const BEGINS_WITHIN_NS: u64 = 10_000_000;
+
+/// The first bytes of an IPv4 address as v4-mapped.
+const V4_MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
 /// Both ends of a connected socket, seen from the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,16 +38,6 @@ pub struct Ends {
     pub local_port: u16,
     /// Port of its peer.
     pub remote_port: u16,
-}
-
-/// In few large pieces, which takes half the time of the fields one by one: each flow looks for two.
-impl Hash for Ends {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self { local_addr, remote_addr, local_port, remote_port } = self;
-        state.write_u128(u128::from_ne_bytes(*local_addr));
-        state.write_u128(u128::from_ne_bytes(*remote_addr));
-        state.write_u32(u32::from(*local_port) << 16 | u32::from(*remote_port));
-    }
 }
 
 impl Ends {
@@ -58,6 +56,47 @@ impl Ends {
             remote_port: local_port,
         }
     }
+
+    fn key(self) -> Key {
+        let Self { local_addr, remote_addr, local_port, remote_port } = self;
+        let ports = [local_port, remote_port];
+        match (v4(local_addr), v4(remote_addr)) {
+            (Some(local), Some(remote)) => Key::V4(EndsOf { addrs: [local, remote], ports }),
+            _ => Key::V6(EndsOf { addrs: [local_addr, remote_addr], ports }),
+        }
+    }
+}
+
+/// An address that is v4-mapped, as IPv4.
+fn v4(addr: [u8; 16]) -> Option<[u8; 4]> {
+    addr.strip_prefix(&V4_MAPPED).and_then(|addr| addr.try_into().ok())
+}
+
+/// Ends with addresses of one size, without holes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EndsOf<const BYTES: usize> {
+    addrs: [[u8; BYTES]; 2],
+    ports: [u16; 2],
+}
+
+/// In few large pieces, which takes half the time of the fields one by one: each flow looks for two.
+impl<const BYTES: usize> Hash for EndsOf<BYTES> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { addrs: [local, remote], ports: [local_port, remote_port] } = self;
+        let ports = u32::from(*local_port) << 16 | u32::from(*remote_port);
+        if let ([a, b, c, d], [e, f, g, h]) = (local.as_slice(), remote.as_slice()) {
+            state.write_u64(u64::from_ne_bytes([*a, *b, *c, *d, *e, *f, *g, *h]));
+        } else {
+            state.write(local);
+            state.write(remote);
+        }
+        state.write_u32(ports);
+    }
+}
+
+enum Key {
+    V4(EndsOf<4>),
+    V6(EndsOf<16>),
 }
 
 /// An address as the programs tell it.
@@ -73,20 +112,96 @@ pub(crate) fn is_loopback(addrs: [[u8; 16]; 2]) -> bool {
     addrs.into_iter().any(|addr| IpAddr::from(addr).to_canonical().is_loopback())
 }
 
-/// A TCP socket of this host.
-#[derive(Clone, Debug)]
+/// What is kept of a TCP socket of this host, beside its life.
+#[derive(Clone, Copy, Debug)]
 pub struct Socket {
-    /// `SO_COOKIE`, unique until the next boot.
-    pub cookie: u64,
-    /// Who owns it; for an accepted socket the owner of the listener.
-    pub holder: Holder,
-    /// Who closed its last descriptor, where it was accepted.
-    pub closer: Option<Holder>,
-    /// Accepted by a listener.
-    pub passive: bool,
-    /// From the socket when it closed.
-    pub stats: Option<TcpStats>,
+    /// Who closed it, as the number of a holder, and the two bits below.
+    closer: u32,
+    /// All ones: not measured. As the two that follow, of no use before the socket has told them.
+    srtt_us: u32,
+    min_rtt_us: u32,
+    retrans: u32,
+    bytes_sent: Packed,
+    bytes_received: Packed,
 }
+
+impl Socket {
+    const PASSIVE: u32 = 1 << 31;
+    const HAS_STATS: u32 = 1 << 30;
+    const NOBODY: u32 = Self::HAS_STATS - 1;
+    const NOT_MEASURED: u32 = u32::MAX;
+
+    /// A socket that was accepted by a listener (`passive`), or connects.
+    pub fn new(passive: bool) -> Self {
+        let closer = Self::NOBODY | if passive { Self::PASSIVE } else { 0 };
+        let (srtt_us, min_rtt_us, retrans) = (0, 0, 0);
+        Self {
+            closer,
+            srtt_us,
+            min_rtt_us,
+            retrans,
+            bytes_sent: Packed::new(0),
+            bytes_received: Packed::new(0),
+        }
+    }
+
+    /// Accepted by a listener.
+    pub fn is_passive(&self) -> bool {
+        self.closer & Self::PASSIVE != 0
+    }
+
+    /// Who closed its last descriptor, where it was accepted.
+    pub fn closer(&self) -> Option<HolderId> {
+        let number = self.closer & Self::NOBODY;
+        (number != Self::NOBODY).then_some(HolderId(number))
+    }
+
+    fn set_closer(&mut self, closer: Option<HolderId>) {
+        self.closer = self.closer & !Self::NOBODY | closer.map_or(Self::NOBODY, |closer| closer.0);
+    }
+
+    /// What it measured, from when it closed.
+    pub fn stats(&self) -> Option<TcpStats> {
+        let Self { closer, srtt_us, min_rtt_us, retrans, bytes_sent, bytes_received } = *self;
+        let measured = |us: u32| (us != Self::NOT_MEASURED).then_some(us);
+        (closer & Self::HAS_STATS != 0).then(|| TcpStats {
+            srtt_us: measured(srtt_us),
+            min_rtt_us: measured(min_rtt_us),
+            retrans,
+            bytes_sent: bytes_sent.get(),
+            bytes_received: bytes_received.get(),
+        })
+    }
+
+    fn set_stats(&mut self, stats: TcpStats) {
+        let TcpStats { srtt_us, min_rtt_us, retrans, bytes_sent, bytes_received } = stats;
+        *self = Self {
+            closer: self.closer | Self::HAS_STATS,
+            srtt_us: srtt_us.unwrap_or(Self::NOT_MEASURED),
+            min_rtt_us: min_rtt_us.unwrap_or(Self::NOT_MEASURED),
+            retrans,
+            bytes_sent: Packed::new(bytes_sent),
+            bytes_received: Packed::new(bytes_received),
+        };
+    }
+}
+
+impl Kept for Socket {
+    fn other_holder(&self) -> Option<HolderId> {
+        self.closer()
+    }
+
+    /// Who closed an accepted one may be told after it has closed.
+    fn is_complete(&self) -> bool {
+        self.stats().is_some() && (!self.is_passive() || self.closer().is_some())
+    }
+}
+
+// What the documentation says that a connection takes, with at most 8 bytes of the two indexes.
+const _: () = {
+    assert!(Lives::<EndsOf<4>, Socket>::LIFE_BYTES == 92);
+    assert!(Lives::<EndsOf<16>, Socket>::LIFE_BYTES == 116);
+};
 
 /// When a flow existed, by `CLOCK_MONOTONIC`, and which of its ends is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -103,46 +218,156 @@ pub struct Span {
     pub is_initiator: bool,
 }
 
+impl Span {
+    /// Whether a socket with this life was there for this flow alone: it opened about when the flow began, and had closed
+    /// when the entry was destroyed. No other flow asks for it: the kernel has one entry for a tuple at a time.
+    pub(crate) fn spends<T>(&self, life: &Life<T>) -> bool {
+        let (Some(Moment { ns: start_ns, early_ns, late_ns }), Some(closed_ns)) =
+            (self.start, life.closed_ns)
+        else {
+            return false;
+        };
+        let slack_ns = CLOCK_SLACK_NS.saturating_add(early_ns).saturating_add(late_ns);
+        life.opened_ns.saturating_add(BEGINS_WITHIN_NS) >= start_ns
+            && closed_ns.saturating_add(slack_ns) < self.destroyed_ns
+    }
+}
+
 /// Result of [`SocketTable::find`].
 #[derive(Clone, Copy, Debug)]
-pub enum Found<'a> {
+pub enum Found {
     /// No socket of this host.
     None,
-    /// This one and no other.
-    One(&'a Life<Socket>),
+    /// This one and no other, with its number.
+    One(Life<Socket>, SocketNumber),
+    /// Several could be it, of which this is one, and all are of one process.
+    Process(Life<Socket>),
+    /// Several could be it, of which this is one, and all are of one program, user and cgroup.
+    Program(Life<Socket>),
     /// More than one could be it, or the times do not tell.
     Ambiguous,
 }
 
+/// Where a socket is in the table, as long as that does not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketNumber {
+    /// Over IPv4.
+    V4(u32),
+    /// Over IPv6.
+    V6(u32),
+}
+
 /// All connected sockets that were seen, until some time after they closed.
-#[derive(Debug)]
-pub struct SocketTable(pub Lives<Ends, Socket>);
+#[derive(Debug, Default)]
+pub struct SocketTable {
+    v4: Lives<EndsOf<4>, Socket>,
+    v6: Lives<EndsOf<16>, Socket>,
+}
 
 impl SocketTable {
-    /// Remembers nothing yet.
-    pub fn new(limits: Limits) -> Self {
-        Self(Lives::new(limits))
+    /// The socket has its tuple. The holder is used by it from here on; its owner took the socket at `owned_ns`, 0 if that is
+    /// not known.
+    pub fn open(&mut self, ends: Ends, owned_ns: u64, life: Life<Socket>, holders: &mut Holders) {
+        match ends.key() {
+            Key::V4(key) => open(&mut self.v4, key, owned_ns, life, holders),
+            Key::V6(key) => open(&mut self.v6, key, owned_ns, life, holders),
+        }
     }
 
-    /// The socket has its tuple.
-    pub fn open(&mut self, ends: Ends, opened_ns: u64, socket: Socket) {
-        // A socket that connects to itself opens twice, and is one.
-        if self.0.is_open_with(socket.cookie, &ends) {
-            let owner = socket.holder.owner;
-            // Found in /proc before its event was read, which knows who had it first.
-            if let Some(known) = self.0.get_mut(socket.cookie)
-                && known.value.holder.is_seeded
-                && owner.time_ns != 0
-                && owner.time_ns < known.value.holder.owner.time_ns
-            {
-                (known.opened_ns, known.value) = (opened_ns, socket);
-            }
-            return;
+    /// The life that the socket has now, or had last.
+    pub fn get(&self, cookie: u64) -> Option<Life<Socket>> {
+        self.v4.get(cookie).or_else(|| self.v6.get(cookie))
+    }
+
+    /// As [`Lives::look_ahead`].
+    pub fn look_ahead(&self, ends: &Ends) -> u64 {
+        match ends.key() {
+            Key::V4(key) => self.v4.look_ahead(&key),
+            Key::V6(key) => self.v6.look_ahead(&key),
         }
-        let netns = socket.holder.owner.netns_cookie;
-        // The kernel gives a tuple to one socket at a time: the end of the one before was not seen.
-        self.0.close_with_key(&ends, opened_ns, |before| before.holder.owner.netns_cookie == netns);
-        self.0.open(socket.cookie, ends, Life { opened_ns, closed_ns: None, value: socket });
+    }
+
+    /// As [`Lives::replace`].
+    pub fn replace(&mut self, life: Life<Socket>, holders: &mut Holders) {
+        self.v4.replace(life, holders);
+        self.v6.replace(life, holders);
+    }
+
+    /// Says who closed the socket. The holder is used by it from here on.
+    pub fn set_closer(&mut self, life: Life<Socket>, closer: Option<HolderId>, holders: &mut Holders) {
+        let mut value = life.value;
+        if let Some(former) = value.closer() {
+            holders.release(former);
+        }
+        value.set_closer(closer);
+        self.replace(Life { value, ..life }, holders);
+    }
+
+    /// Says what the socket measured.
+    pub fn set_stats(&mut self, life: Life<Socket>, stats: TcpStats, holders: &mut Holders) {
+        let mut value = life.value;
+        value.set_stats(stats);
+        self.replace(Life { value, ..life }, holders);
+    }
+
+    /// The life of the socket ends, where it has not yet.
+    pub fn close(&mut self, cookie: u64, at_ns: u64, holders: &Holders) {
+        self.v4.close(cookie, at_ns, holders);
+        self.v6.close(cookie, at_ns, holders);
+    }
+
+    /// As [`Lives::lost_events`].
+    pub fn lost_events(&mut self, since_ns: u64, holders: &Holders) {
+        self.v4.lost_events(since_ns, holders);
+        self.v6.lost_events(since_ns, holders);
+    }
+
+    /// As [`Lives::expire`], with one time for all.
+    pub fn expire(&mut self, now_ns: u64, linger_ns: u64, holders: &mut Holders) {
+        self.v4.expire(now_ns, linger_ns, |_| linger_ns, holders);
+        self.v6.expire(now_ns, linger_ns, |_| linger_ns, holders);
+    }
+
+    /// Forgets a socket for which no flow will ask any more.
+    pub fn forget(&mut self, number: SocketNumber, holders: &mut Holders) {
+        match number {
+            SocketNumber::V4(number) => self.v4.forget(number, holders),
+            SocketNumber::V6(number) => self.v6.forget(number, holders),
+        }
+    }
+
+    /// As [`Lives::evict`], of the family of which the group has more.
+    pub(crate) fn evict(&mut self, group: GroupId, overdue_ns: u64, holders: &mut Holders) -> bool {
+        if self.v4.len_of(group) >= self.v6.len_of(group) {
+            self.v4.evict(group, overdue_ns, holders)
+        } else {
+            self.v6.evict(group, overdue_ns, holders)
+        }
+    }
+
+    /// How many sockets this group has.
+    pub(crate) fn len_of(&self, group: GroupId) -> usize {
+        self.v4.len_of(group) + self.v6.len_of(group)
+    }
+
+    /// How many sockets there are.
+    pub fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What all of them take, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.v4.bytes() + self.v6.bytes()
+    }
+
+    /// How many were forgotten early, because there were too many.
+    pub fn evicted(&self) -> u64 {
+        self.v4.evicted() + self.v6.evicted()
     }
 
     /// The socket at one end of a flow: the one that had `ends` while the flow existed.
@@ -150,387 +375,214 @@ impl SocketTable {
     /// `netns_cookie` is the network namespace of the connection tracking table. A socket there is
     /// preferred; one of another namespace counts where its packets can have come from there and it
     /// is the only one: a container behind the NAT of its host.
-    pub fn find(&self, ends: &Ends, netns_cookie: Option<u64>, span: Span) -> Found<'_> {
-        // Most flows of a router have no socket here.
-        if self.0.with_key(ends).next().is_none() {
-            return Found::None;
+    pub fn find(&self, ends: &Ends, netns_cookie: Option<u64>, span: Span, holders: &Holders) -> Found {
+        let wanted = Wanted {
+            netns_cookie,
+            span,
+            is_loopback: is_loopback([ends.local_addr, ends.remote_addr]),
+            holders,
+        };
+        match (ends.key(), ends.mirrored().key()) {
+            (Key::V4(key), Key::V4(mirrored)) => wanted.find(&self.v4, key, mirrored, SocketNumber::V4),
+            (Key::V6(key), Key::V6(mirrored)) => wanted.find(&self.v6, key, mirrored, SocketNumber::V6),
+            _ => Found::None,
         }
-        let netns = |life: &Life<Socket>| life.value.holder.owner.netns_cookie;
-        let own = self.find_in(ends, span, |life| Some(netns(life)) == netns_cookie);
-        if !matches!(own, Found::None) || is_loopback([ends.local_addr, ends.remote_addr]) {
+    }
+}
+
+fn open<const BYTES: usize>(
+    lives: &mut Lives<EndsOf<BYTES>, Socket>,
+    key: EndsOf<BYTES>,
+    owned_ns: u64,
+    life: Life<Socket>,
+    holders: &mut Holders,
+) {
+    // A socket that connects to itself opens twice, and is one.
+    if lives.is_open_with(life.cookie, &key) {
+        // Found in /proc before its event was read, which knows who had it first.
+        let is_found_later = |known: &Life<Socket>| {
+            holders.get(known.holder).is_seeded && owned_ns != 0 && owned_ns < known.opened_ns
+        };
+        if lives.get(life.cookie).is_some_and(|known| is_found_later(&known)) {
+            lives.replace(life, holders);
+        } else {
+            holders.release(life.holder);
+        }
+        return;
+    }
+    let netns = |life: &Life<Socket>| holders.get(life.holder).owner.netns_cookie;
+    let own = netns(&life);
+    // The kernel gives a tuple to one socket at a time: the end of the one before was not seen.
+    lives.close_with_key(&key, life.opened_ns, holders, |before| netns(before) == own);
+    lives.open(key, life, holders);
+}
+
+/// One end of a flow.
+#[derive(Clone, Copy)]
+struct Wanted<'h> {
+    netns_cookie: Option<u64>,
+    span: Span,
+    is_loopback: bool,
+    holders: &'h Holders,
+}
+
+impl Wanted<'_> {
+    fn netns(&self, life: &Life<Socket>) -> u64 {
+        self.holders.get(life.holder).owner.netns_cookie
+    }
+
+    fn find<const BYTES: usize>(
+        &self,
+        table: &Lives<EndsOf<BYTES>, Socket>,
+        key: EndsOf<BYTES>,
+        mirrored: EndsOf<BYTES>,
+        number: fn(u32) -> SocketNumber,
+    ) -> Found {
+        // Most flows of a router have no socket here.
+        match table.count(&key) {
+            None => return Found::Ambiguous,
+            Some(0) => return Found::None,
+            Some(_) => {}
+        }
+        let lives = || table.with_key(key);
+        let own =
+            self.find_in(number, || lives().filter(|(_, life)| Some(self.netns(life)) == self.netns_cookie));
+        if !matches!(own, Found::None) || self.is_loopback {
             return own;
         }
         // Where both ends are in one other namespace their packets never left it.
-        let mirrored = ends.mirrored();
-        let is_inside = |cookie: u64| self.0.with_key(&mirrored).any(|(_, life)| netns(life) == cookie);
-        let is_foreign = |cookie: &u64| Some(*cookie) != netns_cookie && !is_inside(*cookie);
-        let mut namespaces = self.0.with_key(ends).map(|(_, life)| netns(life)).filter(is_foreign);
+        let is_inside = |cookie: u64| table.with_key(mirrored).any(|(_, life)| self.netns(&life) == cookie);
+        let is_foreign = |cookie: &u64| Some(*cookie) != self.netns_cookie && !is_inside(*cookie);
+        let mut namespaces = lives().map(|(_, life)| self.netns(&life)).filter(is_foreign);
         match namespaces.next() {
             None => Found::None,
             Some(first) if namespaces.any(|other| other != first) => Found::Ambiguous,
-            Some(first) => self.find_in(ends, span, |life| netns(life) == first),
+            Some(first) => self.find_in(number, || lives().filter(|(_, life)| self.netns(life) == first)),
         }
     }
 
     /// Looks among the sockets of one namespace, whose lives do not overlap.
-    fn find_in(&self, ends: &Ends, span: Span, wanted: impl Fn(&Life<Socket>) -> bool) -> Found<'_> {
-        let lives = || self.0.with_key(ends).map(|(_, life)| life).filter(|life| wanted(life));
+    // Long, since each case of the times is a line, and the cases are told apart by all of them together.
+    fn find_in<I: Iterator<Item = (u32, Life<Socket>)>>(
+        &self,
+        number: fn(u32) -> SocketNumber,
+        lives: impl Fn() -> I,
+    ) -> Found {
+        let span = self.span;
         let Some(Moment { ns: start_ns, early_ns, late_ns }) = span.start else {
             // Nothing tells the flow from a later one with the same tuple, which may have no socket.
             return if lives().next().is_some() { Found::Ambiguous } else { Found::None };
         };
+        let one = |(at, life): (u32, Life<Socket>)| Found::One(life, number(at));
         let slack = |time_ns: u64| time_ns.saturating_add(early_ns).saturating_add(CLOCK_SLACK_NS);
         let ended_ns = |life: &Life<Socket>| life.closed_ns.unwrap_or(u64::MAX);
 
         // Who sends the first packet opens before the flow starts. Lives follow one another, so of those
         // that opened before, only the last can have been alive.
-        let opened_before = || lives().filter(|life| life.opened_ns <= start_ns);
-        let before = opened_before().max_by_key(|life| life.opened_ns);
+        let opened_before = || lives().filter(|(_, life)| life.opened_ns <= start_ns);
+        let before = opened_before().max_by_key(|(_, life)| life.opened_ns);
         // Unless the clocks are so slow that the flow may have started before it opened, when another had the tuple.
-        let is_alone = opened_before().all(|life| {
-            before.is_some_and(|last| last.opened_ns == life.opened_ns)
-                || ended_ns(life) < start_ns.saturating_sub(early_ns)
+        let is_alone = opened_before().all(|(_, life)| {
+            before.is_some_and(|(_, last)| last.opened_ns == life.opened_ns)
+                || ended_ns(&life) < start_ns.saturating_sub(early_ns)
         });
         // An accepted socket opens after its flow started, unless connection tracking found that in the middle: then
         // there were answers. Without any, it is the one of the flow before, whose reset is not processed yet.
-        let before = before.filter(|life| !life.value.passive || span.is_answered);
-        let before_fits = before.filter(|life| start_ns <= ended_ns(life));
-        let before_may_fit = before.is_some_and(|life| start_ns <= slack(ended_ns(life)));
+        let before = before.filter(|(_, life)| !life.value.is_passive() || span.is_answered);
+        let before_fits = before.filter(|(_, life)| start_ns <= ended_ns(life));
+        let before_may_fit = before.is_some_and(|(_, life)| start_ns <= slack(ended_ns(&life)));
 
         // Who answers has finished the handshake after the flow started. One that is older than the programs
         // opened before it was found: what was tracked then was its own. Who connects after the start
         // belongs to the successor of the flow.
-        let latest_ns = |life: &Life<Socket>| match &life.value {
-            Socket { holder, .. } if holder.is_seeded => Some(span.destroyed_ns),
-            Socket { passive: true, .. } => Some(span.end_ns),
-            Socket { .. } => None,
+        let latest_ns = |life: &Life<Socket>| match self.holders.get(life.holder) {
+            Holder { is_seeded: true, .. } => Some(span.destroyed_ns),
+            _ if life.value.is_passive() => Some(span.end_ns),
+            _ => None,
         };
         let late = || {
-            let late = lives().filter(|life| life.opened_ns > start_ns);
-            late.filter_map(|life| Some((life, latest_ns(life)?)))
+            let late = lives().filter(|(_, life)| life.opened_ns > start_ns);
+            late.filter_map(|(at, life)| Some(((at, life), latest_ns(&life)?)))
         };
-        let after: Vec<_> =
-            late().filter(|(life, latest)| life.opened_ns <= *latest).map(|(life, _)| life).take(2).collect();
-        let after_may_fit = late().any(|(life, latest)| life.opened_ns <= slack(latest));
-        let mut connecting = lives().filter(|life| {
+        let mut after = late().filter(|((_, life), latest)| life.opened_ns <= *latest).map(|(life, _)| life);
+        let (after, is_after_alone) = (after.next(), after.next().is_none());
+        let after_may_fit = late().any(|((_, life), latest)| life.opened_ns <= slack(latest));
+        let mut connecting = lives().filter(|(_, life)| {
             latest_ns(life).is_none()
                 && life.opened_ns > start_ns
                 && life.opened_ns <= start_ns.saturating_add(late_ns).saturating_add(CLOCK_SLACK_NS)
         });
         let (connecting, is_alone) = (connecting.next(), is_alone && connecting.next().is_none());
 
-        match (before_fits, after.as_slice()) {
+        let found = match (before_fits, after) {
             // Somebody sent the first packet. If only one socket can have done so, it has.
-            (None, []) if span.is_initiator && !after_may_fit && is_alone => match (before, connecting) {
-                (_, Some(life)) if !before_may_fit && life.opened_ns <= start_ns.saturating_add(late_ns) => {
-                    Found::One(life)
+            (None, None) if span.is_initiator && !after_may_fit && is_alone => match (before, connecting) {
+                (_, Some(life))
+                    if !before_may_fit && life.1.opened_ns <= start_ns.saturating_add(late_ns) =>
+                {
+                    one(life)
                 }
                 (Some(life), None)
-                    if !life.value.passive && start_ns <= ended_ns(life).saturating_add(early_ns) =>
+                    if !life.1.value.is_passive()
+                        && start_ns <= ended_ns(&life.1).saturating_add(early_ns) =>
                 {
-                    Found::One(life)
+                    one(life)
                 }
                 (_, None) if !before_may_fit => Found::None,
                 _ => Found::Ambiguous,
             },
             _ if connecting.is_some() => Found::Ambiguous,
-            (Some(life), []) if !after_may_fit && is_alone => Found::One(life),
-            (None, [life]) => Found::One(life),
-            (None, []) if !before_may_fit && !after_may_fit => Found::None,
+            (Some(life), None) if !after_may_fit && is_alone => one(life),
+            (None, Some(life)) if is_after_alone => one(life),
+            (None, None) if !before_may_fit && !after_may_fit => Found::None,
             _ => Found::Ambiguous,
+        };
+        if !matches!(found, Found::Ambiguous) {
+            return found;
+        }
+        // Whichever it is: one is it for sure, or sent the first packet within the error of the clocks.
+        let sent = |life: &Life<Socket>| {
+            span.is_initiator
+                && !life.value.is_passive()
+                && life.opened_ns <= start_ns.saturating_add(late_ns)
+                && start_ns <= ended_ns(life).saturating_add(early_ns)
+        };
+        let Some((_, certain)) = before_fits.or(after).or_else(|| lives().find(|(_, life)| sent(life)))
+        else {
+            return Found::Ambiguous;
+        };
+        let may_be = |life: &Life<Socket>| {
+            let latest_ns = match latest_ns(life) {
+                Some(latest_ns) if life.opened_ns > start_ns => slack(latest_ns),
+                _ => start_ns.saturating_add(late_ns).saturating_add(CLOCK_SLACK_NS),
+            };
+            life.opened_ns <= latest_ns && start_ns <= slack(ended_ns(life))
+        };
+        let holder = |life: &Life<Socket>| self.holders.get(holder_of(life, self.holders).1);
+        let known = holder(&certain);
+        let others = || lives().filter(|(_, life)| may_be(life)).map(|(_, life)| holder(&life));
+        if others().all(|other| std::ptr::eq(known, other) || known.is_same(other)) {
+            Found::Process(certain)
+        } else if others().all(|other| known.is_same_program(other)) {
+            Found::Program(certain)
+        } else {
+            Found::Ambiguous
         }
     }
 }
 
-/// How many sockets without a tuple a generation of [`Connecting`] has. A socket has its tuple within
-/// microseconds; what stays are those that the kernel found no way for.
-const MAX_CONNECTING: usize = 1024;
-
-/// Owners of sockets that connect, until they have their tuple.
-#[derive(Debug, Default)]
-pub struct Connecting {
-    young: HashMap<u64, Owner, foldhash::fast::RandomState>,
-    /// The generation before; forgotten when the young one is full.
-    old: HashMap<u64, Owner, foldhash::fast::RandomState>,
-}
-
-impl Connecting {
-    /// The socket with this cookie begins to connect.
-    pub fn insert(&mut self, cookie: u64, owner: Owner) {
-        if self.young.len() >= MAX_CONNECTING {
-            std::mem::swap(&mut self.young, &mut self.old);
-            self.young.clear();
-        }
-        // Of a socket that tries again the last attempt counts, wherever it is looked for first.
-        self.old.remove(&cookie);
-        self.young.insert(cookie, owner);
-    }
-
-    /// The socket with this cookie has its tuple.
-    pub fn remove(&mut self, cookie: u64) -> Option<Owner> {
-        self.young.remove(&cookie).or_else(|| self.old.remove(&cookie))
+/// Whose connection it is, and how that is known. One that is older than the programs is of the process that was found when
+/// it was seeded, and one that this end opened is of its owner. An accepted one is of the process that closed it,
+/// otherwise of the owner of its listener.
+pub(crate) fn holder_of(life: &Life<Socket>, holders: &Holders) -> (Method, HolderId) {
+    let Life { holder, value: socket, .. } = life;
+    match socket.closer() {
+        _ if holders.get(*holder).is_seeded => (Method::Seed, *holder),
+        _ if !socket.is_passive() => (Method::Socket, *holder),
+        Some(closer) => (Method::Closer, closer),
+        None => (Method::Inherited, *holder),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::Origin;
-
-    const MS: u64 = 1_000_000;
-    const HOST: u64 = 1;
-    const CONTAINER: u64 = 2;
-
-    fn ends() -> Ends {
-        Ends::new("10.0.0.1".parse().unwrap(), 40_000, "10.0.0.2".parse().unwrap(), 80)
-    }
-
-    fn socket(cookie: u64, netns_cookie: u64, passive: bool) -> Socket {
-        let owner = Owner { netns_cookie, time_ns: 1, ..Owner::UNKNOWN };
-        let holder = Holder { owner, process: None, origin: Origin::default(), is_seeded: false };
-        Socket { cookie, holder, closer: None, passive, stats: None }
-    }
-
-    fn open(table: &mut SocketTable, socket: Socket, opened_ms: u64) {
-        table.open(ends(), opened_ms * MS, socket);
-    }
-
-    /// The cookie that is found, 0 where it is ambiguous.
-    fn find(table: &SocketTable, start_ms: Option<u64>, end_ms: u64) -> Option<u64> {
-        let span = Span {
-            start: start_ms.map(|ms| Moment::exact(ms * MS)),
-            end_ns: end_ms * MS,
-            destroyed_ns: end_ms * MS,
-            is_answered: true,
-            is_initiator: false,
-        };
-        match table.find(&ends(), Some(HOST), span) {
-            Found::None => None,
-            Found::One(life) => Some(life.value.cookie),
-            Found::Ambiguous => Some(0),
-        }
-    }
-
-    #[test]
-    fn the_last_process_that_connects_counts_and_attempts_without_a_way_are_forgotten() {
-        let by = |tgid: u32| Owner { tgid, time_ns: 1, ..Owner::UNKNOWN };
-        let mut connecting = Connecting::default();
-        connecting.insert(1, by(10));
-        connecting.insert(1, by(11));
-        for cookie in 2..1000 {
-            connecting.insert(cookie, by(12));
-        }
-        assert_eq!(connecting.remove(1), Some(by(11)));
-        assert_eq!(connecting.remove(1), None);
-        for cookie in 1000..10_000 {
-            connecting.insert(cookie, by(13));
-        }
-        assert_eq!(connecting.remove(2), None, "long ago");
-        assert_eq!(connecting.remove(9999), Some(by(13)));
-        assert!(connecting.young.len() + connecting.old.len() <= 2 * MAX_CONNECTING);
-    }
-
-    /// The new socket opens before the DESTROY of the old flow is read: each keeps its own.
-    #[test]
-    fn a_port_that_is_used_again_is_told_apart_by_time() {
-        let mut table = SocketTable::new(Limits::default());
-        open(&mut table, socket(1, HOST, false), 100);
-        table.0.close(1, 150 * MS);
-        open(&mut table, socket(2, HOST, false), 200);
-        assert_eq!(find(&table, Some(100), 200), Some(1));
-        assert_eq!(find(&table, Some(200), 300), Some(2));
-        assert_eq!(find(&table, Some(50), 90), None, "before either");
-        assert_eq!(find(&table, Some(170), 190), None, "between both");
-    }
-
-    #[test]
-    fn a_server_finishes_the_handshake_after_the_flow_started() {
-        let mut table = SocketTable::new(Limits::default());
-        open(&mut table, socket(1, HOST, true), 101);
-        table.0.close(1, 150 * MS);
-        open(&mut table, socket(2, HOST, true), 201);
-        assert_eq!(find(&table, Some(100), 200), Some(1));
-        assert_eq!(find(&table, Some(200), 300), Some(2));
-        assert_eq!(find(&table, Some(100), 300), Some(0), "one flow over two connections");
-    }
-
-    /// The reset of the connection before waits to be processed while the next one is refused.
-    #[test]
-    fn who_accepted_before_a_flow_began_is_only_named_where_it_was_answered() {
-        let mut table = SocketTable::new(Limits::default());
-        open(&mut table, socket(1, HOST, true), 100);
-        table.0.close(1, 102 * MS);
-        for (is_answered, cookie) in [(false, None), (true, Some(1))] {
-            let span = Span {
-                start: Some(Moment::exact(101 * MS)),
-                end_ns: 101 * MS,
-                destroyed_ns: 101 * MS,
-                is_answered,
-                is_initiator: false,
-            };
-            let found = match table.find(&ends(), Some(HOST), span) {
-                Found::One(life) => Some(life.value.cookie),
-                Found::None | Found::Ambiguous => None,
-            };
-            assert_eq!(found, cookie);
-        }
-    }
-
-    /// A refused connection has no socket at its far end, and the one before it has just closed.
-    #[test]
-    fn what_fits_only_within_the_slack_of_the_clocks_is_ambiguous() {
-        let find = |table: &SocketTable, start_us: u64| find_us(table, start_us, 0, false).0;
-        let mut table = SocketTable::new(Limits::default());
-        table.open(ends(), us(100), socket(1, HOST, true));
-        table.0.close(1, us(500));
-        assert_eq!(find(&table, 499), "one");
-        assert_eq!(find(&table, 501), "ambiguous");
-        assert_eq!(find(&table, 502), "ambiguous");
-        assert_eq!(find(&table, 503), "none");
-        table.open(ends(), us(530), socket(2, HOST, false));
-        assert_eq!(find(&table, 528), "ambiguous", "the socket that opens now may have sent it");
-        assert_eq!(find(&table, 531), "one");
-    }
-
-    fn us(us: u64) -> u64 {
-        us * 1000
-    }
-
-    /// What is found for a flow of 5 us, and the cookie of the socket.
-    fn find_us(table: &SocketTable, start_us: u64, error_us: u64, is_initiator: bool) -> (&'static str, u64) {
-        let span = Span {
-            start: Some(Moment::about(us(start_us), us(error_us))),
-            end_ns: us(start_us + 5),
-            destroyed_ns: us(start_us + 5),
-            is_answered: true,
-            is_initiator,
-        };
-        match table.find(&ends(), Some(HOST), span) {
-            Found::None => ("none", 0),
-            Found::One(life) => ("one", life.value.cookie),
-            Found::Ambiguous => ("ambiguous", 0),
-        }
-    }
-
-    /// Clocks that are slow to read cannot be compared better than this: the start of a flow may seem to be before its
-    /// socket opened, or after it closed.
-    #[test]
-    fn slow_clocks_name_the_only_socket_that_can_have_sent_the_first_packet() {
-        let mut table = SocketTable::new(Limits::default());
-        table.open(ends(), us(1000), socket(1, HOST, false));
-        assert_eq!(find_us(&table, 960, 50, true), ("one", 1));
-        assert_eq!(
-            find_us(&table, 960, 50, false).0,
-            "ambiguous",
-            "the end that was asked may have no socket"
-        );
-        assert_eq!(find_us(&table, 949, 50, true).0, "ambiguous", "not within the error of the clocks alone");
-        assert_eq!(find_us(&table, 900, 50, true).0, "none");
-        table.0.close(1, us(1100));
-        assert_eq!(find_us(&table, 1140, 50, true), ("one", 1));
-        assert_eq!(find_us(&table, 1140, 50, false).0, "ambiguous");
-        assert_eq!(find_us(&table, 1300, 50, true).0, "none");
-        // Another process uses the port again at once.
-        table.open(ends(), us(1120), socket(2, HOST, false));
-        assert_eq!(find_us(&table, 1090, 50, true).0, "ambiguous");
-        assert_eq!(
-            find_us(&table, 1130, 50, true).0,
-            "ambiguous",
-            "the flow may have started when 1 had the port"
-        );
-        assert_eq!(find_us(&table, 1130, 5, true), ("one", 2));
-        assert_eq!(find_us(&table, 1160, 50, true), ("one", 2));
-    }
-
-    #[test]
-    fn without_a_start_nothing_is_proof() {
-        let mut table = SocketTable::new(Limits::default());
-        assert_eq!(find(&table, None, 200), None);
-        open(&mut table, socket(1, HOST, false), 100);
-        assert_eq!(find(&table, None, 200), Some(0));
-        table.0.close(1, 150 * MS);
-        assert_eq!(find(&table, None, 200), Some(0), "the flow may be a later one without a socket");
-    }
-
-    #[test]
-    fn the_end_of_a_life_that_was_not_seen_is_the_begin_of_the_next() {
-        let mut table = SocketTable::new(Limits::default());
-        open(&mut table, socket(1, HOST, false), 100);
-        open(&mut table, socket(2, HOST, false), 200);
-        assert_eq!(find(&table, Some(150), 200), Some(1));
-        assert_eq!(find(&table, Some(201), 300), Some(2));
-    }
-
-    #[test]
-    fn a_socket_that_connects_to_itself_is_one() {
-        let mut table = SocketTable::new(Limits::default());
-        open(&mut table, socket(1, HOST, false), 100);
-        open(&mut table, socket(1, HOST, true), 100);
-        assert_eq!(find(&table, Some(101), 300), Some(1));
-    }
-
-    /// Its event was still to be read when it was found.
-    #[test]
-    fn a_socket_that_is_found_before_its_event_is_read_is_of_who_opened_it() {
-        let by = |time_ns: u64, is_seeded: bool| {
-            let mut socket = socket(1, HOST, false);
-            socket.holder.owner.time_ns = time_ns;
-            socket.holder.is_seeded = is_seeded;
-            socket
-        };
-        let known_after = |event_of_ns: u64| {
-            let mut table = SocketTable::new(Limits::default());
-            open(&mut table, by(200, true), 200);
-            open(&mut table, by(event_of_ns, false), 100);
-            let life = table.0.get_mut(1).unwrap();
-            (life.value.holder.is_seeded, life.value.holder.owner.time_ns, life.opened_ns / MS)
-        };
-        assert_eq!(known_after(100), (false, 100, 100));
-        assert_eq!(known_after(0), (true, 200, 200), "its listener is older, too");
-    }
-
-    /// A flow of the watched namespace has the tuple of a connection inside of another.
-    #[test]
-    fn a_connection_within_another_namespace_is_no_end_of_a_flow_here() {
-        let mut table = SocketTable::new(Limits::default());
-        open(&mut table, socket(1, CONTAINER, false), 100);
-        table.open(ends().mirrored(), 101 * MS, socket(2, CONTAINER, true));
-        assert_eq!(find(&table, Some(101), 200), None);
-    }
-
-    #[test]
-    fn the_own_namespace_comes_first_and_another_must_be_alone() {
-        let mut table = SocketTable::new(Limits::default());
-        open(&mut table, socket(1, CONTAINER, false), 100);
-        assert_eq!(find(&table, Some(101), 200), Some(1), "behind the host's NAT");
-        open(&mut table, socket(2, 3, false), 100);
-        assert_eq!(find(&table, Some(101), 200), Some(0), "two containers");
-        open(&mut table, socket(3, HOST, false), 100);
-        assert_eq!(find(&table, Some(101), 200), Some(3));
-    }
-
-    #[test]
-    fn loopback_does_not_cross_namespaces() {
-        let ends = Ends::new("::1".parse().unwrap(), 1, "::1".parse().unwrap(), 2);
-        let mut table = SocketTable::new(Limits::default());
-        table.open(ends, 100 * MS, socket(1, CONTAINER, false));
-        let span = Span {
-            start: Some(Moment::exact(101 * MS)),
-            end_ns: 200 * MS,
-            destroyed_ns: 200 * MS,
-            is_answered: true,
-            is_initiator: false,
-        };
-        assert!(matches!(table.find(&ends, Some(HOST), span), Found::None));
-        assert!(matches!(table.find(&ends, Some(CONTAINER), span), Found::One(_)));
-    }
-
-    #[test]
-    fn after_a_loss_an_open_socket_counts_for_older_flows_only() {
-        let mut table = SocketTable::new(Limits::default());
-        open(&mut table, socket(1, HOST, false), 100);
-        table.0.lost_events(200 * MS);
-        assert_eq!(find(&table, Some(101), 300), Some(1));
-        assert_eq!(find(&table, Some(250), 300), None);
-    }
-}
+mod tests;

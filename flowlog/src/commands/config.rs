@@ -27,7 +27,6 @@ pub use sources::ConfigError;
 pub use values::{Address, Every, Expected, Interval, Network, Percent, ReceiveBuffer, RingBuffer, Size};
 
 use crate::attribution::cmdline;
-use crate::attribution::lives::Limits;
 use crate::connections::ctnetlink::Delivery;
 use crate::connections::filter::{self, FlowFilter};
 use crate::host::namespace::Namespace;
@@ -88,8 +87,8 @@ pub struct Config {
     pub cmdline: cmdline::Mode,
     /// Size of the buffer for events of sockets and processes.
     pub ring_buffer_bytes: u32,
-    /// How many sockets are remembered, and how long.
-    pub sockets: Limits,
+    /// How much memory is taken to remember sockets and processes.
+    pub memory_bytes: usize,
     /// Which flows are recorded.
     pub filter: FlowFilter,
     /// Whether what others on the host take away is set right: sysctls, rules, programs.
@@ -137,14 +136,7 @@ impl Config {
             min_free_bytes: min_free.map(|bytes| bytes.0),
         };
         let Process { cmdline } = process;
-        let Attribution { ring_buffer, sockets, linger } = attribution;
-        let limits = Limits::default();
-        let limits = Limits {
-            sockets: sockets
-                .map_or(limits.sockets, |sockets| usize::try_from(sockets.get()).unwrap_or(usize::MAX)),
-            linger_ns: linger
-                .map_or(limits.linger_ns, |linger| u64::try_from(linger.0.as_nanos()).unwrap_or(u64::MAX)),
-        };
+        let Attribution { ring_buffer, memory } = attribution;
         Self {
             output: output.unwrap_or_else(|| PathBuf::from(OUTPUT)),
             namespaces,
@@ -165,7 +157,7 @@ impl Config {
             retention,
             cmdline: cmdline.unwrap_or_default(),
             ring_buffer_bytes: ring_buffer.unwrap_or_default().0,
-            sockets: limits,
+            memory_bytes: memory.unwrap_or_default().0,
             filter: FlowFilter { only: conditions(filter.only), except: conditions(filter.except) },
             keep: keep.unwrap_or(false),
         }

@@ -60,6 +60,7 @@ use self::receive::Rest;
 use self::ticker::Ticker;
 use self::watched::{Dump, REFRESH_INTERVAL, Sockets, Watch, Watched};
 use self::writing::Written;
+use crate::attribution::join::Linger;
 use crate::commands::config::Config;
 use crate::commands::doctor::Settings;
 use crate::commands::metrics::Metrics;
@@ -173,7 +174,7 @@ impl Daemon {
             table_share_percent,
             receive_buffer_bytes,
             ring_buffer_bytes,
-            sockets,
+            memory_bytes,
             retention,
             metrics: metrics_address,
             cmdline,
@@ -181,12 +182,19 @@ impl Daemon {
             keep,
         } = config;
         let recorded = recorded(&filter)?;
-        let watch = Watch { delivery, receive_buffer_bytes, active_interval, filter: &filter, keep };
+        let watch = Watch {
+            delivery,
+            receive_buffer_bytes,
+            active_interval,
+            filter: &filter,
+            keep,
+            is_only: namespaces.len() == 1,
+        };
         let metrics = Metrics::default();
         if let Some(address) = metrics_address {
             scrape::serve(address, metrics.exposition())?;
         }
-        let mut local = Local::start(ebpf, ring_buffer_bytes, sockets, cmdline)?;
+        let mut local = Local::start(ebpf, ring_buffer_bytes, memory_bytes, cmdline)?;
 
         let programs = Programs::new(keep);
         let (mut watched, settings, Sockets { readable, changes }) = open_all(namespaces, watch, &local)?;
@@ -330,6 +338,10 @@ impl Daemon {
         for watched in &mut self.watched {
             watched.refresh();
             watched.read_losses(&mut self.output.gaps);
+        }
+        let lingers = self.watched.iter().map(|watched| watched.place.linger());
+        if let Some(linger) = lingers.reduce(Linger::or) {
+            self.local.tables.set_linger(linger);
         }
     }
 

@@ -203,6 +203,7 @@ struct Methods {
     closer: u64,
     seed: u64,
     raw: u64,
+    program: u64,
     ambiguous: u64,
     none: u64,
 }
@@ -216,14 +217,15 @@ impl Methods {
             Some(Method::Closer) => &mut self.closer,
             Some(Method::Seed) => &mut self.seed,
             Some(Method::Raw) => &mut self.raw,
+            Some(Method::Program) => &mut self.program,
             Some(Method::Ambiguous) => &mut self.ambiguous,
             None => &mut self.none,
         };
         *count += 1;
     }
 
-    fn by_name(&self) -> [(&'static str, u64); 8] {
-        let Self { socket, endpoint, inherited, closer, seed, raw, ambiguous, none } = *self;
+    fn by_name(&self) -> [(&'static str, u64); 9] {
+        let Self { socket, endpoint, inherited, closer, seed, raw, program, ambiguous, none } = *self;
         [
             (attribution_name(Method::Socket), socket),
             (attribution_name(Method::Endpoint), endpoint),
@@ -231,6 +233,7 @@ impl Methods {
             (attribution_name(Method::Closer), closer),
             (attribution_name(Method::Seed), seed),
             (attribution_name(Method::Raw), raw),
+            (attribution_name(Method::Program), program),
             (attribution_name(Method::Ambiguous), ambiguous),
             ("none", none),
         ]

@@ -2,7 +2,6 @@
 
 use std::num::NonZeroU64;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bytesize::ByteSize;
@@ -13,7 +12,6 @@ use crate::commands::config::{self, Address, Config, ConfigError, Interval, Sett
 use crate::commands::daemon;
 use crate::commands::doctor::{self, Finding, Fixed, Level, fix_namespace};
 use crate::connections::ctnetlink::Delivery;
-use crate::connections::timeouts::Timeouts;
 use crate::host::namespace::Namespace;
 use crate::log::writer::Directory;
 
@@ -107,8 +105,6 @@ fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
                 fixed => fixed?,
             }
         }
-        // After the module is there.
-        check_linger(&config, namespace)?;
         for finding in namespace.run(|| doctor::check_namespace(namespace.name()))? {
             // The daemon itself says what is missing that it watches, which is a problem, and ends without ctnetlink.
             if finding.level == Level::Warning {
@@ -138,22 +134,6 @@ fn check_min_free(config: &Config) -> Result<()> {
              {size} in all"
         ))
         .into());
-    }
-    Ok(())
-}
-
-/// A socket that is forgotten before its flow ends gives it no process.
-fn check_linger(config: &Config, namespace: &Namespace) -> Result<()> {
-    let linger = Duration::from_nanos(config.sockets.linger_ns);
-    let Some((sysctl, seconds)) = namespace.run(Timeouts::read)?.longest_after_close() else { return Ok(()) };
-    if config.ebpf && linger < Duration::from_secs(seconds.into()) {
-        warn!(
-            "`attribution.linger` (default 10min) is {}, less than the {seconds} s of the sysctl {sysctl} in the network \
-             namespace `{}`: flows that end later than that after their socket closed have no process; raise \
-             `attribution.linger`",
-            humantime::format_duration(linger),
-            namespace.label(),
-        );
     }
     Ok(())
 }

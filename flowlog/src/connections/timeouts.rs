@@ -14,6 +14,8 @@ const SYSCTLS: &str = "/proc/sys/net/netfilter/nf_conntrack_";
 pub struct Timeouts {
     /// By the number of the state; the order of `enum tcp_conntrack`.
     tcp: [Option<u32>; 9],
+    /// Of connections of which data is not acknowledged, or was sent again too often.
+    tcp_unanswered: [Option<u32>; 2],
     /// By the number of the state; the order of `enum sctp_conntrack`.
     sctp: [Option<u32>; 9],
     udp: Option<u32>,
@@ -43,6 +45,7 @@ impl Timeouts {
                 tcp("time_wait"),
                 tcp("close"),
             ],
+            tcp_unanswered: [tcp("unacknowledged"), tcp("max_retrans")],
             sctp: [
                 None,
                 sctp("closed"),
@@ -64,21 +67,33 @@ impl Timeouts {
         }
     }
 
-    /// The longest of the timeouts that connections of TCP and UDP have whose socket on this host may be closed, in
-    /// seconds, and its sysctl.
-    pub fn longest_after_close(&self) -> Option<(&'static str, u32)> {
-        let tcp = |TcpState(state): TcpState| self.tcp.get(usize::from(state)).copied().flatten();
-        [
-            ("nf_conntrack_tcp_timeout_fin_wait", tcp(TcpState::FIN_WAIT)),
-            ("nf_conntrack_tcp_timeout_close_wait", tcp(TcpState::CLOSE_WAIT)),
-            ("nf_conntrack_tcp_timeout_last_ack", tcp(TcpState::LAST_ACK)),
-            ("nf_conntrack_tcp_timeout_time_wait", tcp(TcpState::TIME_WAIT)),
-            ("nf_conntrack_udp_timeout_stream", self.udp_stream),
-            ("nf_conntrack_udp_timeout", self.udp),
-        ]
-        .into_iter()
-        .filter_map(|(name, seconds)| Some((name, seconds?)))
-        .max_by_key(|(_, seconds)| *seconds)
+    /// The longest time in seconds for which an entry of TCP is kept whose socket on this host may be closed, or never
+    /// was connected.
+    pub fn of_closed_tcp(&self) -> u32 {
+        let established = usize::from(TcpState::ESTABLISHED.0);
+        let states = self.tcp.iter().enumerate().filter(|(state, _)| *state != established);
+        let set = states.filter_map(|(_, seconds)| *seconds).chain(self.tcp_unanswered.into_iter().flatten());
+        set.max().unwrap_or(300)
+    }
+
+    /// How long an entry is kept after both ends of a TCP connection have closed, in seconds.
+    pub fn of_time_wait(&self) -> u32 {
+        self.tcp.get(usize::from(TcpState::TIME_WAIT.0)).copied().flatten().unwrap_or(120)
+    }
+
+    /// The longest time for which an entry of UDP is kept, in seconds.
+    pub fn of_udp(&self) -> u32 {
+        self.udp.max(self.udp_stream).unwrap_or(120)
+    }
+
+    /// The longest time for which an entry of ICMP or ICMPv6 is kept, in seconds.
+    pub fn of_icmp(&self) -> u32 {
+        self.icmp.max(self.icmpv6).unwrap_or(30)
+    }
+
+    /// The longest time for which an entry of a protocol without connections is kept, in seconds.
+    pub fn of_others(&self) -> u32 {
+        self.generic.max(self.gre_stream).max(self.gre).unwrap_or(600)
     }
 
     /// When the last packet of a flow was: its end, or the time of the message, less what its timeout had

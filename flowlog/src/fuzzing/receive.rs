@@ -5,7 +5,6 @@ use crate::attribution::clocks::Clocks;
 use crate::attribution::cmdline::Mode;
 use crate::attribution::ebpf;
 use crate::attribution::join::{Observer, Tables, attribute};
-use crate::attribution::lives::Limits;
 use crate::connections::ctnetlink::decode;
 use crate::connections::duplicates::Seen;
 use crate::connections::timeouts::Timeouts;
@@ -16,13 +15,13 @@ use crate::testing;
 /// `CLOCK_REALTIME` less `CLOCK_MONOTONIC`.
 const OFFSET_NS: u64 = 1_795_000_000_000_000_000;
 
-/// Few, so that some are evicted.
-const LIMITS: Limits = Limits { sockets: 8, linger_ns: 1_000_000 };
+/// So little that some are forgotten.
+const MEMORY_BYTES: usize = 36 << 10;
 
 /// Items with their lengths before them, as 16 bits: each is an event where its first word is the number of
 /// one, else the payload of a message about a flow that ended.
 pub fn events(mut bytes: &[u8]) {
-    let mut tables = Tables::new(LIMITS, Mode::Masked);
+    let mut tables = Tables::new(MEMORY_BYTES, Mode::Masked);
     let mut batch = FlowBatch::new(&testing::run(uuid::Uuid::nil()));
     let mut seen = Seen::new(0);
     let timeouts = Timeouts::default();
@@ -31,6 +30,7 @@ pub fn events(mut bytes: &[u8]) {
     let observer = Observer {
         netns: 1,
         netns_cookie: Some(1),
+        is_only: true,
         addresses: &addresses,
         timeouts: &timeouts,
         clocks: &clocks,
@@ -46,7 +46,10 @@ pub fn events(mut bytes: &[u8]) {
         } else if let Ok(decoded) = decode::flow(item)
             && seen.note(&decoded.flow, OFFSET_NS, 4)
         {
-            batch.append(&attribute(&decoded.flow, Sighting::Destroyed, OFFSET_NS, observer, &tables));
+            let joined = attribute(&decoded.flow, Sighting::Destroyed, OFFSET_NS, observer, &tables);
+            batch.append(&joined.record);
+            let spent = joined.spent;
+            tables.forget(spent);
             rows += 1;
         }
         let ends = decode::flow(item).ok().and_then(|decoded| decoded.flow.stop_ns);

@@ -3,11 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many bytes the command lines of all processes may have that still run or had a socket: 140 for each
-/// socket of full tables. Without a limit a host on which many processes with long command lines connect
-/// would need 4 KiB for each of their sockets, 2 GiB in all.
-const KEPT_BYTES: usize = 64 << 20;
-
 /// A command line. Clones share its text.
 #[derive(Clone, Debug)]
 pub struct CommandLine {
@@ -51,20 +46,33 @@ impl Drop for Part {
 }
 
 /// Decides which command lines are kept.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Kept {
+    /// How many bytes the command lines of all processes may have that still run or had a socket. Without a limit a host on
+    /// which many processes with long command lines connect would need 4 KiB for each of them.
+    max_bytes: usize,
     all_bytes: Arc<AtomicUsize>,
     /// How many were not.
     pub(crate) refused: u64,
 }
 
 impl Kept {
+    /// Keeps nothing yet, and at most so much.
+    pub(crate) fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, all_bytes: Arc::default(), refused: 0 }
+    }
+
+    /// What those that are kept take, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.all_bytes.load(Ordering::Relaxed)
+    }
+
     /// The command line; `None` where there is no room for it.
     pub(crate) fn keep(&mut self, line: CommandLine) -> Option<CommandLine> {
         let CommandLine { text, .. } = line;
         let bytes = text.len();
         // Others only make room meanwhile: all that is added is added here.
-        if self.all_bytes.load(Ordering::Relaxed) + bytes > KEPT_BYTES {
+        if self.bytes() + bytes > self.max_bytes {
             self.refused += 1;
             return None;
         }
@@ -80,8 +88,8 @@ mod tests {
 
     #[test]
     fn command_lines_are_kept_up_to_a_limit_until_the_last_clone_is_dropped() {
-        let line = || CommandLine::from("x".repeat(KEPT_BYTES / 4));
-        let mut kept = Kept::default();
+        let line = || CommandLine::from("x".repeat(256));
+        let mut kept = Kept::new(1024);
         let mut lines: Vec<_> = (0..5).filter_map(|_| kept.keep(line())).collect();
         assert_eq!((lines.len(), kept.refused), (4, 1));
         let clone = lines.pop();
@@ -91,6 +99,6 @@ mod tests {
         drop(other);
         assert_eq!(kept.keep(line()), Some(line()));
         drop(lines);
-        assert_eq!(kept.all_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(kept.bytes(), 0);
     }
 }

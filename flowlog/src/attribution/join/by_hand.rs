@@ -9,34 +9,35 @@ use crate::flow::{Protocol, Tuple};
 use crate::record::{Attribution, End, Method};
 
 /// The raw socket at the end that sends with the first of these tuples, where the other end sends with the second.
-pub(super) fn find<'a>(
+pub(super) fn find(
     (own, other): (&Tuple, &Tuple),
     span: Span,
     observer: &Observer<'_>,
-    tables: &'a Tables,
-) -> FoundRaw<'a> {
+    tables: &Tables,
+) -> FoundRaw {
     // Most hosts have none, and most flows of a router come here.
     if tables.raw.is_empty() {
         return FoundRaw::None;
     }
     let netns_cookie = observer.netns_cookie;
     let presence = observer.presence(own.src, span);
-    let found = tables.raw.find(&Wanted { own, other, netns_cookie, presence, span });
+    let found = tables.raw.find(&Wanted { own, other, netns_cookie, presence, span }, &tables.holders);
     let FoundRaw::One { holder, sent_ns, .. } = found else { return found };
     // Who sends packets into the connection of another is not the other.
     if tables.may_be_unseen(own.proto == Protocol::TCP, span) {
         return FoundRaw::Ambiguous;
     }
-    let Some(maker) = &holder.process else { return found };
+    let Some(maker) = &tables.holders.get(holder).process else { return found };
     // The kernel tells who sends by the number of the process alone, which may be of another one by then.
     let sender = tables.processes.acting(maker.tgid, sent_ns);
     if sender.is_some_and(|sender| Arc::ptr_eq(sender, maker)) { found } else { FoundRaw::Ambiguous }
 }
 
-pub(super) fn attribution(found: FoundRaw<'_>) -> Option<Attribution<'_>> {
+pub(super) fn attribution(found: FoundRaw, tables: &Tables) -> Option<Attribution<'_>> {
     match found {
         FoundRaw::None => None,
         FoundRaw::One { holder, cookie, .. } => {
+            let holder = tables.holders.get(holder);
             let end = End { holder, cookie: Some(cookie), stats: None, closed_ns: None };
             Some(Attribution { method: Method::Raw, end: Some(end) })
         }

@@ -18,6 +18,8 @@ pub struct Observer<'a> {
     pub addresses: &'a Addresses,
     /// Its timeouts.
     pub timeouts: &'a Timeouts,
+    /// No other namespace is watched that may have tracked the same packets.
+    pub is_only: bool,
     /// How the times of flows become those of sockets.
     pub clocks: &'a Clocks,
 }

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::attribution::addresses::Addresses;
+use crate::attribution::processes::MEMORY_BYTES;
 use crate::attribution::sockets::CLOCK_SLACK_NS;
 use crate::connections::timeouts::Timeouts;
 use crate::record::Process;
@@ -24,6 +25,9 @@ const PORTS: u16 = 3;
 const NETNS_COOKIE: u64 = 1;
 const OFFSET_NS: u64 = 1_000_000_000_000;
 const US: u64 = 1_000;
+
+/// Room for a few sockets.
+const FEW_BYTES: usize = 4096;
 
 /// What happens next on the host. Where the process, socket or flow does not exist, nothing does.
 #[derive(Clone, Copy, Debug)]
@@ -179,16 +183,16 @@ struct Host {
     closers: BTreeMap<u64, Process>,
     has_lost: bool,
     complete_ns: u64,
-    limits: Limits,
+    memory_bytes: usize,
     tables: Tables,
     named: usize,
 }
 
 impl Host {
-    fn new(limits: Limits) -> Self {
+    fn new(memory_bytes: usize) -> Self {
         let init =
             Process { tgid: 1, start_ns: Some(0), exe: Some("/sbin/init".into()), ..Process::default() };
-        let mut tables = Tables::new(limits, cmdline::Mode::Off);
+        let mut tables = Tables::new(memory_bytes, cmdline::Mode::Off);
         tables.processes.seed(init.clone(), 1);
         let sent = InKernel::default();
         tables.raw.watch(Box::new(sent.clone()), 1);
@@ -208,7 +212,7 @@ impl Host {
             closers: BTreeMap::new(),
             has_lost: false,
             complete_ns: 1,
-            limits,
+            memory_bytes,
             tables,
             named: 0,
         }
@@ -486,6 +490,7 @@ impl Host {
         let observer = Observer {
             netns: 1,
             netns_cookie: Some(NETNS_COOKIE),
+            is_only: true,
             addresses: &addresses,
             timeouts,
             clocks: &clocks,
@@ -493,27 +498,27 @@ impl Host {
         for (flow, Tracked { cookie, had_it, .. }) in std::mem::take(&mut self.flows) {
             let closer = cookie.and_then(|cookie| self.closers.get(&cookie));
             let received_ns = OFFSET_NS + self.now_ns;
-            let record = attribute(&flow, Sighting::Destroyed, received_ns, observer, &self.tables);
-            for holder in
-                [record.src, record.dst].into_iter().flatten().filter_map(|known| Some(known.end?.holder))
-            {
+            let Joined { record, spent } =
+                attribute(&flow, Sighting::Destroyed, received_ns, observer, &self.tables);
+            let ends = [record.src, record.dst].into_iter().flatten();
+            for (method, holder) in ends.filter_map(|known| Some((known.method, known.end?.holder))) {
                 self.named += 1;
+                let is_it = |process: &Process| match method {
+                    Method::Program => is_of_program(holder, process),
+                    _ => is_named(holder, process),
+                };
                 assert!(
-                    had_it.iter().chain(closer).any(|process| is_named(holder, process)),
+                    had_it.iter().chain(closer).any(is_it),
                     "named {holder:?}, but the socket of {flow:?} was of {had_it:?} and {closer:?}"
                 );
             }
+            self.tables.forget(spent);
         }
         self.assert_bounded();
     }
 
     fn assert_bounded(&self) {
-        let Tables { sockets, endpoints, .. } = &self.tables;
-        let kinds = [Kind::Client, Kind::Accepted];
-        let ends = kinds.into_iter().flat_map(|kind| (1..=PORTS).map(move |port| kind.ends(port)));
-        let ports = (1..=PORTS).map(|number| Port { protocol: Protocol::UDP, number });
-        assert!(ends.map(|ends| sockets.0.with_key(&ends).count()).sum::<usize>() <= self.limits.sockets);
-        assert!(ports.map(|port| endpoints.0.with_key(&port).count()).sum::<usize>() <= self.limits.sockets);
+        assert!(self.tables.bytes() <= self.memory_bytes, "{}", self.tables.bytes());
     }
 }
 
@@ -527,8 +532,13 @@ fn is_named(holder: &Holder, process: &Process) -> bool {
         })
 }
 
-fn run(limits: Limits, steps: &[Step]) -> Host {
-    let mut host = Host::new(limits);
+/// Whether this is a process of the program that is named.
+fn is_of_program(holder: &Holder, process: &Process) -> bool {
+    holder.process.as_ref().is_some_and(|named| named.exe == process.exe)
+}
+
+fn run(memory_bytes: usize, steps: &[Step]) -> Host {
+    let mut host = Host::new(memory_bytes);
     for step in steps {
         host.step(*step);
     }
@@ -544,12 +554,12 @@ proptest! {
 
     #[test]
     fn no_process_is_named_that_did_not_have_the_socket(steps in proptest::collection::vec(step(), 0..150)) {
-        run(Limits::default(), &steps);
+        run(MEMORY_BYTES, &steps);
     }
 
     #[test]
     fn full_tables_name_no_other_process(steps in proptest::collection::vec(step(), 0..150)) {
-        run(Limits { sockets: 4, ..Limits::default() }, &steps);
+        run(FEW_BYTES, &steps);
     }
 }
 
@@ -563,7 +573,7 @@ fn processes_are_named() {
         steps.extend([open, tick, Step::Close { socket, by: 1 }, tick, open, tick]);
     }
     // The datagrams are one flow.
-    assert_eq!(run(Limits::default(), &steps).named, 5);
+    assert_eq!(run(MEMORY_BYTES, &steps).named, 5);
 
     let send = |kind, port| Step::SendRaw { socket: 0, by: 3, kind, port };
     let by_hand = [
@@ -575,5 +585,5 @@ fn processes_are_named() {
         send(Kind::Accepted, 2),
         Step::CloseRaw(0),
     ];
-    assert_eq!(run(Limits::default(), &[&steps[..2], &by_hand].concat()).named, 3);
+    assert_eq!(run(MEMORY_BYTES, &[&steps[..2], &by_hand].concat()).named, 3);
 }

@@ -4,6 +4,7 @@ use flowlog_common::{EventHeader, SYSCALL_UNKNOWN, path};
 use nix::libc;
 
 use super::*;
+use crate::attribution::processes::MEMORY_BYTES;
 
 const TGID: u32 = 7;
 
@@ -18,25 +19,26 @@ fn exec(exe: &str, time_ns: u64) -> RingEvent {
     RingEvent::ProcessExec(exec, text.into())
 }
 
-fn exe(tables: &Tables, time_ns: u64) -> Option<String> {
-    let holder = tables.holder(Owner { tgid: TGID, time_ns, ..Owner::UNKNOWN }, |_| Origin::default());
-    holder.process?.exe.as_deref().map(str::to_owned)
+fn exe(tables: &mut Tables, time_ns: u64) -> Option<String> {
+    let owner = Owner { tgid: TGID, time_ns, ..Owner::UNKNOWN };
+    let holder = tables.holder(owner, false, time_ns, |_| Origin::default());
+    tables.holders.get(holder).process.as_ref()?.exe.as_deref().map(str::to_owned)
 }
 
 /// The ring buffer is full of old events when new ones are lost, and takes more while it is read. What
 /// is read then may tell of a program that another one has replaced since.
 #[test]
 fn between_lost_events_no_program_is_known() {
-    let mut tables = Tables::new(Limits::default(), cmdline::Mode::Full);
+    let mut tables = Tables::new(MEMORY_BYTES, cmdline::Mode::Full);
     let apply = |tables: &mut Tables, event| tables.apply(&event, &Clocks::fixed(0), |_| Origin::default());
     apply(&mut tables, exec("/bin/first", 100));
     tables.processes_are_unknown(200, 500);
     apply(&mut tables, exec("/bin/second", 300));
-    assert_eq!(exe(&tables, 150).as_deref(), Some("/bin/first"));
-    assert_eq!(exe(&tables, 350), None, "the number may be of another process since");
-    assert_eq!(exe(&tables, 450), None);
+    assert_eq!(exe(&mut tables, 150).as_deref(), Some("/bin/first"));
+    assert_eq!(exe(&mut tables, 350), None, "the number may be of another process since");
+    assert_eq!(exe(&mut tables, 450), None);
     apply(&mut tables, exec("/bin/third", 600));
-    assert_eq!(exe(&tables, 650).as_deref(), Some("/bin/third"));
+    assert_eq!(exe(&mut tables, 650).as_deref(), Some("/bin/third"));
 }
 
 /// A process fails to connect and hands the socket to another one, whose attempt is among what was lost.
@@ -44,7 +46,7 @@ fn between_lost_events_no_program_is_known() {
 fn between_lost_events_a_connection_is_not_of_who_tried_before() {
     let header = |time_ns| EventHeader { kind: 0, pad: 0, time_ns };
     let owner_of = |connect_ns: u64, open_ns: u64, lost_until_ns: Option<u64>| {
-        let mut tables = Tables::new(Limits::default(), cmdline::Mode::Off);
+        let mut tables = Tables::new(MEMORY_BYTES, cmdline::Mode::Off);
         let owner = Owner { tgid: TGID, time_ns: connect_ns, ..Owner::UNKNOWN };
         if let Some(until_ns) = lost_until_ns {
             tables.processes_are_unknown(connect_ns, until_ns);
@@ -64,7 +66,7 @@ fn between_lost_events_a_connection_is_not_of_who_tried_before() {
         ] {
             tables.apply(&event, &Clocks::fixed(0), |_| Origin::default());
         }
-        tables.sockets.0.get_mut(1).unwrap().value.holder.owner.tgid
+        tables.holders.get(tables.sockets.get(1).unwrap().holder).owner.tgid
     };
     assert_eq!(owner_of(1_000_000, 1_005_000, None), TGID);
     assert_eq!(owner_of(1_000_000, 9_000_000, None), TGID, "it may wait for a processor");
@@ -97,7 +99,7 @@ fn tcp_open(owner: Owner, passive: u32, time_ns: u64) -> RingEvent {
 
 /// Tables that know a process and a thread of the kernel, after these events.
 fn after(events: impl IntoIterator<Item = RingEvent>) -> Tables {
-    let mut tables = Tables::new(Limits::default(), cmdline::Mode::Off);
+    let mut tables = Tables::new(MEMORY_BYTES, cmdline::Mode::Off);
     let kernel_thread =
         ProcessFork { header: header(50), tgid: KERNEL_THREAD, maker_tgid: 2, ppid: 2, login_uid: u32::MAX };
     for event in [exec("/bin/server", 60), RingEvent::ProcessFork(kernel_thread)].into_iter().chain(events) {
@@ -111,12 +113,12 @@ fn after(events: impl IntoIterator<Item = RingEvent>) -> Tables {
 fn a_thread_of_the_kernel_is_no_closer() {
     let closer_of = |tgid: u32| {
         let release = release(tgid, syscall(libc::SYS_close), 0);
-        let mut tables = after([tcp_open(owner(TGID, 100), 1, 200), RingEvent::SocketRelease(release)]);
-        let life = tables.sockets.0.get_mut(1).unwrap().clone();
-        of_socket(&life).end.map(|end| (of_socket(&life).method, end.holder.owner.time_ns))
+        let tables = after([tcp_open(owner(TGID, 100), 1, 200), RingEvent::SocketRelease(release)]);
+        let found = of_socket(&tables.sockets.get(1).unwrap(), &tables);
+        found.end.map(|end| (found.method, end.holder.owner.tgid))
     };
-    assert_eq!(closer_of(TGID), Some((Method::Closer, 300)));
-    assert_eq!(closer_of(KERNEL_THREAD), Some((Method::Inherited, 100)));
+    assert_eq!(closer_of(TGID), Some((Method::Closer, TGID)));
+    assert_eq!(closer_of(KERNEL_THREAD), Some((Method::Inherited, TGID)));
 }
 
 /// Who lists the descriptors of a process may have the last reference to one that it closes meanwhile.
@@ -126,12 +128,12 @@ fn who_only_looks_at_a_socket_is_no_closer() {
     let method_of = |tgid: u32, syscall: u32, exiting: u32, ppid: u32| {
         let fork = ProcessFork { header: header(50), tgid, maker_tgid: ppid, ppid, login_uid: u32::MAX };
         let release = release(tgid, syscall, exiting);
-        let mut tables = after([
+        let tables = after([
             RingEvent::ProcessFork(fork),
             tcp_open(owner(TGID, 100), 1, 200),
             RingEvent::SocketRelease(release),
         ]);
-        of_socket(tables.sockets.0.get_mut(1).unwrap()).method
+        of_socket(&tables.sockets.get(1).unwrap(), &tables).method
     };
     let [readlink, execve, uring] =
         [libc::SYS_readlinkat, libc::SYS_execve, libc::SYS_io_uring_enter].map(syscall);
@@ -164,10 +166,11 @@ fn a_thread_of_the_kernel_owns_nothing() {
     let is_owner_known = |tgid: u32| {
         let owner = owner(tgid, 100);
         let connect = TcpConnect { header: header(100), socket_cookie: 1, owner };
-        let mut tables = after([RingEvent::TcpConnect(connect), tcp_open(Owner::UNKNOWN, 0, 200)]);
-        let life = tables.sockets.0.get_mut(1).unwrap().clone();
-        assert_eq!(life.value.holder.owner.netns_cookie, 9, "it is where it is, all the same");
-        of_socket(&life).is_known()
+        let tables = after([RingEvent::TcpConnect(connect), tcp_open(Owner::UNKNOWN, 0, 200)]);
+        let life = tables.sockets.get(1).unwrap();
+        let netns_cookie = tables.holders.get(life.holder).owner.netns_cookie;
+        assert_eq!(netns_cookie, 9, "it is where it is, all the same");
+        of_socket(&life, &tables).is_known()
     };
     assert!(is_owner_known(TGID));
     assert!(!is_owner_known(KERNEL_THREAD));
@@ -194,26 +197,28 @@ fn a_raw_socket_had_its_echo_id_until_it_took_another() {
     let tables = after([ping(7, 200), ping(8, 300), ping(9, 400)]);
     let life_of = |number: u16| {
         let port = Port { protocol: Protocol(1), number };
-        let (_, life) = tables.endpoints.0.with_key(&port).next().unwrap();
-        (life.opened_ns, life.closed_ns)
+        tables.endpoints.spans(port)
     };
-    assert_eq!(life_of(7), (100, Some(300)));
-    assert_eq!(life_of(8), (300, Some(400)));
-    assert_eq!(life_of(9), (400, None));
+    assert_eq!(life_of(7), [(100, Some(300))]);
+    assert_eq!(life_of(8), [(300, Some(400))]);
+    assert_eq!(life_of(9), [(400, None)]);
 }
 
 /// A server binds, and runs another program: its user may be another one, too.
 #[test]
 fn a_listener_is_of_the_program_that_its_process_runs_when_it_accepts() {
-    let mut tables = Tables::new(Limits::default(), cmdline::Mode::Full);
+    let mut tables = Tables::new(MEMORY_BYTES, cmdline::Mode::Full);
     let apply = |tables: &mut Tables, event| tables.apply(&event, &Clocks::fixed(0), |_| Origin::default());
     tables.processes.fork(Fork { tgid: TGID, maker_tgid: 1, ppid: None, login_uid: None, start_ns: 50 }, 50);
     apply(&mut tables, exec("/bin/binds", 100));
-    let bound = tables.holder(Owner { tgid: TGID, time_ns: 150, ..Owner::UNKNOWN }, |_| Origin::default());
+    let owner = Owner { tgid: TGID, time_ns: 150, ..Owner::UNKNOWN };
+    let bound = tables.holder(owner, false, 150, |_| Origin::default());
     apply(&mut tables, exec("/bin/serves", 200));
-    let exe_at = |at_ns: u64| {
-        let Holder { owner, process, .. } = tables.going_on(bound.clone(), at_ns);
-        (process.unwrap().exe.clone().unwrap().to_string(), owner.uid == u32::MAX)
+    let mut exe_at = |at_ns: u64| {
+        let bound = tables.holders.keep(bound);
+        let going_on = tables.going_on(bound, at_ns);
+        let Holder { owner, process, .. } = tables.holders.get(going_on);
+        (process.as_ref().unwrap().exe.clone().unwrap().to_string(), owner.uid == u32::MAX)
     };
     assert_eq!(exe_at(199), ("/bin/binds".to_owned(), false));
     assert_eq!(exe_at(200), ("/bin/serves".to_owned(), true));
@@ -221,5 +226,5 @@ fn a_listener_is_of_the_program_that_its_process_runs_when_it_accepts() {
     let next = Fork { tgid: TGID, maker_tgid: 1, ppid: None, login_uid: None, start_ns: 2_000_000_000 };
     tables.processes.fork(next, 400);
     let holder = tables.going_on(bound, 450);
-    assert_eq!(holder.process, None, "the number is of another one");
+    assert_eq!(tables.holders.get(holder).process, None, "the number is of another one");
 }

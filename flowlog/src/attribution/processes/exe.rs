@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use flowlog_common::{path, path_flags};
 
+use crate::record::AS_GIVEN;
+
 /// What the kernel writes behind the path of a file that has none any more.
 const DELETED: &str = " (deleted)";
-
-/// Stands behind a path that nobody has resolved: it may be relative, or a link.
-const AS_GIVEN: &str = " (as given)";
 
 /// Stands for the directories above, where there are too many.
 const CUT: &str = "...";

@@ -175,7 +175,7 @@ fn a_process_of_the_kernel_is_one_until_it_executes() {
 fn ended_images_are_bounded() {
     let mut table = ProcessTable::default();
     let bytes = IMAGE_BYTES + "/bin/x".len();
-    let max = u32::try_from(ENDED_BYTES / bytes).unwrap();
+    let max = u32::try_from(MEMORY_BYTES / ENDED_PART / bytes).unwrap();
     for tgid in 0..max + 10 {
         exec(&mut table, tgid, "/bin/x", 100);
         table.exit(tgid, 200);

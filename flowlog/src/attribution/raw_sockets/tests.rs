@@ -4,7 +4,7 @@ use flowlog_common::Owner;
 use flowlog_common::raw_sent::{BUCKETS, Noted, SLOTS};
 
 use super::*;
-use crate::record::Origin;
+use crate::record::{Holder, Origin};
 use crate::testing;
 
 const MS: u64 = 1_000_000;
@@ -35,27 +35,34 @@ fn holder(tgid: u32, netns_cookie: u64) -> Holder {
     Holder { owner, process: None, origin: Origin::default(), is_seeded: false }
 }
 
+/// A table with the holders of its sockets.
+struct Table {
+    sockets: RawSockets,
+    holders: Holders,
+}
+
 /// Sockets 1 and 2 of the host, and 3 of a container, which sent these at times in milliseconds.
-fn sockets(packets: &[(RawTuple, u64, u64)]) -> RawSockets {
+fn sockets(packets: &[(RawTuple, u64, u64)]) -> Table {
     let mut noted = Noted::default();
     for (tuple, cookie, at_ms) in packets {
         noted.note(tuple, *cookie, at_ms * MS);
     }
-    let mut sockets = RawSockets::new(Limits::default());
+    let (mut sockets, mut holders) = (RawSockets::default(), Holders::default());
     sockets.watch(Box::new(noted), 10 * MS);
     for (cookie, netns_cookie) in [(1, HOST), (2, HOST), (3, CONTAINER)] {
-        sockets.open(cookie, 10 * MS, holder(u32::try_from(cookie).unwrap(), netns_cookie));
+        let holder = holders.intern(holder(u32::try_from(cookie).unwrap(), netns_cookie), 10 * MS);
+        sockets.open(cookie, 10 * MS, holder, &mut holders);
     }
-    sockets
+    Table { sockets, holders }
 }
 
 /// The process that is found at an end of a flow of 200 to 300 ms, -1 where it is ambiguous.
-fn find(sockets: &RawSockets, side: Side, own: &Tuple, other: &Tuple, is_local: bool) -> Option<i64> {
+fn find(sockets: &Table, side: Side, own: &Tuple, other: &Tuple, is_local: bool) -> Option<i64> {
     find_from(sockets, 200, side, own, other, is_local)
 }
 
 fn find_from(
-    sockets: &RawSockets,
+    sockets: &Table,
     start_ms: u64,
     side: Side,
     own: &Tuple,
@@ -72,9 +79,9 @@ fn find_from(
     };
     let presence = if is_local { Presence::Yes } else { Presence::No };
     let wanted = Wanted { own, other, netns_cookie: Some(HOST), presence, span };
-    match sockets.find(&wanted) {
+    match sockets.sockets.find(&wanted, &sockets.holders) {
         FoundRaw::None => None,
-        FoundRaw::One { holder, .. } => Some(holder.owner.tgid.into()),
+        FoundRaw::One { holder, .. } => Some(sockets.holders.get(holder).owner.tgid.into()),
         FoundRaw::Ambiguous => Some(-1),
     }
 }
@@ -111,7 +118,7 @@ fn what_may_be_of_another_flow_is_ambiguous() {
         let mut noted = Noted::default();
         noted.note(&sent(HOST, &own), 1, at_ns);
         let mut sockets = sockets(&[]);
-        sockets.watch(Box::new(noted), 0);
+        sockets.sockets.watch(Box::new(noted), 0);
         find(&sockets, Side::Src, &own, &other, true)
     };
     for (at_ns, expected) in [
@@ -134,7 +141,7 @@ fn a_flow_that_began_before_the_programs_has_no_raw_socket() {
     let mut noted = Noted::default();
     noted.note(&sent(HOST, &own), 1, 250 * MS);
     let mut sockets = sockets(&[]);
-    sockets.watch(Box::new(noted), 200 * MS + 1);
+    sockets.sockets.watch(Box::new(noted), 200 * MS + 1);
     assert_eq!(find(&sockets, Side::Src, &own, &other, true), None);
 }
 
@@ -207,13 +214,12 @@ fn where_the_table_is_full_the_oldest_tuples_are_forgotten() {
 #[test]
 fn sockets_that_closed_long_ago_are_forgotten_with_their_namespaces() {
     let (own, other) = ends();
-    let limits = Limits::default();
-    let mut sockets = sockets(&[(sent(HOST, &own), 1, 201)]);
+    let mut table = sockets(&[(sent(HOST, &own), 1, 201)]);
     for cookie in [1, 2, 3] {
-        sockets.close(cookie, 300 * MS);
+        table.sockets.close(cookie, 300 * MS, &table.holders);
     }
-    assert_eq!(find(&sockets, Side::Src, &own, &other, true), Some(1));
-    sockets.expire(301 * MS + limits.linger_ns);
-    assert_eq!((sockets.namespaces.len(), sockets.sockets.with_key(&()).count()), (0, 0));
-    assert_eq!(find(&sockets, Side::Src, &own, &other, true), None);
+    assert_eq!(find(&table, Side::Src, &own, &other, true), Some(1));
+    table.sockets.expire(301 * MS + 1000, 1000, &mut table.holders);
+    assert_eq!((table.sockets.namespaces.len(), table.sockets.sockets.len()), (0, 0));
+    assert_eq!(find(&table, Side::Src, &own, &other, true), None);
 }

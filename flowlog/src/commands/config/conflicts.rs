@@ -51,8 +51,7 @@ impl Settings {
         }
         let set = [
             ("attribution.ring_buffer", attribution.ring_buffer.is_some()),
-            ("attribution.sockets", attribution.sockets.is_some()),
-            ("attribution.linger", attribution.linger.is_some()),
+            ("attribution.memory", attribution.memory.is_some()),
             ("process.cmdline", process.cmdline.is_some()),
         ];
         let set = set.into_iter().filter(|(_, is_set)| *is_set);

@@ -1,11 +1,13 @@
 //! The settings as they are given: each may be left out.
 
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::values::{Address, Every, Interval, Network, Percent, ReceiveBuffer, RingBuffer, Size, path};
+use super::values::{
+    Address, Every, Interval, Memory, Network, Percent, ReceiveBuffer, RingBuffer, Size, path,
+};
 use crate::attribution::cmdline;
 use crate::connections::ctnetlink::Delivery;
 use crate::connections::filter::Mark;
@@ -137,10 +139,8 @@ section! {
     Attribution {
         /// Size of the buffer for events.
         ring_buffer: Option<RingBuffer>,
-        /// How many sockets are remembered.
-        sockets: Option<NonZeroU32>,
-        /// How long a closed socket is remembered.
-        linger: Option<Interval>,
+        /// What is remembered of sockets and processes takes so much.
+        memory: Option<Memory>,
     }
 }
 

@@ -13,6 +13,7 @@ use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::attribution::cmdline;
+use crate::attribution::processes::MEMORY_BYTES;
 use crate::connections::ctnetlink::Delivery;
 use crate::connections::filter::Mark;
 use crate::flow::Protocol;
@@ -49,6 +50,10 @@ pub struct ReceiveBuffer(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingBuffer(pub u32);
 
+/// How much memory is taken to remember sockets and processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory(pub usize);
+
 /// An address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address(pub SocketAddr);
@@ -65,6 +70,12 @@ pub struct Percent(pub u8);
 impl Default for ReceiveBuffer {
     fn default() -> Self {
         Self(64 << 20)
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self(MEMORY_BYTES)
     }
 }
 
@@ -131,6 +142,10 @@ from_text!(RingBuffer, r#"a power of two from "64KiB" to "256MiB", such as "4MiB
     // The kernel wants whole pages, which have up to 64 KiB.
     let bytes = u32::try_from(bytes(text)?).ok()?;
     (bytes.is_power_of_two() && (64 << 10..=256 << 20).contains(&bytes)).then_some(Self(bytes))
+});
+
+from_text!(Memory, r#"a size from "1MiB" to "16GiB", such as "256MiB""#, |text| {
+    usize::try_from(bytes(text)?).ok().filter(|bytes| (1 << 20..=16 << 30).contains(bytes)).map(Self)
 });
 
 from_text!(Address, r#"an address with a port, such as "127.0.0.1:9464" or "[::1]:9464""#, |text| {

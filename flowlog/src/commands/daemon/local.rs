@@ -20,7 +20,6 @@ use crate::attribution::ebpf::{
     Ebpf, HANDFUL, HOST_CGROUPS, KERNEL_TYPES, Layouts, ON_BRANCH, ONLY_RELATIVES, RingEvent, Untold, layouts,
 };
 use crate::attribution::join::Tables;
-use crate::attribution::lives::Limits;
 use crate::attribution::origins::Origins;
 use crate::attribution::processes::walk;
 use crate::causes::one_line;
@@ -116,11 +115,11 @@ impl Local {
     pub(super) fn start(
         wanted: bool,
         ring_buffer_bytes: u32,
-        sockets: Limits,
+        memory_bytes: usize,
         cmdline: Mode,
     ) -> Result<Self> {
         let clock = clock::Watch::start()?;
-        let mut tables = Tables::new(sockets, cmdline);
+        let mut tables = Tables::new(memory_bytes, cmdline);
         let mut ebpf = if wanted {
             Ebpf::load(ring_buffer_bytes, &known_layouts(cmdline))
                 .inspect_err(|error| {
@@ -208,6 +207,7 @@ impl Local {
                 missed.skipped += skipped;
                 tables.processes_are_unknown(since_ns, now_ns(ClockId::CLOCK_MONOTONIC));
             }
+            tables.look_ahead(events);
             for event in &mut *events {
                 if let RingEvent::SocketRelease(release) = event
                     && release.closer.comm == *own_comm
@@ -320,7 +320,7 @@ impl Local {
         let (evicted, forgotten) = (self.tables.evicted(), self.tables.raw.forgotten());
         self.evicted.declare(
             evicted,
-            "sockets, because there are more than `attribution.sockets` allows",
+            "sockets, because all that is remembered takes more than `attribution.memory`",
             gaps,
         );
         self.forgotten.declare(

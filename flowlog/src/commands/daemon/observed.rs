@@ -5,7 +5,7 @@ use flowlog_reader::gaps::{Cause, Gap, Stage};
 use tracing::{debug, error};
 
 use super::said::Doubling;
-use crate::attribution::join::{Observer, Tables, attribute};
+use crate::attribution::join::{Joined, Observer, Tables, attribute};
 use crate::connections::ctnetlink::decode;
 use crate::connections::dumps::{Destroyed, Dumps, Record};
 use crate::connections::duplicates::Seen;
@@ -35,7 +35,6 @@ pub(super) struct Known<'a> {
     /// What ended before is none of this run's.
     pub(super) since_ns: u64,
     pub(super) observer: Observer<'a>,
-    pub(super) tables: &'a Tables,
     /// How many flows are remembered to recognise duplicates.
     pub(super) seen_max: usize,
     /// Why flows are counted and dropped; `None` where there is room for them.
@@ -76,6 +75,7 @@ impl Observed {
         &mut self,
         datagrams: impl Iterator<Item = &'d [u8]>,
         known: &Known<'_>,
+        tables: &mut Tables,
         sink: &mut impl Sink,
     ) -> Tally {
         let mut tally = self.decode(datagrams, known.received_ns, sink);
@@ -87,6 +87,7 @@ impl Observed {
             !is_older && seen.note(flow, known.received_ns, known.seen_max)
         });
         tally.duplicates += (found - flows.len()) as u64;
+        tables.look_ahead_flows(flows);
         for flow in flows.drain(..) {
             let Destroyed::First { counters_final } = self.dumps.destroyed(&flow) else {
                 tally.duplicates += 1;
@@ -97,9 +98,11 @@ impl Observed {
                 sink.lose(shed(&flow, known.received_ns, cause));
                 continue;
             }
-            let Known { received_ns, observer, tables, .. } = *known;
-            let record = attribute(&flow, Sighting::Destroyed, received_ns, observer, tables);
+            let Known { received_ns, observer, .. } = *known;
+            let Joined { record, spent } =
+                attribute(&flow, Sighting::Destroyed, received_ns, observer, tables);
             sink.record(&FlowRecord { counters_final, ..record });
+            tables.forget(spent);
         }
         tally
     }
@@ -114,7 +117,7 @@ impl Observed {
         let Some(Record { flow, sighting, at_ns }) = self.dumps.take_record() else { return false };
         // Not before: what the filter asks for may change while dumps follow the entry.
         if self.filter.records(&flow) {
-            sink.record(&attribute(&flow, sighting, at_ns, observer, tables));
+            sink.record(&attribute(&flow, sighting, at_ns, observer, tables).record);
         }
         true
     }

@@ -249,7 +249,7 @@ impl Watched {
     }
 
     /// Makes rows of datagrams.
-    fn take(&mut self, datagrams: &Datagrams<'_>, local: &Local, output: &mut Output) {
+    fn take(&mut self, datagrams: &Datagrams<'_>, local: &mut Local, output: &mut Output) {
         let received_ns = now_ns(ClockId::CLOCK_REALTIME);
         let truncated = datagrams.truncated() as u64;
         if truncated > 0 {
@@ -259,8 +259,8 @@ impl Watched {
         let (since_ns, seen_max) = (self.since_ns(received_ns), self.seen_max());
         let shedding = self.is_shedding.then(|| output.status.cause().unwrap_or(Cause::Overload));
         let observer = self.place.observer(&local.clock.clocks);
-        let known = Known { received_ns, since_ns, observer, tables: &local.tables, seen_max, shedding };
-        let tally = self.observed.take(datagrams.iter(), &known, output);
+        let known = Known { received_ns, since_ns, observer, seen_max, shedding };
+        let tally = self.observed.take(datagrams.iter(), &known, &mut local.tables, output);
         output.counts.tally += tally;
     }
 

@@ -19,7 +19,7 @@ use super::observed::Observed;
 use super::pace::Room;
 use super::said::Doubling;
 use crate::attribution::clocks::Clocks;
-use crate::attribution::join::Observer;
+use crate::attribution::join::{Linger, Observer};
 use crate::causes::one_line;
 use crate::commands::doctor::{Settings, read_settings};
 use crate::connections::ctnetlink::{self, Buffers, Delivery, Listener, Requests};
@@ -64,6 +64,8 @@ pub(super) struct Watch<'f> {
     pub(super) filter: &'f FlowFilter,
     /// Whether what others take away is set right.
     pub(super) keep: bool,
+    /// No other namespace is watched.
+    pub(super) is_only: bool,
 }
 
 /// What all sockets of all namespaces are waited for with.
@@ -134,15 +136,22 @@ pub(super) struct Place {
     netns: u64,
     /// Its cookie, as sockets have it.
     pub(super) netns_cookie: Option<u64>,
+    is_only: bool,
     addresses: LocalAddresses,
     timeouts: Timeouts,
 }
 
 impl Place {
+    /// How long sockets are remembered whose flows are tracked here.
+    pub(super) fn linger(&self) -> Linger {
+        Linger::of(&self.timeouts)
+    }
+
     pub(super) fn observer<'a>(&'a self, clocks: &'a Clocks) -> Observer<'a> {
         Observer {
             netns: self.netns,
             netns_cookie: self.netns_cookie,
+            is_only: self.is_only,
             addresses: self.addresses.known(),
             timeouts: &self.timeouts,
             clocks,
@@ -158,7 +167,7 @@ impl Watched {
         local: &Local,
         sockets: &Sockets,
     ) -> Result<(Self, Settings)> {
-        let Watch { delivery, receive_buffer_bytes, active_interval, filter, keep } = watch;
+        let Watch { delivery, receive_buffer_bytes, active_interval, filter, keep, is_only } = watch;
         let name = namespace.label();
         let (opened, probe, settings) = namespace.run(|| {
             let opened = Requests::open().and_then(|mut requests| {
@@ -181,6 +190,7 @@ impl Watched {
         let place = Place {
             netns: namespace.inode(),
             netns_cookie,
+            is_only,
             addresses: LocalAddresses::default(),
             timeouts: Timeouts::default(),
         };

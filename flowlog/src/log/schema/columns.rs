@@ -5,7 +5,7 @@ use arrow_array::ArrayRef;
 use flowlog_reader::schema::ColumnType;
 
 use super::column::{Definition, Kind as _, NULLABLE, REQUIRED};
-use super::row::{EndRow, FlowRow, known_cookie, known_uid, saturate};
+use super::row::{EndRow, FlowRow, known_cookie, saturate};
 use super::sparse::{Bool, Int32, Int64, Sequence, Time, Unknown};
 use super::text::{Address, Labels, Names, Same, Shared, State, Task};
 use super::values;
@@ -197,10 +197,10 @@ columns! {
     /// Columns of the local process at one end, for both: the ids are those of the initiating and of the responding end.
     EndColumns of EndRow, with ids [u16; 2] {
         [44, 66] attribution: Names, NULLABLE,
-            "how the process is known: socket, endpoint, inherited, closer, seed, raw, ambiguous; NULL: no local process is known",
+            "how the process is known: socket, endpoint, inherited, closer, seed, raw, program, ambiguous; NULL: no local process is known",
             |end| end.method.map(values::attribution);
         [45, 67] pid: Int32, NULLABLE,
-            "thread group id in the initial pid namespace",
+            "thread group id in the initial pid namespace; NULL if attribution is program",
             |end| end.owner.and_then(|owner| owner.tgid.try_into().ok());
         [46, 68] process_start_time: Time, NULLABLE,
             "start of the process; identifies it together with pid, even if the pid is reused",
@@ -210,7 +210,7 @@ columns! {
             |end| end.process.and_then(|process| process.ppid?.try_into().ok());
         [48, 70] uid: Int64, NULLABLE,
             "user id",
-            |end| end.owner.and_then(known_uid);
+            |end| end.uid;
         [49, 71] login_uid: Int64, NULLABLE,
             "audit login uid: who logged in before sudo; NULL: nobody did",
             |end| end.process.and_then(|process| process.login_uid).map(i64::from);
@@ -222,7 +222,7 @@ columns! {
             |end| end.owner.map(|owner| owner.comm);
         [52, 74] exe: Shared, NULLABLE,
             "path of the program that runs, as `/proc/PID/exe` shows it",
-            |end| end.process.and_then(|process| process.exe.as_ref());
+            |end| end.exe;
         [53, 75] cmdline: Shared, NULLABLE,
             "arguments, separated by spaces, secrets masked",
             |end| end.process.and_then(|process| process.cmdline.as_ref()).map(CommandLine::text);
@@ -243,7 +243,7 @@ columns! {
             |end| end.cgroup.and_then(|cgroup| cgroup.pod_uid.as_ref());
         [59, 81] netns_cookie: Int64, NULLABLE,
             "cookie of the socket's network namespace (SO_NETNS_COOKIE)",
-            |end| end.owner.and_then(|owner| known_cookie(owner.netns_cookie));
+            |end| end.netns_cookie;
         [60, 82] socket_cookie: Int64, NULLABLE.delta(),
             "cookie of the socket (SO_COOKIE)",
             |end| end.socket_cookie.and_then(known_cookie);

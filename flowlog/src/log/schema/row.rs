@@ -1,6 +1,7 @@
 //! What the columns of one flow hold: pure functions from the flow to plain values.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use flowlog_common::Owner;
 use flowlog_reader::run::RunContext;
@@ -74,8 +75,13 @@ impl<'a> FlowRow<'a> {
 #[derive(Default)]
 pub(super) struct EndRow<'a> {
     pub(super) method: Option<Method>,
+    /// The process and its owner, if it is one process.
     pub(super) owner: Option<&'a Owner>,
     pub(super) process: Option<&'a Process>,
+    /// What several processes have in common.
+    pub(super) uid: Option<i64>,
+    pub(super) netns_cookie: Option<i64>,
+    pub(super) exe: Option<&'a Arc<str>>,
     pub(super) origin: Option<&'a Origin>,
     pub(super) cgroup: Option<&'a Cgroup>,
     pub(super) socket_cookie: Option<u64>,
@@ -89,10 +95,14 @@ impl<'a> EndRow<'a> {
             return Self { method: Some(method), ..Self::default() };
         };
         let Holder { owner, process, origin, is_seeded: _ } = holder;
+        let is_one = method != Method::Program;
         Self {
             method: Some(method),
-            owner: Some(owner),
-            process: process.as_deref(),
+            owner: Some(owner).filter(|_| is_one),
+            process: process.as_deref().filter(|_| is_one),
+            uid: known_uid(owner),
+            netns_cookie: known_cookie(owner.netns_cookie),
+            exe: process.as_ref().and_then(|process| process.exe.as_ref()),
             origin: Some(origin),
             cgroup: origin.cgroup.as_deref(),
             socket_cookie: cookie,

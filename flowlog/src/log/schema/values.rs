@@ -42,6 +42,7 @@ pub fn attribution(method: Method) -> &'static str {
         Method::Closer => "closer",
         Method::Seed => "seed",
         Method::Raw => "raw",
+        Method::Program => "program",
         Method::Ambiguous => "ambiguous",
     }
 }

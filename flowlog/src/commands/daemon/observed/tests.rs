@@ -9,7 +9,7 @@ use crate::attribution::addresses::Addresses;
 use crate::attribution::clocks::Clocks;
 use crate::attribution::cmdline::Mode;
 use crate::attribution::ebpf::RingEvent;
-use crate::attribution::lives::Limits;
+use crate::attribution::processes::MEMORY_BYTES;
 use crate::attribution::sockets::mapped;
 use crate::connections::ctnetlink::sets::{CounterAttributes, Timestamps};
 use crate::connections::ctnetlink::uapi::IPCTNL_MSG_CT_DELETE;
@@ -84,7 +84,7 @@ impl Bench {
     fn with(filter: FlowFilter) -> Self {
         Self {
             observed: Observed::new(filter, Seen::new(0), Dumps::new(None)),
-            tables: Tables::new(Limits::default(), Mode::Off),
+            tables: Tables::new(MEMORY_BYTES, Mode::Off),
             addresses: Addresses::always([client()]),
             clocks: Clocks::fixed(OFFSET_NS),
             timeouts: Timeouts::default(),
@@ -133,11 +133,10 @@ impl Bench {
             received_ns: OFFSET_NS + NOW_NS,
             since_ns: OFFSET_NS + SINCE_NS,
             observer: observer(&self.addresses, &self.timeouts, &self.clocks),
-            tables: &self.tables,
             seen_max: 64,
             shedding: self.shedding,
         };
-        self.observed.take(datagrams.iter().map(Vec::as_slice), &known, &mut self.rows)
+        self.observed.take(datagrams.iter().map(Vec::as_slice), &known, &mut self.tables, &mut self.rows)
     }
 
     fn take_dumped(&mut self) -> bool {
@@ -147,7 +146,7 @@ impl Bench {
 }
 
 fn observer<'a>(addresses: &'a Addresses, timeouts: &'a Timeouts, clocks: &'a Clocks) -> Observer<'a> {
-    Observer { netns: NETNS, netns_cookie: Some(NETNS_COOKIE), addresses, timeouts, clocks }
+    Observer { netns: NETNS, netns_cookie: Some(NETNS_COOKIE), is_only: true, addresses, timeouts, clocks }
 }
 
 fn client() -> IpAddr {

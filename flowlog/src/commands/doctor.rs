@@ -6,6 +6,7 @@
 
 mod fix;
 mod host;
+mod memory;
 mod table;
 mod tracking;
 
@@ -23,6 +24,7 @@ use crate::host::namespace::Namespace;
 
 pub use fix::{Fixed, add_rules, fix};
 pub use host::check_host;
+pub use memory::check_memory;
 pub use table::check_table;
 pub use tracking::{Settings, check_namespace, read_settings};
 
@@ -99,6 +101,7 @@ pub fn run(args: &DoctorArgs) -> Result<bool> {
         let checked = namespace.run(|| {
             let mut checked = check_namespace(namespace.name());
             checked.push(check_table(&name, output));
+            checked.push(check_memory());
             checked
         })?;
         findings.extend(checked.into_iter().map(|finding| Finding { netns: Some(name.clone()), ..finding }));

@@ -56,6 +56,8 @@ mod commands;
 mod containers;
 /// Sockets without a connection: UDP, ping, raw.
 mod datagrams;
+/// A user who opens sockets without end.
+mod flood;
 /// A server of Go.
 mod go_server;
 /// Sockets that one process makes and another uses.

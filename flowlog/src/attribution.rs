@@ -31,7 +31,7 @@ pub mod cmdline;
 
 pub mod processes;
 
-pub(crate) mod slots;
+pub mod slots;
 
 pub mod holders;
 

@@ -83,6 +83,7 @@ pub(crate) fn play(words: &[&str]) {
         ["pass-on", kind, at] => handover::pass_on(kind, at),
         ["take-and-connect", at, to] => handover::take_and_connect(at, to.parse().unwrap()),
         ["udp-connect", to] => datagram::connect(to.parse().unwrap()),
+        ["udp-flood", to, sockets] => datagram::flood(to.parse().unwrap(), sockets.parse().unwrap()),
         ["udp-send", to] => datagram::send(to.parse().unwrap()),
         ["udp-send-from", port, to] => datagram::send_from(port.parse().unwrap(), to.parse().unwrap()),
         ["udp-listen", at] => datagram::listen(at.parse().unwrap()),

@@ -15,6 +15,15 @@ pub(super) fn connect(to: SocketAddr) {
     tell(&format!("port {}", socket.local_addr().unwrap().port()));
 }
 
+/// Does the same again and again, as fast as it goes, whether somebody listens or not.
+pub(super) fn flood(to: SocketAddr, sockets: u32) {
+    for _ in 0..sockets {
+        let socket = UdpSocket::bind((unspecified(to.ip()), 0)).unwrap();
+        socket.connect(to).unwrap();
+        let _ = socket.send(b"request");
+    }
+}
+
 /// Sends from a socket that is bound by the send.
 pub(super) fn send(to: SocketAddr) {
     let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None).unwrap();

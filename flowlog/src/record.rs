@@ -141,10 +141,22 @@ impl<'a> Attribution<'a> {
 }
 
 impl Attribution<'_> {
-    /// Whether both are the same socket and process, known in the same way.
+    /// Whether both are the same process, known in the same way.
     pub fn is_same(&self, other: &Self) -> bool {
         let holder = |known: &Self| known.end.map(|end| std::ptr::from_ref(end.holder));
         self.method == other.method && holder(self) == holder(other)
+    }
+
+    /// The same process, without what is of one socket alone.
+    pub fn without_socket(self) -> Self {
+        let end = self.end.map(|end| End { cookie: None, stats: None, closed_ns: None, ..end });
+        Self { end, ..self }
+    }
+
+    /// The same process, with what is of one socket alone if both are this one.
+    pub fn or_other_socket(self, other: &Self) -> Self {
+        let cookie = |known: &Self| known.end.and_then(|end| end.cookie);
+        if cookie(&self) == cookie(other) { self } else { self.without_socket() }
     }
 
     /// Whether it is ambiguous, or the owner was seen: else the socket is older than the daemon.

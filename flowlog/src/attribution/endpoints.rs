@@ -5,9 +5,13 @@
 //! others. [`EndpointTable::find`] takes the one that the kernel would give the packets to, and says
 //! [`FoundEndpoint::Ambiguous`] where several processes could be it.
 
+mod forgotten;
+
 use std::net::IpAddr;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
+
+use self::forgotten::Forgotten;
 
 use crate::attribution::addresses::Presence;
 use crate::attribution::clocks::Moment;
@@ -177,6 +181,7 @@ pub struct EndpointTable {
     lives: Lives<Port, Details>,
     /// More addresses that sockets have sent from, by their cookies.
     more: HashMap<u64, Vec<[u8; 16]>, foldhash::fast::RandomState>,
+    forgotten: Forgotten,
 }
 
 impl EndpointTable {
@@ -185,6 +190,10 @@ impl EndpointTable {
     pub fn open(&mut self, opened_ns: u64, endpoint: Endpoint, holders: &mut Holders) {
         let Endpoint { cookie, port, holder, seen_addr, is_used, .. } = endpoint;
         let known = self.lives.get(cookie).filter(|_| self.lives.key(cookie) == Some(port));
+        if known.is_none() && self.forgotten.has(cookie) {
+            holders.release(holder);
+            return;
+        }
         // A packet may leave after its socket was closed: that begins no other life.
         if let Some(known) = known
             && known.value.has(Details::SHARED) == endpoint.is_shared
@@ -272,8 +281,9 @@ impl EndpointTable {
     pub fn expire(&mut self, now_ns: u64, linger_ns: impl Fn(Protocol) -> u64, holders: &mut Holders) {
         let shortest_ns = linger_ns(Protocol::UDP);
         self.lives.expire(now_ns, shortest_ns, |port| linger_ns(port.protocol), holders);
+        self.forgotten.expire(now_ns.saturating_sub(shortest_ns));
         if self.more.len() > 2 * MAX_SEEN {
-            let Self { lives, more } = self;
+            let Self { lives, more, .. } = self;
             more.retain(|cookie, _| lives.get(*cookie).is_some());
         }
     }
@@ -299,7 +309,9 @@ impl EndpointTable {
 
     /// As [`Lives::evict`].
     pub(crate) fn evict(&mut self, group: GroupId, holders: &mut Holders) -> bool {
-        self.lives.evict(group, 0, holders)
+        let Some((port, life)) = self.lives.evict(group, 0, holders) else { return false };
+        self.forgotten.add(port, &life);
+        true
     }
 
     /// How many sockets this group has.
@@ -373,12 +385,13 @@ impl EndpointTable {
             return FoundEndpoint::None;
         };
         let fitting = || candidates().filter(move |(fit, _)| *fit == best).map(|(_, life)| life);
+        let is_used = |life: &Life<Details>| life.value.has(Details::USED);
         // Who only bound a socket that another uses has handed it over.
-        let handed_over = |one: &Life<Details>| {
-            let is_user =
-                |other: &Life<Details>| other.cookie == one.cookie && other.value.has(Details::USED);
-            !one.value.has(Details::USED) && fitting().any(|other| is_user(&other))
-        };
+        let mut used = HashSet::<u64, foldhash::fast::RandomState>::default();
+        if !fitting().all(|life| is_used(&life)) {
+            used.extend(fitting().filter(is_used).map(|life| life.cookie));
+        }
+        let handed_over = |one: &Life<Details>| !is_used(one) && used.contains(&one.cookie);
         let mut found = FoundEndpoint::None;
         let mut is_certain = false;
         for life in fitting().filter(|life| !handed_over(life)) {
@@ -399,7 +412,11 @@ impl EndpointTable {
             };
             is_certain |= had_port(&life, wanted.span, transit_ns);
         }
+        // One that was connected to the peer would have been preferred.
+        let is_hidden =
+            || best < Fit::Peer && self.forgotten.may_be(wanted.port, wanted.peer, &wanted.span, transit_ns);
         match found {
+            FoundEndpoint::One(..) | FoundEndpoint::Program(_) if is_hidden() => FoundEndpoint::Ambiguous,
             // Nobody else can have had the port, but it may have been nobody's.
             FoundEndpoint::One(..) | FoundEndpoint::Program(_) if !is_certain => FoundEndpoint::Ambiguous,
             found => found,

@@ -121,7 +121,7 @@ impl Holders {
     /// One use more.
     pub(crate) fn keep(&mut self, id: HolderId) -> HolderId {
         if let Some(entry) = self.entry_mut(id) {
-            entry.uses += 1;
+            entry.uses = entry.uses.saturating_add(1);
         }
         id
     }
@@ -129,6 +129,10 @@ impl Holders {
     /// One use less.
     pub fn release(&mut self, id: HolderId) {
         let Some(entry) = self.entry_mut(id) else { return };
+        // What has been used so often stays.
+        if entry.uses == u32::MAX {
+            return;
+        }
         entry.uses = entry.uses.saturating_sub(1);
         if entry.uses == 0 {
             self.remove(id);

@@ -208,7 +208,11 @@ impl Tables {
                 // Nobody was seen to make its listener: only now it is known where it is.
                 let owner = Owner { netns_cookie, ..*owner };
                 let holder = Holder { owner, process: process.clone(), origin: origin.clone(), is_seeded };
-                life.holder = self.holders.intern(holder, header.time_ns);
+                let holder = self.holders.intern(holder, header.time_ns);
+                if holder == life.holder {
+                    self.holders.release(holder);
+                }
+                life.holder = holder;
             }
             let Self { sockets, holders, .. } = self;
             let is_known =
@@ -242,7 +246,7 @@ impl Tables {
         };
         match role {
             Role::Connection(ends) => match sockets.get(cookie) {
-                Some(known) if is_unclaimed(known.holder) => {
+                Some(known) if known.holder != holder && is_unclaimed(known.holder) => {
                     sockets.replace(Life { holder, ..known }, holders);
                 }
                 Some(_) => holders.release(holder),
@@ -252,7 +256,7 @@ impl Tables {
                 }
             },
             Role::Endpoint { port, bound_addr, peer } => match endpoints.get(cookie) {
-                Some(known) if is_unclaimed(known.holder) => {
+                Some(known) if known.holder != holder && is_unclaimed(known.holder) => {
                     endpoints.replace(Life { holder, ..known }, holders);
                 }
                 Some(_) => holders.release(holder),
@@ -480,7 +484,7 @@ fn end<'a>(
     // If the clock was set back there are several times at which the flow may have started.
     let found = starts.map(|start| end_at(tuples, Span { start: Some(start), ..span }, observer, tables));
     let found = found.reduce(|(one, _), (other, _)| match (one, other) {
-        (Some(one), Some(other)) if one.is_same(&other) => (Some(one), None),
+        (Some(one), Some(other)) if one.is_same(&other) => (Some(one.or_other_socket(&other)), None),
         (Some(_), Some(_)) => (Some(Attribution::AMBIGUOUS), None),
         (one, other) => (one.or(other), None),
     });
@@ -512,12 +516,7 @@ fn end_at<'a>(
             Found::One(life, number) => {
                 (Some(of_socket(&life, tables)), span.spends(&life).then_some(Spent::Socket(number)))
             }
-            Found::Process(life) => {
-                let Attribution { method, end } = of_socket(&life, tables);
-                // Of several sockets, what is of one alone is not known.
-                let end = end.map(|end| End { cookie: None, stats: None, closed_ns: None, ..end });
-                (Some(Attribution { method, end }), None)
-            }
+            Found::Process(life) => (Some(of_socket(&life, tables).without_socket()), None),
             Found::Program(life) => {
                 let (_, holder) = holder_of(&life, &tables.holders);
                 (Some(of_program(holder, tables)), None)
@@ -532,7 +531,9 @@ fn end_at<'a>(
         presence: observer.presence(own.src, span),
         span,
     };
-    let spent = Some(Spent::Endpoints(wanted));
+    // Without ports there may be several flows between two hosts.
+    let has_ports = number != 0 || peer_port != 0;
+    let spent = has_ports.then_some(Spent::Endpoints(wanted));
     let found = match tables.endpoints.find(wanted, &tables.holders) {
         FoundEndpoint::None => return (by_hand::attribution(raw(), tables), None),
         FoundEndpoint::Ambiguous => return (Some(Attribution::AMBIGUOUS), spent),

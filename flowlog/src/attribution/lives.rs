@@ -23,7 +23,8 @@ use crate::attribution::slots::{NO_SLOT, Packed, Slots};
 /// How many lives of one key are looked through. A socket of a crowded port costs each flow of the port so much.
 const MAX_LOOKED_THROUGH: usize = 4096;
 
-/// How many are looked through for one that is open: new ones come first.
+/// How many are looked through for one that is open. If there are more, an end that was not seen may stay unknown, which
+/// makes two lives with the key ambiguous.
 const MAX_LOOKED_THROUGH_FOR_OPEN: usize = 256;
 
 /// How many closed lives are found by their cookie at least, of those of which no more is told.
@@ -114,10 +115,7 @@ impl<K: Copy + Eq + Hash, T: Kept> Lives<K, T> {
     /// The socket has this key from now on; a life that it had before ends. The holder is used by the life from here on.
     pub fn open(&mut self, key: K, life: Life<T>, holders: &mut Holders) {
         let Life { opened_ns, closed_ns, cookie, holder, value } = life;
-        if let Some(former) = self.number_of(cookie) {
-            self.end(former, opened_ns, true, holders);
-            self.unlink_cookie(former);
-        }
+        self.supersede(cookie, opened_ns, holders);
         let slot = Slot {
             opened_ns: Packed::new(opened_ns),
             closed_ns: Packed::new(closed_ns.unwrap_or(OPEN)),
@@ -143,6 +141,14 @@ impl<K: Copy + Eq + Hash, T: Kept> Lives<K, T> {
         if self.with_cookie > 2 * self.by_cookie.len() {
             let first = self.by_cookie.grow();
             self.relink_cookies(first);
+        }
+    }
+
+    /// The socket has another key since `at_ns`, here or elsewhere: its cookie stands for that life.
+    pub fn supersede(&mut self, cookie: u64, at_ns: u64, holders: &Holders) {
+        if let Some(former) = self.number_of(cookie) {
+            self.end(former, at_ns, true, holders);
+            self.unlink_cookie(former);
         }
     }
 
@@ -296,8 +302,12 @@ impl<K: Copy + Eq + Hash, T: Kept> Lives<K, T> {
         before - self.slots.len()
     }
 
-    /// Forgets a life, by its number.
+    /// Forgets a life, by its number, if it is there.
     pub fn forget(&mut self, number: u32, holders: &mut Holders) {
+        // A socket that is connected to itself is both ends of its flow.
+        if !self.slots.is_used(number) {
+            return;
+        }
         self.unlist(number, holders);
         self.unlink_cookie(number);
         self.unlink_key(number);
@@ -310,24 +320,27 @@ impl<K: Copy + Eq + Hash, T: Kept> Lives<K, T> {
         self.relink_keys(first);
     }
 
-    /// Forgets a life of this group early, and says whether there was one: first the one that closed longest ago, if it
+    /// Forgets a life of this group early, and gives it: first the one that closed longest ago, if it
     /// did so before `overdue_ns`, as its flow has ended, too; then those that closed or opened last. So who opens
     /// very many sockets does not make nameless what it did before.
-    pub(crate) fn evict(&mut self, group: GroupId, overdue_ns: u64, holders: &mut Holders) -> bool {
-        let Some(Lists { open, closed, .. }) = self.groups.get(group.0 as usize).copied() else {
-            return false;
-        };
+    pub(crate) fn evict(
+        &mut self,
+        group: GroupId,
+        overdue_ns: u64,
+        holders: &mut Holders,
+    ) -> Option<(K, Life<T>)> {
+        let Lists { open, closed, .. } = self.groups.get(group.0 as usize).copied()?;
         let first = self.slots.get(closed.first);
         let is_overdue = first.is_some_and(|slot| slot.closed_ns.get() < overdue_ns);
         let number = match (first, is_overdue) {
             (Some(_), true) => closed.first,
             (Some(_), false) => closed.last,
-            (None, _) if open.last != NO_SLOT => open.last,
-            (None, _) => return false,
+            (None, _) => open.last,
         };
+        let evicted = self.slots.get(number).map(|slot| (slot.key, slot.life()))?;
         self.forget(number, holders);
         self.evicted += 1;
-        true
+        Some(evicted)
     }
 
     /// How many lives this group has.

@@ -114,7 +114,7 @@ impl RawSockets {
 
     /// As [`Lives::evict`].
     pub(crate) fn evict(&mut self, group: GroupId, holders: &mut Holders) -> bool {
-        self.sockets.evict(group, 0, holders)
+        self.sockets.evict(group, 0, holders).is_some()
     }
 
     /// How many sockets this group has.

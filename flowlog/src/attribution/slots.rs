@@ -115,6 +115,12 @@ impl<S> Slots<S> {
         self.chunks.get(chunk)?.as_ref()?.slots.get(at)
     }
 
+    /// Whether this number is used.
+    pub(crate) fn is_used(&self, number: u32) -> bool {
+        let (chunk, at) = place(number);
+        self.chunks.get(chunk).and_then(Option::as_ref).is_some_and(|chunk| chunk.is_used(at))
+    }
+
     /// As [`Slots::get`].
     pub(crate) fn get_mut(&mut self, number: u32) -> Option<&mut S> {
         let (chunk, at) = place(number);

@@ -268,9 +268,16 @@ impl SocketTable {
     /// The socket has its tuple. The holder is used by it from here on; its owner took the socket at `owned_ns`, 0 if that is
     /// not known.
     pub fn open(&mut self, ends: Ends, owned_ns: u64, life: Life<Socket>, holders: &mut Holders) {
+        // A socket of IPv6 may connect over IPv4 first, and then not.
         match ends.key() {
-            Key::V4(key) => open(&mut self.v4, key, owned_ns, life, holders),
-            Key::V6(key) => open(&mut self.v6, key, owned_ns, life, holders),
+            Key::V4(key) => {
+                self.v6.supersede(life.cookie, life.opened_ns, holders);
+                open(&mut self.v4, key, owned_ns, life, holders);
+            }
+            Key::V6(key) => {
+                self.v4.supersede(life.cookie, life.opened_ns, holders);
+                open(&mut self.v6, key, owned_ns, life, holders);
+            }
         }
     }
 
@@ -339,9 +346,9 @@ impl SocketTable {
     /// As [`Lives::evict`], of the family of which the group has more.
     pub(crate) fn evict(&mut self, group: GroupId, overdue_ns: u64, holders: &mut Holders) -> bool {
         if self.v4.len_of(group) >= self.v6.len_of(group) {
-            self.v4.evict(group, overdue_ns, holders)
+            self.v4.evict(group, overdue_ns, holders).is_some()
         } else {
-            self.v6.evict(group, overdue_ns, holders)
+            self.v6.evict(group, overdue_ns, holders).is_some()
         }
     }
 
@@ -558,12 +565,17 @@ impl Wanted<'_> {
             };
             life.opened_ns <= latest_ns && start_ns <= slack(ended_ns(life))
         };
-        let holder = |life: &Life<Socket>| self.holders.get(holder_of(life, self.holders).1);
-        let known = holder(&certain);
-        let others = || lives().filter(|(_, life)| may_be(life)).map(|(_, life)| holder(&life));
-        if others().all(|other| std::ptr::eq(known, other) || known.is_same(other)) {
+        let (how, known) = holder_of(&certain, self.holders);
+        let others =
+            || lives().filter(|(_, life)| may_be(life)).map(|(_, life)| holder_of(&life, self.holders));
+        let [is_same, is_same_program] = [Holder::is_same, Holder::is_same_program].map(|is_same| {
+            move |other: HolderId| known == other || is_same(self.holders.get(known), self.holders.get(other))
+        });
+        // Who owns a listener need not be who accepted; who closed is.
+        let is_sure = |how: Method| matches!(how, Method::Socket | Method::Closer);
+        if others().all(|(other_how, other)| other_how == how && is_same(other)) {
             Found::Process(certain)
-        } else if others().all(|other| known.is_same_program(other)) {
+        } else if others().all(|(how, other)| is_sure(how) && is_same_program(other)) {
             Found::Program(certain)
         } else {
             Found::Ambiguous

@@ -241,3 +241,24 @@ fn a_port_that_is_used_again_is_told_apart_by_time() {
     table.open(190_000_000, endpoint(2, 20, HOST, "0.0.0.0"));
     assert_eq!(find(&table, &wanted("10.0.0.1")), Some((20, Some(2))));
 }
+
+/// Two programs share a port; of one no more is known, since the tables were full.
+#[test]
+fn what_was_forgotten_early_may_have_been_it() {
+    let local = Told { is_used: true, ..endpoint(1, 10, HOST, "0.0.0.0") };
+    let mut other = endpoint(2, 20, HOST, "10.0.0.1");
+    other.peer = Some(wanted("10.0.0.1").peer);
+    let mut table = table([local, other]);
+    table.close(2, 250_000_000);
+    assert_eq!(find(&table, &wanted("10.0.0.1")), Some((20, Some(2))));
+    let group = table.holders.group(table.endpoints.get(2).unwrap().holder);
+    assert!(table.endpoints.evict(group, &mut table.holders));
+    assert_eq!(find(&table, &wanted("10.0.0.1")), Some((-1, None)));
+    let elsewhere = Wanted { peer: (addr("192.0.2.9"), 4000), ..wanted("10.0.0.1") };
+    assert_eq!(find(&table, &elsewhere), Some((10, Some(1))), "it was connected to another peer");
+    let later = Span { start: Some(Moment::exact(260_000_000)), ..wanted("10.0.0.1").span };
+    assert_eq!(find(&table, &Wanted { span: later, ..wanted("10.0.0.1") }), Some((10, Some(1))));
+    // A packet that had to wait leaves now.
+    table.open(300_000_000, endpoint(2, 20, HOST, "10.0.0.1"));
+    assert!(table.endpoints.get(2).is_none());
+}

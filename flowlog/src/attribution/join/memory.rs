@@ -1,5 +1,7 @@
 //! How much is remembered of sockets, how long, and what is forgotten first; and how memory is waited for.
 
+use std::cmp::Reverse;
+
 use super::{Spent, Tables, ends};
 use crate::attribution::ebpf::RingEvent;
 use crate::attribution::holders::GroupId;
@@ -132,13 +134,20 @@ impl Tables {
             return;
         }
         let wanted = self.memory_bytes - self.memory_bytes / FORGOTTEN_PART;
-        while self.bytes() > wanted {
-            let most = self.holders.groups().max_by_key(|group| self.len_of(*group));
-            let Some(group) = most.filter(|group| self.len_of(*group) > 0) else { return };
-            // Until others have as many, or there is room.
-            let next = self.holders.groups().filter(|other| *other != group);
-            let fair = next.map(|other| self.len_of(other)).max().unwrap_or(0);
-            while self.bytes() > wanted && self.evict(group, now_ns) && self.len_of(group) >= fair {}
+        let groups = self.holders.groups().map(|group| (self.len_of(group), group));
+        let mut groups: Vec<(usize, GroupId)> = groups.filter(|(len, _)| *len > 0).collect();
+        groups.sort_unstable_by_key(|(len, _)| Reverse(*len));
+        for at in 0..groups.len() {
+            // Those that have most, until they have as many as the next.
+            let level = groups.get(at + 1).map_or(0, |(len, _)| *len);
+            let Some((largest, _)) = groups.split_at_checked(at + 1) else { return };
+            if largest.last().is_some_and(|(len, _)| *len == level) {
+                continue;
+            }
+            while largest.iter().fold(false, |has_evicted, (_, group)| {
+                let is_due = self.bytes() > wanted && self.len_of(*group) > level;
+                is_due && self.evict(*group, now_ns) || has_evicted
+            }) {}
         }
     }
 

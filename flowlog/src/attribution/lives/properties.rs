@@ -201,7 +201,7 @@ proptest! {
                         holders.get(life.holder).owner.uid == known.uid
                     }).unwrap().1.holder);
                     let overdue_ns = now_ns.saturating_sub(overdue);
-                    assert!(lives.evict(group, overdue_ns, &mut holders));
+                    assert!(lives.evict(group, overdue_ns, &mut holders).is_some());
                     let at = model.evicted(known.uid, overdue_ns).unwrap();
                     model.known.remove(at);
                 }

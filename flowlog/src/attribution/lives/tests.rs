@@ -40,7 +40,7 @@ impl Table {
         let of_user = |life: &Life<()>| self.holders.get(life.holder).owner.uid == uid;
         let Some(life) = self.lives.all().find(of_user) else { return false };
         let group = self.holders.group(life.holder);
-        self.lives.evict(group, overdue_ns, &mut self.holders)
+        self.lives.evict(group, overdue_ns, &mut self.holders).is_some()
     }
 
     /// When the lives with this key began.
@@ -150,4 +150,17 @@ fn of_too_many_with_one_key_it_is_said_that_they_are_too_many() {
     table.open(most, 7, most);
     assert_eq!(table.lives.count(&7), None);
     assert_eq!(table.lives.with_key(7).count(), MAX_LOOKED_THROUGH);
+}
+
+/// Its tuple is the one of both ends of its flow.
+#[test]
+fn what_is_forgotten_twice_is_forgotten_once() {
+    let mut table = Table::default();
+    table.open(1, 7, 100);
+    table.open(2, 7, 200);
+    let (number, _) = table.lives.with_key(7).find(|(_, life)| life.cookie == 1).unwrap();
+    table.lives.forget(number, &mut table.holders);
+    table.lives.forget(number, &mut table.holders);
+    assert_eq!((table.opened(7), table.lives.len()), (vec![200], 1));
+    assert!(table.evict(1, 0) && table.lives.is_empty());
 }

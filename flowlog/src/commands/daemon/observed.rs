@@ -102,7 +102,10 @@ impl Observed {
             let Joined { record, spent } =
                 attribute(&flow, Sighting::Destroyed, received_ns, observer, tables);
             sink.record(&FlowRecord { counters_final, ..record });
-            tables.forget(spent);
+            // What dumps told of it may still have to be joined.
+            if !self.dumps.has_records() {
+                tables.forget(spent);
+            }
         }
         tally
     }

@@ -30,7 +30,8 @@ const REMEMBERED_DUMPS: u32 = 30;
 /// How many entries are followed at most; one takes some 340 bytes.
 const MAX_FOLLOWED: usize = 1 << 18;
 
-/// To ask for one entry takes three system calls, and costs as much as to list some entries: at most so many.
+/// To ask for one entry takes three system calls, and costs as much as to list so many: 8.7 us and 2.4 us of the daemon,
+/// measured with 200 000 entries on Linux 6.18.
 const LISTED_PER_ASKED: usize = 4;
 
 /// Which entries a dump follows that were not known before. The first dump follows all.

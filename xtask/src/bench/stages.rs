@@ -53,7 +53,7 @@ pub(super) fn encode(_: &Options, _: &Interrupt) -> Result<Report> {
     })
 }
 
-/// Measures the bytes of a flow, and of each column.
+/// Measures the bytes of a flow, of each column, and of files of few rows.
 ///
 /// # Errors
 ///
@@ -74,15 +74,28 @@ pub(super) fn size(options: &Options, _: &Interrupt) -> Result<Report> {
     let row = |(name, part): (&str, f64)| {
         vec![Cell::Text(name.to_owned()), Cell::Figure(part / rows, 3), Cell::Figure(part / bytes * 100.0, 1)]
     };
+    let of_few = |file: &Value| {
+        let (rows, bytes) = (figure(file, "/rows")?, figure(file, "/bytes")?);
+        anyhow::Ok(vec![Cell::Figure(rows, 0), Cell::Figure(bytes, 0), Cell::Figure(bytes / rows, 1)])
+    };
+    let few_rows = said.get("few_rows").and_then(Value::as_array).context("found no `few_rows`")?;
     let with_process = figure(&said, "/with_process")? / rows * 100.0;
     Ok(Report {
         name: "size",
-        sections: vec![Section {
-            title: format!("{rows} flows of the realistic mix, {with_process:.0} % with a local process"),
-            key: "columns".into(),
-            columns: &["column", "bytes_per_flow", "percent"],
-            rows: parts.into_iter().map(row).collect(),
-        }],
+        sections: vec![
+            Section {
+                title: format!("{rows} flows of the realistic mix, {with_process:.0} % with a local process"),
+                key: "columns".into(),
+                columns: &["column", "bytes_per_flow", "percent"],
+                rows: parts.into_iter().map(row).collect(),
+            },
+            Section {
+                title: "Files of few rows, as hosts have where little happens".to_owned(),
+                key: "few_rows".into(),
+                columns: &["rows", "bytes", "bytes_per_flow"],
+                rows: few_rows.iter().map(of_few).collect::<Result<_>>()?,
+            },
+        ],
     })
 }
 

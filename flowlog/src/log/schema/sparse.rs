@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::{ArrayBuilder, BooleanBuilder, PrimitiveBuilder};
+use arrow_array::builder::BooleanBuilder;
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{ArrayRef, ArrowPrimitiveType, Int32Array, Int64Array, PrimitiveArray, new_null_array};
-
+use arrow_buffer::{BooleanBuffer, NullBuffer};
 use flowlog_reader::schema::ColumnType;
 
 use super::column::{Kind, in_files};
 use super::text::dictionary;
+
+const WORD_BITS: usize = 64;
 
 /// Integers of 32 bits.
 pub(super) type Int32 = Sparse<Int32Type>;
@@ -20,43 +22,81 @@ pub(super) type Int64 = Sparse<Int64Type>;
 /// Microseconds since 1970.
 pub(super) type Time = Sparse<TimestampMicrosecondType>;
 
-/// A builder to which a NULL costs a count. Most columns of most batches have nothing else.
+/// A builder to which a NULL costs a count: most columns of most batches have nothing else. Those that always have a
+/// value cost no bits.
 #[derive(Debug)]
 pub(super) struct Sparse<T: ArrowPrimitiveType> {
-    builder: PrimitiveBuilder<T>,
-    /// NULLs after the last value, not in the builder yet.
+    /// Of each row up to the last one with a value. A NULL is 0.
+    values: Vec<T::Native>,
+    /// A bit for each of them that is no NULL, from the lowest. Empty as long as there was no NULL.
+    valid: Vec<u64>,
+    /// NULLs after the last value.
     nulls: usize,
 }
 
 impl<T: ArrowPrimitiveType> Default for Sparse<T> {
     fn default() -> Self {
-        // Without capacity: a batch of few rows, as an idle host makes each second, does not carry
-        // buffers for many.
-        Self { builder: PrimitiveBuilder::with_capacity(0), nulls: 0 }
+        Self { values: Vec::new(), valid: Vec::new(), nulls: 0 }
     }
 }
 
 impl<T: ArrowPrimitiveType> Sparse<T> {
+    #[inline]
     pub(super) fn append(&mut self, value: Option<T::Native>) {
-        match value {
-            Some(value) => {
-                if self.nulls > 0 {
-                    self.builder.append_nulls(std::mem::take(&mut self.nulls));
-                }
-                self.builder.append_value(value);
-            }
-            None => self.nulls += 1,
+        let Some(value) = value else {
+            self.nulls += 1;
+            return;
+        };
+        if self.nulls > 0 {
+            self.fill();
         }
+        if !self.valid.is_empty() {
+            let place = self.values.len() % WORD_BITS;
+            match self.valid.last_mut().filter(|_| place > 0) {
+                Some(word) => *word |= 1 << place,
+                None => self.valid.push(1),
+            }
+        }
+        self.values.push(value);
+    }
+
+    /// Appends the NULLs that wait.
+    fn fill(&mut self) {
+        let Self { values, valid, nulls } = self;
+        let rows = values.len();
+        if valid.is_empty() {
+            valid.resize(rows.div_ceil(WORD_BITS), u64::MAX);
+            if let Some(last) = valid.last_mut().filter(|_| !rows.is_multiple_of(WORD_BITS)) {
+                *last = (1 << (rows % WORD_BITS)) - 1;
+            }
+        }
+        let rows = rows + std::mem::take(nulls);
+        values.resize(rows, T::Native::default());
+        valid.resize(rows.div_ceil(WORD_BITS), 0);
     }
 
     /// The column, or `None` where it has no value at all.
     pub(super) fn finish_known(&mut self) -> Option<PrimitiveArray<T>> {
-        let nulls = std::mem::take(&mut self.nulls);
-        if self.builder.is_empty() {
+        if self.values.is_empty() {
+            self.nulls = 0;
             return None;
         }
-        self.builder.append_nulls(nulls);
-        Some(self.builder.finish())
+        if self.nulls > 0 {
+            self.fill();
+        }
+        let rows = self.values.len();
+        // The next batch has about as many. One that has few, as an idle host makes each second, does not carry room
+        // for many.
+        let mut values = std::mem::replace(&mut self.values, Vec::with_capacity(rows));
+        if values.capacity() / 2 > rows {
+            values.shrink_to_fit();
+        }
+        let valid = std::mem::take(&mut self.valid);
+        let nulls = (!valid.is_empty()).then(|| {
+            let words: Vec<u64> = valid.into_iter().map(u64::to_le).collect();
+            NullBuffer::new(BooleanBuffer::new(words.into(), 0, rows))
+        });
+        Some(PrimitiveArray::new(values.into(), nulls))
     }
 }
 

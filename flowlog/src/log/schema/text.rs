@@ -157,7 +157,8 @@ impl<K: Copy + Eq + Hash> Keyed<K> {
 
     /// Appends the text of `key`. `write` appends exactly one value; it is called where the batch has
     /// not seen the key.
-    fn append(&mut self, key: K, write: impl FnOnce(&mut StringBuilder)) {
+    /// Returns its place among them.
+    fn append(&mut self, key: K, write: impl FnOnce(&mut StringBuilder)) -> i32 {
         let value = match self.last {
             Some((last, value)) if last == key => value,
             _ => *self.seen.entry(key).or_insert_with(|| {
@@ -167,6 +168,12 @@ impl<K: Copy + Eq + Hash> Keyed<K> {
             }),
         };
         self.last = Some((key, value));
+        self.keys.append(Some(value));
+        value
+    }
+
+    /// Appends a value that the batch has.
+    fn append_known(&mut self, value: i32) {
         self.keys.append(Some(value));
     }
 
@@ -185,8 +192,12 @@ pub(super) struct Address(Keyed<IpAddr>);
 impl Address {
     pub(super) fn append(&mut self, addr: Option<IpAddr>) {
         match addr {
-            Some(IpAddr::V4(v4)) => self.0.append(v4.into(), |values| append_v4(values, v4)),
-            Some(addr) => self.0.append(addr, |values| append_formatted(values, format_args!("{addr}"))),
+            Some(IpAddr::V4(v4)) => {
+                self.0.append(v4.into(), |values| append_v4(values, v4));
+            }
+            Some(addr) => {
+                self.0.append(addr, |values| append_formatted(values, format_args!("{addr}")));
+            }
             None => self.0.append_null(),
         }
     }
@@ -245,22 +256,45 @@ fn comm(raw: &[u8; COMM_LEN]) -> Option<&[u8]> {
     raw.split(|&byte| byte == 0).next().filter(|name| !name.is_empty())
 }
 
+/// How many texts of a column are found without hashing, if no other is in their place.
+const RECENT: usize = 64;
+
 /// A text column of shared texts, known by the identity of their allocation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shared {
     column: Keyed<usize>,
     /// Keeps the allocations of the batch, so that no address is used for another text.
     alive: Vec<Arc<str>>,
+    /// Addresses that the batch has, and their values. No text is at 0.
+    recent: [(usize, i32); RECENT],
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { column: Keyed::default(), alive: Vec::new(), recent: [(0, 0); RECENT] }
+    }
 }
 
 impl Shared {
     pub(super) fn append(&mut self, text: Option<&Arc<str>>) {
         let Some(text) = text else { return self.column.append_null() };
-        self.column.append(Arc::as_ptr(text).cast::<u8>().addr(), |values| {
+        let address = Arc::as_ptr(text).cast::<u8>().addr();
+        let mut unplaced = (0, 0);
+        let recent = self.recent.get_mut(place(address)).unwrap_or(&mut unplaced);
+        if recent.0 == address {
+            return self.column.append_known(recent.1);
+        }
+        let value = self.column.append(address, |values| {
             values.append_value(text);
             self.alive.push(Arc::clone(text));
         });
+        *recent = (address, value);
     }
+}
+
+/// Where the address would be among [`RECENT`] ones: its bits, mixed by a multiplication (Fibonacci hashing).
+fn place(address: usize) -> usize {
+    address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (usize::BITS - RECENT.ilog2())
 }
 
 impl Kind for Shared {
@@ -268,6 +302,7 @@ impl Kind for Shared {
 
     fn finish(&mut self, unknown: &Unknown) -> ArrayRef {
         self.alive.clear();
+        self.recent = [(0, 0); RECENT];
         self.column.finish(unknown)
     }
 }

@@ -180,8 +180,9 @@ impl Columns {
                 DataType::Boolean => out.extend_from_slice(column.as_boolean().values().sliced().as_slice()),
                 DataType::Dictionary(..) => {
                     let dictionary = column.as_dictionary::<Int32Type>();
-                    write_distances(dictionary.keys().values(), nulls, out);
-                    write_texts(dictionary.values(), out)?;
+                    let texts = dictionary.values();
+                    write_keys(dictionary.keys().values(), nulls, texts.len(), out);
+                    write_texts(texts, out)?;
                 }
                 _ => return Err(EncodeError::Schema),
             }
@@ -247,13 +248,29 @@ fn without_holes(seqs: &[i64]) -> Result<i64, EncodeError> {
 fn write_distances<T: Copy + Into<i64>>(values: &[T], nulls: Option<&NullBuffer>, out: &mut Vec<u8>) {
     let bounds = |(min, max): (i64, i64), value: i64| (min.min(value), max.max(value));
     let all = values.iter().map(|value| (*value).into());
-    let (min, max) = match nulls {
+    let range = match nulls {
         None => all.fold((i64::MAX, i64::MIN), bounds),
         Some(nulls) => {
-            let known = all.zip(nulls).filter(|(_, is_known)| *is_known).map(|(value, _)| value);
-            known.fold((i64::MAX, i64::MIN), bounds)
+            let of_known = nulls.valid_indices().filter_map(|row| values.get(row));
+            of_known.map(|value| (*value).into()).fold((i64::MAX, i64::MIN), bounds)
         }
     };
+    write_distances_within(range, values, nulls, out);
+}
+
+/// The keys of a dictionary with so many texts, which say what the keys can be.
+fn write_keys(keys: &[i32], nulls: Option<&NullBuffer>, texts: usize, out: &mut Vec<u8>) {
+    let max = i64::try_from(texts).unwrap_or(i64::MAX).saturating_sub(1);
+    write_distances_within((0, max), keys, nulls, out);
+}
+
+/// `min` and `max` are what the known values lie between.
+fn write_distances_within<T: Copy + Into<i64>>(
+    (min, max): (i64, i64),
+    values: &[T],
+    nulls: Option<&NullBuffer>,
+    out: &mut Vec<u8>,
+) {
     // The distance of two i64 fits a u64, and so does what is left of it after wrapping around.
     let distance = |value: i64| value.wrapping_sub(min).cast_unsigned();
     let width = match distance(max) {
@@ -270,7 +287,7 @@ fn write_distances<T: Copy + Into<i64>>(values: &[T], nulls: Option<&NullBuffer>
     match nulls {
         None => write_numbers(width, distances, values.len(), out),
         Some(nulls) => {
-            let known = distances.zip(nulls).map(|(distance, is_known)| if is_known { distance } else { 0 });
+            let known = distances.zip(nulls).map(|(distance, is_known)| distance * u64::from(is_known));
             write_numbers(width, known, values.len(), out);
         }
     }

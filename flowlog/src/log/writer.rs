@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! append -> one open file per hour of end_time (staging/)      partition, open_file
-//!               rows gather, are sorted, become a row group    row_group, properties
+//!               rows gather, are sorted, become a row group    row_group, order, properties
+//!               column by column                               columns, numbered, chunk
 //! rotate -> footer, fsync, check, rename, fsync directory      directory
 //! ```
 //!
@@ -14,17 +15,20 @@
 //! No file is empty. Each row given to [`Writer::append`] is published, or counted in exactly one
 //! [`WriteError`]. Nothing happens in `Drop`: what was not published stays in staging without a footer.
 
+mod chunk;
+mod columns;
 mod directory;
 mod error;
 mod gap_file;
 mod hybrid;
+mod numbered;
 mod open_file;
 mod order;
 mod partition;
 mod properties;
 mod published;
 mod row_group;
-mod text_column;
+mod value;
 
 use std::collections::BTreeMap;
 use std::mem;

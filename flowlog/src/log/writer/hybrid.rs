@@ -14,33 +14,44 @@ pub(super) fn width(below: u32) -> u32 {
     u32::BITS - below.saturating_sub(1).leading_zeros()
 }
 
-/// Appends the numbers, each of which has at most so many bits.
-pub(super) fn encode(numbers: &[u32], width: u32, out: &mut Vec<u8>) {
-    let mut rest = numbers;
-    // How many of them stand before the run and are to be packed.
-    let mut packed: usize = 0;
-    for run in numbers.chunk_by(PartialEq::eq) {
-        // A bit-packed run has whole groups where something follows.
-        let fill = packed.next_multiple_of(GROUP) - packed;
-        let repeats = run.len().saturating_sub(fill);
-        if repeats >= GROUP || run.len() == rest.len() {
-            let (before, run) = rest.split_at(packed + fill);
-            let (run, after) = run.split_at(repeats);
-            pack(before, width, out);
-            repeat(run, width, out);
-            rest = after;
-            packed = 0;
+/// Appends the numbers, each of which has at most so many bits. They come as runs: a number, and how often it stands.
+/// Two runs may have the same number.
+pub(super) fn encode(runs: impl IntoIterator<Item = (u32, usize)>, width: u32, out: &mut Vec<u8>) {
+    // What stands before the run and is to be packed.
+    let mut packed: Vec<u32> = Vec::new();
+    let mut runs = merged(runs).peekable();
+    while let Some((number, count)) = runs.next() {
+        // A bit-packed section has whole groups where something follows.
+        let fill = packed.len().next_multiple_of(GROUP) - packed.len();
+        let repeats = count.saturating_sub(fill);
+        let is_all_that_is_left = packed.is_empty() && runs.peek().is_none();
+        if repeats >= GROUP || is_all_that_is_left {
+            packed.extend(iter::repeat_n(number, fill));
+            pack(&packed, width, out);
+            packed.clear();
+            repeat(number, repeats, width, out);
         } else {
-            packed += run.len();
+            packed.extend(iter::repeat_n(number, count));
         }
     }
-    pack(rest, width, out);
+    pack(&packed, width, out);
+}
+
+/// The same numbers, with neighbours of one number as one run.
+fn merged(runs: impl IntoIterator<Item = (u32, usize)>) -> impl Iterator<Item = (u32, usize)> {
+    let mut runs = runs.into_iter().peekable();
+    iter::from_fn(move || {
+        let (number, mut count) = runs.next()?;
+        while let Some((_, more)) = runs.next_if(|(next, _)| *next == number) {
+            count += more;
+        }
+        Some((number, count))
+    })
 }
 
 /// Appends a number that stands many times.
-fn repeat(run: &[u32], width: u32, out: &mut Vec<u8>) {
-    let Some(number) = run.first() else { return };
-    put_header(run.len() << 1, out);
+fn repeat(number: u32, count: usize, width: u32, out: &mut Vec<u8>) {
+    put_header(count << 1, out);
     out.extend(number.to_le_bytes().iter().zip((0..width).step_by(8)).map(|(byte, _)| byte));
 }
 
@@ -83,7 +94,12 @@ mod tests {
 
     fn encoded(numbers: &[u32], width: u32) -> Vec<u8> {
         let mut out = Vec::new();
-        encode(numbers, width, &mut out);
+        // One by one, or as the runs that they are.
+        encode(numbers.iter().map(|&number| (number, 1)), width, &mut out);
+        let mut of_runs = Vec::new();
+        let runs = numbers.chunk_by(PartialEq::eq).map(|run| (run[0], run.len()));
+        encode(runs, width, &mut of_runs);
+        assert_eq!(out, of_runs);
         out
     }
 

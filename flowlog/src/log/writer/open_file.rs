@@ -161,7 +161,7 @@ impl OpenFile {
             let count = rest.num_rows().min(self.buffer.room());
             self.buffer.push(split_off(&mut rest, count))?;
             if self.buffer.is_full() {
-                bytes_per_row = Some(self.write_row_group()?);
+                bytes_per_row = Some(self.write_row_group(false)?);
             }
         }
         Ok(bytes_per_row)
@@ -175,7 +175,7 @@ impl OpenFile {
         properties: &Properties,
     ) -> Result<Published, Fault> {
         if self.buffer.rows() > 0 {
-            self.write_row_group()?;
+            self.write_row_group(self.writer.flushed_row_groups().is_empty())?;
         }
         let published = |bytes| Published {
             path: self.target.clone(),
@@ -208,9 +208,10 @@ impl OpenFile {
         }
     }
 
-    fn write_row_group(&mut self) -> Result<u64, Fault> {
+    /// `is_only`: no other comes before or after it.
+    fn write_row_group(&mut self, is_only: bool) -> Result<u64, Fault> {
         let rows = self.buffered_rows();
-        let bytes = self.buffer.write(&mut self.writer, &self.factory, &self.schema)?;
+        let bytes = self.buffer.write(&mut self.writer, &self.factory, &self.schema, is_only)?;
         Ok(u64::try_from(bytes).unwrap_or(u64::MAX).div_ceil(rows.max(1)).max(1))
     }
 }

@@ -1,18 +1,17 @@
-//! The rows of one row group: gathered, put in order, encoded column by column.
+//! The rows of one row group: gathered, put in order, written column by column.
 
 use std::fs::File;
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
-use arrow_schema::{ArrowError, DataType, Schema};
-use arrow_select::concat::{concat, concat_batches};
-use arrow_select::take::take;
-use parquet::arrow::arrow_writer::{ArrowRowGroupWriterFactory, compute_leaves};
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::Schema;
+use arrow_select::concat::concat_batches;
+use parquet::arrow::arrow_writer::ArrowRowGroupWriterFactory;
 use parquet::file::writer::SerializedFileWriter;
 
+use super::columns::Columns;
 use super::error::Fault;
 use super::order::by_workload;
-use super::text_column::TextColumn;
 
 /// Rows of a row group. Bounds the unit that readers skip or take whole, and that they split work
 /// by: far fewer make the footer and the dictionaries weigh, far more make statistics useless.
@@ -29,6 +28,12 @@ const SMALL_ROWS: usize = 4096;
 
 /// How many small batches wait to be put together.
 const MAX_SMALL_BATCHES: usize = 32;
+
+/// A file that has one row group with at most so many rows is written as a small one ([`ChunkWriter`]). Such a file
+/// has some ten kilobytes, and is read in one piece.
+///
+/// [`ChunkWriter`]: super::chunk::ChunkWriter
+const MAX_SMALL_ROWS: usize = 1024;
 
 /// Rows that wait to become a row group.
 #[derive(Debug, Default)]
@@ -77,68 +82,33 @@ impl Buffer {
         Ok(())
     }
 
-    /// Writes all rows as one row group and returns its size in bytes.
+    /// Writes all rows as one row group and returns its size in bytes. `is_only`: the file has no other.
     pub(super) fn write(
         &mut self,
         writer: &mut SerializedFileWriter<File>,
         factory: &ArrowRowGroupWriterFactory,
         schema: &Schema,
+        is_only: bool,
     ) -> Result<usize, Fault> {
-        let Self { mut batches, small, .. } = std::mem::take(self);
+        let Self { mut batches, small, rows, .. } = std::mem::take(self);
         batches.extend(small);
         let order = by_workload(&batches)?;
 
         let before = writer.bytes_written();
-        let column_writers = factory.create_column_writers(writer.flushed_row_groups().len())?;
         let descriptors = writer.schema_descr().columns().to_vec();
-        let properties = Arc::clone(writer.properties());
+        let is_small = is_only && rows <= MAX_SMALL_ROWS;
+        let mut columns = Columns::new(&order, Arc::clone(writer.properties()), factory, is_small)?;
         let mut row_group = writer.next_row_group()?;
         let mut batches: Vec<_> = batches.into_iter().map(|batch| batch.into_parts().1.into_iter()).collect();
         // One column is sorted, encoded and freed before the next: the sorted copy of the rows never exists as
         // a whole, and the rows themselves make room for those that come meanwhile.
-        for ((field, descriptor), mut column_writer) in
-            schema.fields().iter().zip(descriptors).zip(column_writers)
-        {
+        for (place, (field, descriptor)) in schema.fields().iter().zip(&descriptors).enumerate() {
             let parts = batches.iter_mut().map(|columns| columns.next().ok_or(Fault::Schema));
             let parts = parts.collect::<Result<Vec<ArrayRef>, Fault>>()?;
-            if is_text(&parts) {
-                let max_dictionary_bytes = properties.column_dictionary_page_size_limit(descriptor.path());
-                if let Some(column) = TextColumn::new(&parts, &order, max_dictionary_bytes)? {
-                    column.write(&mut row_group, &descriptor, &properties)?;
-                    continue;
-                }
-            }
-            for leaf in compute_leaves(field, &sorted(parts, &order)?)? {
-                column_writer.write(&leaf)?;
-            }
-            column_writer.close()?.append_to_row_group(&mut row_group)?;
+            columns.write(parts, place, field, &mut row_group, descriptor)?;
         }
         row_group.close()?;
         Ok(writer.bytes_written() - before)
-    }
-}
-
-/// Whether it is a column of texts, and has any.
-fn is_text(parts: &[ArrayRef]) -> bool {
-    parts.first().is_some_and(|part| matches!(part.data_type(), DataType::Dictionary(..)))
-        && !parts.iter().all(is_null)
-}
-
-fn is_null(part: &ArrayRef) -> bool {
-    part.null_count() == part.len()
-}
-
-/// One column of all batches, in this order.
-fn sorted(parts: Vec<ArrayRef>, order: &UInt32Array) -> Result<ArrayRef, ArrowError> {
-    match parts.first() {
-        // Most columns of most files: not worth to gather what is NULL everywhere.
-        Some(first) if parts.iter().all(is_null) => Ok(new_null_array(first.data_type(), order.len())),
-        _ => {
-            let references: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
-            let column = concat(&references)?;
-            drop(parts);
-            take(&column, order, None)
-        }
     }
 }
 

@@ -102,6 +102,8 @@ pub(crate) fn logged_rows(output: &std::path::Path) -> u32 {
 
 #[test]
 fn old_files_are_deleted_when_there_are_too_many() {
+    /// So many that files of losses, of the time between two runs, take less than half of a file.
+    const ROWS: u32 = 3000;
     let namespace = Namespace::tracked();
     let output = tempfile::tempdir().unwrap();
     let start = |limit: &str| {
@@ -111,7 +113,7 @@ fn old_files_are_deleted_when_there_are_too_many() {
     };
     let run = |limit: &str, number: u32| {
         let daemon = start(limit);
-        make_and_flush(&namespace, number * 100..(number + 1) * 100);
+        make_and_flush(&namespace, number * ROWS..(number + 1) * ROWS);
         daemon.stop()
     };
     run("1GiB", 0);
@@ -126,7 +128,7 @@ fn old_files_are_deleted_when_there_are_too_many() {
     wait_for("the oldest to be deleted", || (files() <= 2).then_some(()));
     daemon.stop();
     let rows = Dataset::read(output.path()).rows().len();
-    assert_eq!(rows, 200, "the youngest stay");
+    assert_eq!(rows, 2 * ROWS as usize, "the youngest stay");
     let verified = flowlog(&["verify", output.path().to_str().unwrap()]);
     assert!(verified.status.success(), "what is deleted is in the ledger: {verified}");
 }

@@ -10,6 +10,7 @@
 //! | [`cmdline`] | arguments of a program = text without secrets | no |
 //! | [`processes`] | which program a process ran at a time | only `walk` |
 //! | [`slots`] | small values by number | no |
+//! | [`recent`] | what came last, in bounded memory | no |
 //! | [`holders`] | who held sockets, each once | no |
 //! | [`lives`] | what had a key for some time | no |
 //! | [`sockets`] | which connected socket had a tuple at a time | no |
@@ -32,6 +33,8 @@ pub mod cmdline;
 pub mod processes;
 
 pub mod slots;
+
+pub mod recent;
 
 pub mod holders;
 

@@ -34,6 +34,7 @@ const WITHOUT_IO: &[&str] = &[
     "attribution/processes.rs",
     "attribution/processes/exe.rs",
     "attribution/slots.rs",
+    "attribution/recent.rs",
     "attribution/holders.rs",
     "attribution/lives.rs",
     "attribution/lives/",

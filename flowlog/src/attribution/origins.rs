@@ -15,9 +15,7 @@
 
 mod cgroups;
 
-use std::collections::VecDeque;
 use std::fs;
-use std::hash::Hash;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +30,7 @@ use tracing::warn;
 use self::cgroups::{Cgroups, Hierarchy, told};
 use crate::attribution::clocks::read::now_ns;
 use crate::attribution::containers::{container_id, pod_uid, unit};
+use crate::attribution::recent::Recent;
 use crate::record::{Cgroup, Origin};
 use crate::time::NS_PER_S;
 
@@ -256,36 +255,6 @@ fn suspended_ns() -> u64 {
     boottime_ns.saturating_sub(now_ns(ClockId::CLOCK_MONOTONIC))
 }
 
-/// A map that forgets the first that came where there are too many.
-#[derive(Debug)]
-struct Recent<K, V> {
-    values: HashMap<K, V, foldhash::fast::RandomState>,
-    order: VecDeque<K>,
-    max: usize,
-}
-
-impl<K: Copy + Eq + Hash, V> Recent<K, V> {
-    fn new(max: usize) -> Self {
-        Self { values: HashMap::default(), order: VecDeque::new(), max }
-    }
-
-    fn get(&self, key: &K) -> Option<&V> {
-        self.values.get(key)
-    }
-
-    fn insert(&mut self, key: K, value: V) {
-        if self.values.insert(key, value).is_some() {
-            return;
-        }
-        self.order.push_back(key);
-        if self.order.len() > self.max
-            && let Some(first) = self.order.pop_front()
-        {
-            self.values.remove(&first);
-        }
-    }
-}
-
 /// Counts the processes that are looked up.
 #[derive(Debug)]
 struct Lookups {
@@ -442,16 +411,6 @@ mod tests {
         let until_ns = origins.processes.get(&tgid).unwrap().until_ns;
         assert!((at_ns..=now_ns(ClockId::CLOCK_MONOTONIC)).contains(&until_ns));
         assert_eq!(origins.resolve(&owner(from_ns - SUSPEND_NS)).cgroup, None);
-    }
-
-    #[test]
-    fn the_first_that_came_is_forgotten() {
-        let mut recent = Recent::new(2);
-        for key in [1, 2, 1, 3] {
-            recent.insert(key, ());
-        }
-        assert!(recent.get(&1).is_none() && recent.get(&2).is_some() && recent.get(&3).is_some());
-        assert_eq!(recent.values.len(), recent.order.len());
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Sockets that were forgotten early: what else has their port need not be alone.
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 
 use super::{Details, Port, TRANSIT_NS};
 use crate::attribution::lives::Life;
+use crate::attribution::recent::Recent;
 use crate::attribution::sockets::Span;
 
-/// How many cookies a generation has. A packet that waits may leave after its socket is closed.
-const MAX_COOKIES: usize = 1 << 15;
+/// How many cookies are remembered. A packet that waits may leave after its socket is closed.
+const MAX_COOKIES: usize = 1 << 16;
 
 /// How many ports are told apart: those of UDP and of another protocol. They take 6 MiB.
 const MAX_PORTS: usize = 1 << 17;
@@ -23,14 +24,19 @@ struct OfPort {
 }
 
 /// What was forgotten early.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Forgotten {
     by_port: HashMap<Port, OfPort, foldhash::fast::RandomState>,
     /// Of all ports beyond those.
     others: Option<OfPort>,
-    /// Cookies, and those before them.
-    young: HashSet<u64, foldhash::fast::RandomState>,
-    old: HashSet<u64, foldhash::fast::RandomState>,
+    /// Their cookies.
+    cookies: Recent<u64, ()>,
+}
+
+impl Default for Forgotten {
+    fn default() -> Self {
+        Self { by_port: HashMap::default(), others: None, cookies: Recent::new(MAX_COOKIES) }
+    }
 }
 
 impl Forgotten {
@@ -48,16 +54,12 @@ impl Forgotten {
         known.opened_ns = known.opened_ns.min(*opened_ns);
         known.closed_ns = known.closed_ns.max(closed_ns);
         known.peer = known.peer.filter(|known| Some(*known) == peer);
-        if self.young.len() >= MAX_COOKIES {
-            std::mem::swap(&mut self.young, &mut self.old);
-            self.young.clear();
-        }
-        self.young.insert(*cookie);
+        self.cookies.insert(*cookie, ());
     }
 
     /// Whether this socket was forgotten, not long ago.
     pub(super) fn has(&self, cookie: u64) -> bool {
-        !self.young.is_empty() && (self.young.contains(&cookie) || self.old.contains(&cookie))
+        self.cookies.get(&cookie).is_some()
     }
 
     /// Whether one that was forgotten may be the end of a flow with this peer.

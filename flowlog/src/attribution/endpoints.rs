@@ -16,7 +16,7 @@ use self::forgotten::Forgotten;
 use crate::attribution::addresses::Presence;
 use crate::attribution::clocks::Moment;
 use crate::attribution::holders::{GroupId, HolderId, Holders};
-use crate::attribution::lives::{Kept, Life, Lives};
+use crate::attribution::lives::{Life, LifeValue, Lives};
 use crate::attribution::sockets::{CLOCK_SLACK_NS, Span, is_loopback};
 use crate::flow::Protocol;
 use crate::record::Holder;
@@ -136,7 +136,7 @@ impl Details {
     }
 }
 
-impl Kept for Details {}
+impl LifeValue for Details {}
 
 const _: () = assert!(Lives::<Port, Details>::LIFE_BYTES == 88);
 
@@ -182,6 +182,8 @@ pub struct EndpointTable {
     /// More addresses that sockets have sent from, by their cookies.
     more: HashMap<u64, Vec<[u8; 16]>, foldhash::fast::RandomState>,
     forgotten: Forgotten,
+    /// Those that are forgotten with a flow: the room is kept for the next.
+    spent: Vec<u32>,
 }
 
 impl EndpointTable {
@@ -189,7 +191,7 @@ impl EndpointTable {
     /// from here on.
     pub fn open(&mut self, opened_ns: u64, endpoint: Endpoint, holders: &mut Holders) {
         let Endpoint { cookie, port, holder, seen_addr, is_used, .. } = endpoint;
-        let known = self.lives.get(cookie).filter(|_| self.lives.key(cookie) == Some(port));
+        let known = self.get_with_port(cookie, port);
         if known.is_none() && self.forgotten.has(cookie) {
             holders.release(holder);
             return;
@@ -216,8 +218,7 @@ impl EndpointTable {
         let Endpoint { cookie, port, holder, bound_addr, .. } = endpoint;
         let mut value = Details::new(&endpoint);
         // Whoever uses it, its addresses are those of its namespace.
-        if let Some(Life { value: known, .. }) = self.lives.get(cookie)
-            && self.lives.key(cookie) == Some(port)
+        if let Some(Life { value: known, .. }) = self.get_with_port(cookie, port)
             && known.bound_addr() == bound_addr
             && known.has(Details::SEEN)
         {
@@ -229,9 +230,7 @@ impl EndpointTable {
 
     /// The socket sends from this address, too, whoever uses it.
     pub fn see(&mut self, cookie: u64, port: Port, addr: [u8; 16], holders: &mut Holders) {
-        let Some(known) = self.lives.get(cookie).filter(|_| self.lives.key(cookie) == Some(port)) else {
-            return;
-        };
+        let Some(known) = self.get_with_port(cookie, port) else { return };
         let Details { addr: first, flags, .. } = known.value;
         let is_bound = flags & (Details::BOUND_TO_NONE_V4 | Details::BOUND_TO_NONE_V6) == 0;
         if is_bound || known.value.has(Details::SEEN) && first == addr {
@@ -259,7 +258,12 @@ impl EndpointTable {
 
     /// The port of that life.
     pub fn port(&self, cookie: u64) -> Option<Port> {
-        self.lives.key(cookie)
+        self.lives.get_with_key(cookie).map(|(port, _)| port)
+    }
+
+    /// The life that the socket has now, or had last, if it has this port.
+    fn get_with_port(&self, cookie: u64, port: Port) -> Option<Life<Details>> {
+        self.lives.get_with_key(cookie).filter(|(known, _)| *known == port).map(|(_, life)| life)
     }
 
     /// Says who has the socket.
@@ -291,18 +295,15 @@ impl EndpointTable {
     /// Forgets the connected sockets for which only this flow asked.
     pub fn forget_spent(&mut self, wanted: &Wanted, holders: &mut Holders) {
         let netns = |holder| Some(holders.get(holder).owner.netns_cookie);
-        let spent: Vec<u32> = self
-            .lives
-            .with_key(wanted.port)
-            .filter(|(_, life)| {
-                life.value.peer() == Some(wanted.peer)
-                    && life.value.bound_addr() == wanted.addr
-                    && netns(life.holder) == wanted.netns_cookie
-                    && wanted.span.spends(life)
-            })
-            .map(|(number, _)| number)
-            .collect();
-        for number in spent {
+        let is_spent = |life: &Life<Details>| {
+            life.value.peer() == Some(wanted.peer)
+                && life.value.bound_addr() == wanted.addr
+                && netns(life.holder) == wanted.netns_cookie
+                && wanted.span.spends(life)
+        };
+        let spent = self.lives.with_key(wanted.port).filter(|(_, life)| is_spent(life));
+        self.spent.extend(spent.map(|(number, _)| number));
+        for number in self.spent.drain(..) {
             self.lives.forget(number, holders);
         }
     }

@@ -75,7 +75,7 @@ impl Holders {
         self.entry(id).map_or(GroupId(0), |entry| entry.group)
     }
 
-    /// Beyond the numbers of all groups.
+    /// All groups, and numbers that are free again.
     pub(crate) fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
         (0..u32::try_from(self.groups.len()).unwrap_or(u32::MAX)).map(GroupId)
     }

@@ -6,8 +6,8 @@
 //!
 //! There may be millions of them, so a life has what a join needs and no more: a slot of 92 bytes for a TCP connection over
 //! IPv4, 4 bytes of the index of keys, and while it is open 2 of that of cookies. What the slots of one key, of one cookie,
-//! or of one group of holders have
-//! to do with each other is in the slots themselves, as numbers of the next and the one before.
+//! or of one group of holders have to do with each other is in the slots themselves, as numbers of the next and the one
+//! before.
 
 mod buckets;
 mod slot;
@@ -34,7 +34,7 @@ const MAX_COMPLETE: usize = 4096;
 const GROWN_AT_ONCE: usize = 16;
 
 /// What is kept of a life, beside its times, its cookie and its holder.
-pub trait Kept: Copy {
+pub trait LifeValue: Copy {
     /// Another holder than that of the life, which it uses, too.
     fn other_holder(&self) -> Option<HolderId> {
         None
@@ -46,7 +46,7 @@ pub trait Kept: Copy {
     }
 }
 
-impl Kept for () {}
+impl LifeValue for () {}
 
 /// One socket while it had one key.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +96,7 @@ pub struct Lives<K, T> {
     evicted: u64,
 }
 
-impl<K: Copy + Eq + Hash, T: Kept> Default for Lives<K, T> {
+impl<K: Copy + Eq + Hash, T: LifeValue> Default for Lives<K, T> {
     fn default() -> Self {
         Self {
             slots: Slots::default(),
@@ -111,7 +111,7 @@ impl<K: Copy + Eq + Hash, T: Kept> Default for Lives<K, T> {
     }
 }
 
-impl<K: Copy + Eq + Hash, T: Kept> Lives<K, T> {
+impl<K: Copy + Eq + Hash, T: LifeValue> Lives<K, T> {
     /// The socket has this key from now on; a life that it had before ends. The holder is used by the life from here on.
     pub fn open(&mut self, key: K, life: Life<T>, holders: &mut Holders) {
         let Life { opened_ns, closed_ns, cookie, holder, value } = life;
@@ -179,20 +179,21 @@ impl<K: Copy + Eq + Hash, T: Kept> Lives<K, T> {
 
     /// The life that the socket has now, or had last.
     pub fn get(&self, cookie: u64) -> Option<Life<T>> {
-        self.number_of(cookie).and_then(|number| self.slots.get(number)).map(Slot::life)
+        self.get_with_key(cookie).map(|(_, life)| life)
     }
 
-    /// The key of that life.
-    pub fn key(&self, cookie: u64) -> Option<K> {
-        self.number_of(cookie).and_then(|number| self.slots.get(number)).map(|slot| slot.key)
+    /// The same, after its key.
+    pub fn get_with_key(&self, cookie: u64) -> Option<(K, Life<T>)> {
+        let slot = self.number_of(cookie).and_then(|number| self.slots.get(number))?;
+        Some((slot.key, slot.life()))
     }
 
-    /// Puts another beginning, holder and value into the life that the socket has now, or had last. A holder that it does not
-    /// have any more is used once less.
-    pub fn replace(&mut self, life: Life<T>, holders: &mut Holders) {
+    /// Puts another beginning, holder and value into the life that the socket has now, or had last, and says whether there is
+    /// one. A holder that it does not have any more is used once less.
+    pub fn replace(&mut self, life: Life<T>, holders: &mut Holders) -> bool {
         let Life { opened_ns, closed_ns: _, cookie, holder, value } = life;
-        let Some(number) = self.number_of(cookie) else { return };
-        let Some(slot) = self.slots.get(number) else { return };
+        let Some(number) = self.number_of(cookie) else { return false };
+        let Some(slot) = self.slots.get(number) else { return false };
         let former = slot.holder.holder();
         if former != holder {
             self.unlist(number, holders);
@@ -207,13 +208,16 @@ impl<K: Copy + Eq + Hash, T: Kept> Lives<K, T> {
             holders.release(former);
         }
         self.may_be_complete(number);
+        true
     }
 
-    /// The life of the socket ends, where it has not yet.
-    pub fn close(&mut self, cookie: u64, at_ns: u64, holders: &Holders) {
-        if let Some(number) = self.number_of(cookie) {
+    /// The life of the socket ends, where it has not yet. Says whether there is one.
+    pub fn close(&mut self, cookie: u64, at_ns: u64, holders: &Holders) -> bool {
+        let number = self.number_of(cookie);
+        if let Some(number) = number {
             self.end(number, at_ns, false, holders);
         }
+        number.is_some()
     }
 
     /// Reads what is there about this key: of several keys all wait for memory together, rather than one after the other

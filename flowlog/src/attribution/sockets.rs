@@ -12,7 +12,7 @@ use std::net::IpAddr;
 pub use self::connecting::Connecting;
 use crate::attribution::clocks::Moment;
 use crate::attribution::holders::{GroupId, HolderId, Holders};
-use crate::attribution::lives::{Kept, Life, Lives};
+use crate::attribution::lives::{Life, LifeValue, Lives};
 use crate::attribution::slots::Packed;
 use crate::record::{Holder, Method, TcpStats};
 
@@ -186,14 +186,14 @@ impl Socket {
     }
 }
 
-impl Kept for Socket {
+impl LifeValue for Socket {
     fn other_holder(&self) -> Option<HolderId> {
         self.closer()
     }
 
     /// Who closed an accepted one may be told after it has closed.
     fn is_complete(&self) -> bool {
-        self.stats().is_some() && (!self.is_passive() || self.closer().is_some())
+        self.closer & Self::HAS_STATS != 0 && (!self.is_passive() || self.closer().is_some())
     }
 }
 
@@ -296,8 +296,9 @@ impl SocketTable {
 
     /// As [`Lives::replace`].
     pub fn replace(&mut self, life: Life<Socket>, holders: &mut Holders) {
-        self.v4.replace(life, holders);
-        self.v6.replace(life, holders);
+        if !self.v4.replace(life, holders) {
+            self.v6.replace(life, holders);
+        }
     }
 
     /// Says who closed the socket. The holder is used by it from here on.
@@ -319,8 +320,9 @@ impl SocketTable {
 
     /// The life of the socket ends, where it has not yet.
     pub fn close(&mut self, cookie: u64, at_ns: u64, holders: &Holders) {
-        self.v4.close(cookie, at_ns, holders);
-        self.v6.close(cookie, at_ns, holders);
+        if !self.v4.close(cookie, at_ns, holders) {
+            self.v6.close(cookie, at_ns, holders);
+        }
     }
 
     /// As [`Lives::lost_events`].

@@ -138,6 +138,9 @@ impl Tables {
         let mut groups: Vec<(usize, GroupId)> = groups.filter(|(len, _)| *len > 0).collect();
         groups.sort_unstable_by_key(|(len, _)| Reverse(*len));
         for at in 0..groups.len() {
+            if self.bytes() <= wanted {
+                return;
+            }
             // Those that have most, until they have as many as the next.
             let level = groups.get(at + 1).map_or(0, |(len, _)| *len);
             let Some((largest, _)) = groups.split_at_checked(at + 1) else { return };

@@ -80,12 +80,8 @@ impl Mode {
         matches!(self, Self::NoEbpf | Self::Whole)
     }
 
-    /// Whether it has events held that it does not read in time.
-    pub(super) fn listens(self) -> bool {
-        self.is_flowlog()
-    }
-
-    fn is_flowlog(self) -> bool {
+    /// Whether it is flowlog, for which the kernel holds events that are not read in time.
+    pub(super) fn is_flowlog(self) -> bool {
         matches!(self, Self::NoEbpf | Self::Stopped | Self::Whole)
     }
 }

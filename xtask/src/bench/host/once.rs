@@ -100,7 +100,7 @@ pub(super) fn measure(
     let (own, machine) = (usage::cpu_of_own()?, usage::cpu_of_machine()?);
     let done = traffic.run()?;
     let witness = traffic.end()?;
-    place.flush(mode.listens(), interrupt)?;
+    place.flush(mode.is_flowlog(), interrupt)?;
     let watched = watcher.end(&place)?;
     let machine = usage::cpu_of_machine()?.saturating_sub(machine);
     // The watcher has ended: its start counts as well by now.

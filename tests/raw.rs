@@ -286,7 +286,7 @@ fn who_answers_by_hand_is_named() {
     for (program, port, running) in &answerers {
         let to = format!("{SERVER}:{port}");
         let (pid, src_port) = if *port == 53 {
-            let told = client.run(&case.client, &format!("udp-send-from 4000 {to}"));
+            let told = client.run(&case.client, &format!("udp-send-from 4000 {to} 1"));
             (told.pid, 4000)
         } else {
             client.connect(&case.client, 0, to.parse().unwrap())
@@ -357,7 +357,8 @@ fn who_did_not_answer_by_hand_is_not_named() {
 fn unusual_connections_are_of_their_sockets() {
     let _alone = alone();
     let case = Case::new();
-    case.client.sysctl("net/ipv4/tcp_fastopen", "1");
+    // As a client, also where no server has given a cookie.
+    case.client.sysctl("net/ipv4/tcp_fastopen", "5");
     let [server, scanner, client] = ["fl-server", "fl-scan", "fl-client"].map(|name| case.program(name));
     let running = case.serve(&server, &format!("{SERVER}:80"));
     scanner.run(&case.client, &format!("raw-send syn {CLIENT}:40000 {SERVER}:1000 100"));
@@ -365,8 +366,11 @@ fn unusual_connections_are_of_their_sockets() {
         let told = client.run(&case.client, &format!("{role} {SERVER}:80"));
         (told.pid, u16::try_from(told.number("port")).unwrap())
     };
-    let mut connected =
-        vec![connect("connect-fast-open"), connect(&format!("connect-bound-to-device {}", case.device))];
+    let mut connected = vec![
+        connect("connect-fast-open"),
+        connect("connect-fast-open-later"),
+        connect(&format!("connect-bound-to-device {}", case.device)),
+    ];
     if case.client.inside(|| std::path::Path::new("/proc/sys/net/mptcp").exists()) {
         connected.push(connect("connect-mptcp"));
     }

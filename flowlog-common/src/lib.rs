@@ -209,7 +209,8 @@ pub struct TcpOpen {
     pub header: EventHeader,
     /// Cookie of the socket, as in [`TcpConnect`].
     pub socket_cookie: u64,
-    /// The owner of the listener, from which a server's socket inherits it; not known of one that connects.
+    /// The process that connects it, unless [`TcpConnect`] tells; of a server's socket the owner of the listener, from
+    /// which it inherits it.
     pub owner: Owner,
     /// Local address as 16 bytes in network order; IPv4 as v4-mapped (`::ffff:0:0/96`).
     pub local_addr: [u8; 16],
@@ -400,6 +401,27 @@ pub struct TaskLayout {
     pub syscall: u32,
 }
 
+/// Where the fields are that say who the current task is, in bytes, as [`TaskLayout`]: for programs that no helper tells.
+/// All zero: not known, or not to be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct OwnerLayout {
+    /// `cred` in `struct task_struct`.
+    pub cred: u32,
+    /// `uid` in `struct cred`.
+    pub uid: u32,
+    /// `cgroups` in `struct task_struct`.
+    pub cgroups: u32,
+    /// `dfl_cgrp` in `struct css_set`: the cgroup of version 2.
+    pub cgroup: u32,
+    /// `kn` in `struct cgroup`.
+    pub node: u32,
+    /// `id` in `struct kernfs_node`.
+    pub id: u32,
+    /// `comm` in `struct task_struct`.
+    pub comm: u32,
+}
+
 /// Where the fields are that lead from a process to the path of its program, in bytes, as [`TaskLayout`]. All
 /// zero: not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -461,6 +483,10 @@ unsafe impl aya::Pod for TaskLayout {}
 // SAFETY: as above.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for PathLayout {}
+
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for OwnerLayout {}
 
 // SAFETY: as above.
 #[cfg(feature = "user")]

@@ -5,7 +5,8 @@
 //! has the flag `BPF_F_CLONE`.
 //!
 //! To make the state of a socket costs more than all else that is done for a connection, so a TCP socket
-//! has none until it is bound or listens. One that connects needs none: its owner is told at once.
+//! has none until it is bound or listens. One that connects needs none: its owner is told with its tuple, or
+//! before, where `sock_ops` cannot tell it.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
@@ -68,6 +69,10 @@ fn connect(ctx: &SockAddrContext) -> i32 {
     // SAFETY: `sk` is a field of `struct bpf_sock_addr`, which the context points to.
     let (protocol, sk) = unsafe { ((*ctx.sock_addr).protocol, (*ctx.sock_addr).__bindgen_anon_1.sk) };
     if protocol == IPPROTO_TCP {
+        if task::tells_owner() {
+            // It is told with the tuple.
+            return ALLOW;
+        }
         // SAFETY: all fields are written.
         unsafe {
             events::send(|event: *mut TcpConnect| {

@@ -2,10 +2,13 @@
 //! them in the kernel's type information, and says so before the programs are loaded.
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_user, bpf_task_pt_regs,
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel_str, bpf_probe_read_user,
+    bpf_task_pt_regs,
 };
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel};
-use flowlog_common::{ARGS_LEN, SYSCALL_UNKNOWN, TaskLayout};
+use flowlog_common::{ARGS_LEN, COMM_LEN, Owner, OwnerLayout, SYSCALL_UNKNOWN, TaskLayout};
+
+use crate::words;
 
 /// Written by user space before the programs are loaded.
 #[unsafe(no_mangle)]
@@ -19,6 +22,11 @@ static TASK_LAYOUT: TaskLayout = TaskLayout {
     flags: 0,
     syscall: 0,
 };
+
+/// Written by user space before the programs are loaded.
+#[unsafe(no_mangle)]
+static OWNER_LAYOUT: OwnerLayout =
+    OwnerLayout { cred: 0, uid: 0, cgroups: 0, cgroup: 0, node: 0, id: 0, comm: 0 };
 
 /// The login uid where it is not set: `AUDIT_UID_UNSET` of `linux/audit.h`.
 const UNSET: u32 = u32::MAX;
@@ -68,6 +76,50 @@ pub(crate) fn tgid() -> u32 {
     match layout().tgid {
         0 => 0,
         offset => field(current(), offset).unwrap_or(0),
+    }
+}
+
+#[inline(always)]
+fn owner_layout() -> OwnerLayout {
+    // SAFETY: a static of this program. Volatile: the compiler knows only the zeros above.
+    unsafe { (&raw const OWNER_LAYOUT).read_volatile() }
+}
+
+/// Whether the current process can be taken for an owner where no helper tells who it is, see [`write_owner`].
+#[inline(always)]
+pub(crate) fn tells_owner() -> bool {
+    owner_layout().comm != 0
+}
+
+/// Writes who the current process is, as the helpers would tell it, but not in which network namespace the socket is.
+/// What cannot be read leaves the owner unknown.
+///
+/// # Safety
+///
+/// `owner` may be written.
+#[inline(always)]
+pub(crate) unsafe fn write_owner(owner: *mut Owner, time_ns: u64) {
+    let OwnerLayout { cred, uid, cgroups, cgroup, node, id, comm } = owner_layout();
+    let task = current();
+    let user = || field::<u64>(task, cred).and_then(|cred| field::<u32>(cred, uid));
+    let cgroup_id = || {
+        let cgroups = field::<u64>(task, cgroups)?;
+        let node = field::<u64>(cgroups, cgroup).and_then(|cgroup| field::<u64>(cgroup, node))?;
+        field::<u64>(node, id)
+    };
+    // SAFETY: as for this function; the helper checks the address of the name, and writes as much as there is room for.
+    unsafe {
+        words::clear(owner);
+        if let Some(user) = user()
+            && let Some(cgroup_id) = cgroup_id()
+        {
+            (*owner).time_ns = time_ns;
+            (*owner).tgid = tgid();
+            (*owner).uid = user;
+            (*owner).cgroup_id = cgroup_id;
+            let name = task.wrapping_add(u64::from(comm)) as *const _;
+            bpf_probe_read_kernel_str((&raw mut (*owner).comm).cast(), COMM_LEN as u32, name);
+        }
     }
 }
 

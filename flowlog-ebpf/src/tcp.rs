@@ -1,8 +1,8 @@
 //! TCP: the tuple of a socket once it is complete, and the end of its life.
 //!
 //! `BPF_PROG_TYPE_SOCK_OPS` runs about eight times in a connection; everything but three calls
-//! returns at once. The current task is not the owner here: callbacks of a server run wherever its
-//! packets are received.
+//! returns at once. The current task is the owner where it connects; callbacks of a server run wherever its packets are
+//! received.
 
 use core::ffi::c_void;
 use core::ptr;
@@ -28,7 +28,7 @@ const OK: u32 = 1;
 #[sock_ops]
 pub(crate) fn tcp_events(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
-        BPF_SOCK_OPS_TCP_CONNECT_CB => open(&ctx, None, 0),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => open(&ctx, OpenedBy::WhoConnects),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => close(&ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB => listens(&ctx),
@@ -80,17 +80,28 @@ fn accepted(ctx: &SockOpsContext) {
         // SAFETY: nobody else knows the socket yet.
         unsafe {
             (*state).flags |= flags::ACCEPTED;
-            open(ctx, Some(&raw const (*state).owner), 1);
+            open(ctx, OpenedBy::Listener(&raw const (*state).owner));
         }
     } else {
         debug!("socket {} was accepted by one without storage", cookie(ctx));
-        open(ctx, None, 1);
+        open(ctx, OpenedBy::Unknown);
     }
+}
+
+/// Whose socket it is that opens.
+enum OpenedBy {
+    /// The current process connects it: the kernel calls this in `connect`, or in the `sendmsg` that sends the SYN (TCP
+    /// Fast Open).
+    WhoConnects,
+    /// It was accepted by a listener with this owner.
+    Listener(*const Owner),
+    /// It was accepted by a listener of which nothing is known.
+    Unknown,
 }
 
 /// Tells of a socket that has its tuple.
 #[inline(always)]
-fn open(ctx: &SockOpsContext, owner: Option<*const Owner>, passive: u32) {
+fn open(ctx: &SockOpsContext, by: OpenedBy) {
     // Programs of others may have asked for other callbacks.
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
     // Without the flag there is no close: user space then ends the life of the socket when its tuple is
@@ -103,17 +114,21 @@ fn open(ctx: &SockOpsContext, owner: Option<*const Owner>, passive: u32) {
         events::send(|event: *mut TcpOpen| {
             (*event).header = events::header(kind::TCP_OPEN);
             (*event).socket_cookie = cookie(ctx);
-            match owner {
-                Some(owner) => words::copy(&raw mut (*event).owner, owner),
+            (*event).passive = u32::from(!matches!(by, OpenedBy::WhoConnects));
+            match by {
+                OpenedBy::WhoConnects if task::tells_owner() => {
+                    task::write_owner(&raw mut (*event).owner, (*event).header.time_ns);
+                    (*event).owner.netns_cookie = bpf_get_netns_cookie(ctx.as_ptr());
+                }
+                OpenedBy::Listener(owner) => words::copy(&raw mut (*event).owner, owner),
                 // All zero: not known.
-                None => words::clear(&raw mut (*event).owner),
+                OpenedBy::WhoConnects | OpenedBy::Unknown => words::clear(&raw mut (*event).owner),
             }
             address::write(&raw mut (*event).local_addr, local_addr);
             address::write(&raw mut (*event).remote_addr, remote_addr);
             // `local_port` is in host order, `remote_port` in network order in the upper half.
             (*event).local_port = ctx.local_port() as u16;
             (*event).remote_port = u32::from_be(ctx.remote_port()) as u16;
-            (*event).passive = passive;
         });
     }
 }

@@ -112,6 +112,7 @@ pub(crate) fn play(words: &[&str]) {
         }
         ["raw-answer", kind, at] => raw::answer(kind, at.parse().unwrap()),
         ["connect-fast-open", to] => tcp::connect_fast_open(to.parse().unwrap()),
+        ["connect-fast-open-later", to] => tcp::connect_fast_open_later(to.parse().unwrap()),
         ["connect-mptcp", to] => tcp::connect_mptcp(to.parse().unwrap()),
         ["connect-bound-to-device", device, to] => {
             tcp::connect_bound_to_device(device, to.parse().unwrap());

@@ -23,8 +23,8 @@ use aya::programs::{
 };
 use flowlog_common::raw_sent::Shared;
 use flowlog_common::{
-    CgroupLayout, CgroupMade, CgroupRemoved, EndpointOpen, Owner, ProcessExec, ProcessExit, ProcessFork,
-    RawSend, SocketRelease, SocketState, TaskLayout, TcpClose, TcpConnect, TcpOpen, kind,
+    CgroupLayout, CgroupMade, CgroupRemoved, EndpointOpen, Owner, OwnerLayout, ProcessExec, ProcessExit,
+    ProcessFork, RawSend, SocketRelease, SocketState, TaskLayout, TcpClose, TcpConnect, TcpOpen, kind,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -207,10 +207,13 @@ impl Ebpf {
             return Err(EbpfError::TimeNamespace);
         }
         match Self::load_with(ring_buffer_bytes, layouts) {
-            // Before Linux 5.15 programs cannot read the number of the system call.
-            Err(EbpfError::Program { .. }) if layouts.tasks.syscall != 0 => {
+            // Before Linux 5.15 programs cannot read the number of the system call, nor `sock_ops` the network namespace.
+            Err(EbpfError::Program { .. })
+                if layouts.tasks.syscall != 0 || layouts.owners != OwnerLayout::default() =>
+            {
                 let tasks = TaskLayout { syscall: 0, ..layouts.tasks };
-                Self::load_with(ring_buffer_bytes, &Layouts { tasks, ..*layouts })
+                let owners = OwnerLayout::default();
+                Self::load_with(ring_buffer_bytes, &Layouts { tasks, owners, ..*layouts })
             }
             loaded => loaded,
         }
@@ -232,6 +235,7 @@ impl Ebpf {
             .btf(None)
             .map_max_entries("EVENTS", ring_buffer_bytes)
             .override_global("TASK_LAYOUT", &layouts.tasks, true)
+            .override_global("OWNER_LAYOUT", &layouts.owners, true)
             .override_global("PATH_LAYOUT", &layouts.paths, true)
             .override_global("CGROUP_LAYOUT", cgroups.as_ref().unwrap_or(&CgroupLayout::default()), true)
             .override_global("RAW_SEED", &raw_seed, true)

@@ -7,6 +7,7 @@ use std::process::{self, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{end_with_the_test, tell};
@@ -152,6 +153,15 @@ pub(super) fn start_shells(times: usize, shell: &str, to: SocketAddr) {
 pub(super) fn connect_fast_open(to: SocketAddr) {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
     socket.send_to_with_flags(b"request", &to.into(), nix::libc::MSG_FASTOPEN).unwrap();
+    tell(&format!("port {}", socket.local_addr().unwrap().as_socket().unwrap().port()));
+}
+
+/// Connects, and sends the first packet only when there is something to send (`TCP_FASTOPEN_CONNECT`).
+pub(super) fn connect_fast_open_later(to: SocketAddr) {
+    let mut socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+    setsockopt(&socket, sockopt::TcpFastOpenConnect, &true).unwrap();
+    socket.connect(&to.into()).unwrap();
+    socket.write_all(b"request").unwrap();
     tell(&format!("port {}", socket.local_addr().unwrap().as_socket().unwrap().port()));
 }
 

@@ -4,7 +4,7 @@
 //! they need are found here. The format is `Documentation/bpf/btf.rst` of the kernel; numbers have the
 //! order of the host.
 
-use flowlog_common::{PathLayout, TaskLayout};
+use flowlog_common::{OwnerLayout, PathLayout, TaskLayout};
 
 /// The first two bytes, where the order of bytes is the one of this host.
 const MAGIC: u16 = 0xeb9f;
@@ -27,6 +27,8 @@ const MAX_OF_OTHERS: usize = 8;
 pub struct Layouts {
     /// Of tasks.
     pub tasks: TaskLayout,
+    /// Of what says who a task is; all zero where that is not known.
+    pub owners: OwnerLayout,
     /// Of what leads to the path of a program; all zero where that is not known.
     pub paths: PathLayout,
 }
@@ -34,7 +36,11 @@ pub struct Layouts {
 /// Offsets of the fields that the programs read; `None` where one of tasks is missing that every kernel has.
 pub(super) fn layouts(btf: &[u8]) -> Option<Layouts> {
     let types = Types::parse(btf)?;
-    Some(Layouts { tasks: task_layout(&types)?, paths: path_layout(&types).unwrap_or_default() })
+    Some(Layouts {
+        tasks: task_layout(&types)?,
+        owners: owner_layout(&types).unwrap_or_default(),
+        paths: path_layout(&types).unwrap_or_default(),
+    })
 }
 
 fn task_layout(types: &Types<'_>) -> Option<TaskLayout> {
@@ -55,6 +61,27 @@ fn task_layout(types: &Types<'_>) -> Option<TaskLayout> {
             .next()
             .and_then(|regs| ["orig_ax", "syscallno"].iter().find_map(|name| offset(&regs, name)))
             .unwrap_or(0),
+    })
+}
+
+fn owner_layout(types: &Types<'_>) -> Option<OwnerLayout> {
+    let task = types.named("task_struct").next()?;
+    let within = |of: &Type<'_>, field: &str| {
+        let field = types.field(of, field)?;
+        Some((field.offset, types.structure(field.of)?))
+    };
+    let (cred, of_cred) = within(&task, "cred")?;
+    let (cgroups, css_set) = within(&task, "cgroups")?;
+    let (cgroup, of_cgroup) = within(&css_set, "dfl_cgrp")?;
+    let (node, of_node) = within(&of_cgroup, "kn")?;
+    Some(OwnerLayout {
+        cred,
+        uid: types.field(&of_cred, "uid")?.offset,
+        cgroups,
+        cgroup,
+        node,
+        id: types.field(&of_node, "id")?.offset,
+        comm: types.field(&task, "comm")?.offset,
     })
 }
 
@@ -256,7 +283,7 @@ mod tests {
         describe(
             &[
                 ("mm_struct", &[("", 2, 64)]),
-                ("", &[("arg_start", 99, 128), ("arg_end", 99, 192), ("exe_file", 15, 256)]),
+                ("", &[("arg_start", 99, 128), ("arg_end", 99, 192), ("exe_file", 19, 256)]),
                 ("pt_regs", &[("ax", 99, 0), ("orig_ax", 99, 960)]),
                 (
                     "task_struct",
@@ -266,13 +293,16 @@ mod tests {
                         ("real_parent", 99, 64),
                         ("mm", 99, 800),
                         ("loginuid", 99, 96),
+                        ("cred", 15, 1600),
+                        ("comm", 99, 1664),
+                        ("cgroups", 16, 1792),
                     ],
                 ),
                 // Another one with this name.
                 ("path", &[("mnt", 99, 640)]),
                 ("file", &[("f_mode", 99, 0), ("", 7, 64)]),
-                ("", &[("f_path", 16, 0), ("__f_path", 8, 0)]),
-                ("path", &[("mnt", 17, 0), ("dentry", 18, 64)]),
+                ("", &[("f_path", 20, 0), ("__f_path", 8, 0)]),
+                ("path", &[("mnt", 21, 0), ("dentry", 22, 64)]),
                 ("vfsmount", &[("mnt_root", 99, 0)]),
                 (
                     "dentry",
@@ -282,6 +312,10 @@ mod tests {
                 ("hlist_bl_node", &[("next", 99, 0), ("pprev", 99, 64)]),
                 ("mount", &[("mnt_parent", 99, 0)]),
                 ("mount", &[("mnt_parent", 99, 128), ("mnt_mountpoint", 99, 192), ("mnt", 9, 256)]),
+                ("cred", &[("usage", 99, 0), ("uid", 99, 64)]),
+                ("css_set", &[("subsys", 99, 0), ("dfl_cgrp", 17, 960)]),
+                ("cgroup", &[("self", 99, 0), ("kn", 18, 320)]),
+                ("kernfs_node", &[("count", 99, 0), ("id", 99, 512)]),
             ],
             &[(POINTER, 6), (CONST, 8), (POINTER, 9), (POINTER, 10)],
         )
@@ -299,6 +333,8 @@ mod tests {
             flags: 2,
             syscall: 120,
         };
+        let owners =
+            OwnerLayout { cred: 200, uid: 8, cgroups: 224, cgroup: 120, node: 40, id: 64, comm: 208 };
         let paths = PathLayout {
             exe_file: 40,
             file_mnt: 8,
@@ -314,7 +350,7 @@ mod tests {
             dentry_hashed: 16,
             given: 0,
         };
-        assert_eq!(layouts(&example()), Some(Layouts { tasks, paths }));
+        assert_eq!(layouts(&example()), Some(Layouts { tasks, owners, paths }));
     }
 
     #[test]
@@ -332,7 +368,9 @@ mod tests {
     #[test]
     fn the_kernel_of_this_host_has_them() {
         let Ok(btf) = std::fs::read(super::super::KERNEL_TYPES) else { return };
-        let Layouts { tasks, paths } = layouts(&btf).unwrap();
+        let Layouts { tasks, owners, paths } = layouts(&btf).unwrap();
+        assert!(owners.cred > 0 && owners.uid > 0 && owners.cgroups > 0 && owners.cgroup > 0);
+        assert!(owners.node > 0 && owners.id > 0 && owners.comm > 0);
         assert!(tasks.mm > 0 && tasks.arg_start > 0 && tasks.arg_end == tasks.arg_start + 8);
         assert!(paths.exe_file > 0 && paths.file_dentry > paths.file_mnt && paths.given > 0);
     }

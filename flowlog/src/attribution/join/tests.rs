@@ -163,17 +163,23 @@ fn release(tgid: u32, syscall: u32, exiting: u32) -> SocketRelease {
 /// A worker of the kernel opens a subflow of MPTCP.
 #[test]
 fn a_thread_of_the_kernel_owns_nothing() {
-    let is_owner_known = |tgid: u32| {
+    let is_owner_known = |tgid: u32, is_told_before: bool| {
         let owner = owner(tgid, 100);
         let connect = TcpConnect { header: header(100), socket_cookie: 1, owner };
-        let tables = after([RingEvent::TcpConnect(connect), tcp_open(Owner::UNKNOWN, 0, 200)]);
+        let tables = if is_told_before {
+            after([RingEvent::TcpConnect(connect), tcp_open(Owner::UNKNOWN, 0, 200)])
+        } else {
+            after([tcp_open(owner, 0, 200)])
+        };
         let life = tables.sockets.get(1).unwrap();
         let netns_cookie = tables.holders.get(life.holder).owner.netns_cookie;
         assert_eq!(netns_cookie, 9, "it is where it is, all the same");
         of_socket(&life, &tables).is_known()
     };
-    assert!(is_owner_known(TGID));
-    assert!(!is_owner_known(KERNEL_THREAD));
+    for is_told_before in [true, false] {
+        assert!(is_owner_known(TGID, is_told_before));
+        assert!(!is_owner_known(KERNEL_THREAD, is_told_before));
+    }
 }
 
 /// The program of a raw socket asks with one echo id after the other.

@@ -142,10 +142,8 @@ impl Rows {
                 let closer = holders.intern(holders.get(holder).clone(), start_ns);
                 sockets.set_closer(life, Some(closer), holders);
             }
-            if let Some(life) = sockets.get(cookie) {
-                sockets.set_stats(life, stats, holders);
-            }
-            sockets.close(cookie, self.timeouts.last_seen_ns(flow).unwrap_or(stop_ns), holders);
+            let closed_ns = self.timeouts.last_seen_ns(flow).unwrap_or(stop_ns);
+            sockets.close_measured(cookie, closed_ns, holders, |_| stats);
         } else if !passive {
             let port = Port { protocol: tuple.proto, number };
             let peer = Some((mapped(tuple.dst), peer_port));

@@ -121,12 +121,8 @@ impl Tables {
                 self.sockets.open(ends, owned_ns, life, &mut self.holders);
             }
             RingEvent::TcpClose(close) => {
-                let Self { sockets, holders, .. } = self;
-                if let Some(life) = sockets.get(close.socket_cookie) {
-                    let stats = stats::of(close, life.value.is_passive());
-                    sockets.set_stats(life, stats, holders);
-                }
-                sockets.close(close.socket_cookie, close.header.time_ns, holders);
+                let stats = |is_passive| stats::of(close, is_passive);
+                self.sockets.close_measured(close.socket_cookie, close.header.time_ns, &self.holders, stats);
             }
             RingEvent::EndpointOpen(open) => {
                 let EndpointOpen { header, socket_cookie, owner, protocol, used, .. } = *open;

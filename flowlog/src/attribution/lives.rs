@@ -220,6 +220,25 @@ impl<K: Copy + Eq + Hash, T: LifeValue> Lives<K, T> {
         number.is_some()
     }
 
+    /// The same, with what else is known of it then.
+    pub fn close_with(
+        &mut self,
+        cookie: u64,
+        at_ns: u64,
+        holders: &Holders,
+        tell: impl FnOnce(&mut T),
+    ) -> bool {
+        let Some(number) = self.number_of(cookie) else { return false };
+        let Some(slot) = self.slots.get_mut(number) else { return false };
+        tell(&mut slot.value);
+        if slot.is_open() {
+            self.end(number, at_ns, false, holders);
+        } else {
+            self.may_be_complete(number);
+        }
+        true
+    }
+
     /// Reads what is there about this key: of several keys all wait for memory together, rather than one after the other
     /// later. What it gives is of no interest, but makes sure that it is read.
     pub fn look_ahead(&self, key: &K) -> u64 {

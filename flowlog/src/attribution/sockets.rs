@@ -224,17 +224,24 @@ impl SocketTable {
         self.replace(Life { value, ..life }, holders);
     }
 
-    /// Says what the socket measured.
-    pub fn set_stats(&mut self, life: Life<Socket>, stats: TcpStats, holders: &mut Holders) {
-        let mut value = life.value;
-        value.set_stats(stats);
-        self.replace(Life { value, ..life }, holders);
-    }
-
     /// The life of the socket ends, where it has not yet.
     pub fn close(&mut self, cookie: u64, at_ns: u64, holders: &Holders) {
         if !self.v4.close(cookie, at_ns, holders) {
             self.v6.close(cookie, at_ns, holders);
+        }
+    }
+
+    /// The same, with what the socket measured: `stats` of one that was accepted, or connected.
+    pub fn close_measured(
+        &mut self,
+        cookie: u64,
+        at_ns: u64,
+        holders: &Holders,
+        stats: impl Fn(bool) -> TcpStats,
+    ) {
+        let tell = |socket: &mut Socket| socket.set_stats(stats(socket.is_passive()));
+        if !self.v4.close_with(cookie, at_ns, holders, tell) {
+            self.v6.close_with(cookie, at_ns, holders, tell);
         }
     }
 

@@ -173,7 +173,8 @@ impl Owner {
         Self { time_ns: 0, tgid: 0, uid: 0, cgroup_id: 0, netns_cookie: 0, comm: [0; COMM_LEN] };
 }
 
-/// A process connects a TCP socket. A [`TcpOpen`] follows, unless the kernel finds no way to the peer.
+/// A process connects a TCP socket. A [`TcpOpen`] follows, unless the kernel finds no way to the peer. Only told where
+/// that cannot tell who it is: before Linux 5.15, and without the kernel's types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::AnyBitPattern))]
 #[repr(C)]
@@ -314,6 +315,12 @@ pub struct ProcessFork {
     pub ppid: u32,
     /// As in [`ProcessExec`].
     pub login_uid: u32,
+    /// Id of the cgroup v2 of the maker.
+    pub cgroup_id: u64,
+    /// User id of the maker.
+    pub uid: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// A process runs another program. The path of that follows in the same event, and then as much of the arguments
@@ -336,6 +343,12 @@ pub struct ProcessExec {
     pub path: u32,
     /// Bits of [`path_flags`].
     pub path_flags: u32,
+    /// Id of its cgroup v2.
+    pub cgroup_id: u64,
+    /// User id.
+    pub uid: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// The thread group leader of a process has exited.
@@ -482,11 +495,11 @@ unsafe impl aya::Pod for TaskLayout {}
 
 // SAFETY: as above.
 #[cfg(feature = "user")]
-unsafe impl aya::Pod for PathLayout {}
+unsafe impl aya::Pod for OwnerLayout {}
 
 // SAFETY: as above.
 #[cfg(feature = "user")]
-unsafe impl aya::Pod for OwnerLayout {}
+unsafe impl aya::Pod for PathLayout {}
 
 // SAFETY: as above.
 #[cfg(feature = "user")]
@@ -502,8 +515,8 @@ const _: () = {
     assert!(size_of::<TcpClose>() == 16 + 8 + 16 + 16);
     assert!(size_of::<EndpointOpen>() == 16 + 8 + 48 + 48 + 8);
     assert!(size_of::<SocketRelease>() == 16 + 8 + 48 + 8);
-    assert!(size_of::<ProcessFork>() == 16 + 16);
-    assert!(size_of::<ProcessExec>() == 16 + 24);
+    assert!(size_of::<ProcessFork>() == 16 + 32);
+    assert!(size_of::<ProcessExec>() == 16 + 40);
     assert!(size_of::<ProcessExit>() == 16 + 8);
     assert!(size_of::<CgroupMade>() == 16 + 16);
     assert!(size_of::<CgroupRemoved>() == 16 + 8);

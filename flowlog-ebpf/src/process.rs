@@ -3,7 +3,8 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::btf_maps::LruHashMap;
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use aya_ebpf::macros::{btf_map, raw_tracepoint, tracepoint};
 use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 use flowlog_common::{ARGS_LEN, ProcessExec, ProcessExit, ProcessFork, kind};
@@ -36,6 +37,9 @@ pub(crate) fn process_fork(ctx: TracePointContext) -> u32 {
                 (*event).ppid =
                     if clone_flags & CLONE_PARENT == 0 { current_tgid() } else { task::parent_tgid() };
                 (*event).login_uid = task::login_uid();
+                (*event).cgroup_id = bpf_get_current_cgroup_id();
+                (*event).uid = bpf_get_current_uid_gid() as u32;
+                (*event).pad = 0;
             });
         }
     }
@@ -94,6 +98,9 @@ unsafe fn tell_exec(given: *const u8) {
         (*exec).header = events::header(kind::PROCESS_EXEC);
         (*exec).tgid = current_tgid();
         (*exec).login_uid = task::login_uid();
+        (*exec).cgroup_id = bpf_get_current_cgroup_id();
+        (*exec).uid = bpf_get_current_uid_gid() as u32;
+        (*exec).pad = 0;
         let Path { len, kind, flags } =
             path::copy_exe(&raw mut (*event).climb).unwrap_or_else(|| path::copy_given(texts, given));
         (*exec).path_len = len;

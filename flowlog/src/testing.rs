@@ -8,11 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use flowlog_common::{EventHeader, ProcessExec, kind, path};
 use flowlog_reader::ledger::Started;
 use flowlog_reader::run::{RunContext, RunFacts};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::attribution::ebpf::RingEvent;
 use crate::flow::{Flow, L4, Protocol, Tuple};
 use crate::log::retention::RetentionLimits;
 use crate::log::store::{Store, StoreConfig};
@@ -30,6 +32,25 @@ pub(crate) fn tuple(src: &str, dst: &str, proto: Protocol, l4: L4) -> Tuple {
 pub(crate) fn flow(port: u16) -> Flow {
     let tuple = |src, dst| tuple("127.0.0.1", "127.0.0.1", Protocol::TCP, L4::Ports { src, dst });
     Flow::new(tuple(port, 80), tuple(80, port))
+}
+
+/// A process begins to run the program of this path, without arguments.
+pub(crate) fn executes(tgid: u32, exe: &str, time_ns: u64) -> RingEvent {
+    let names = exe.rsplit('/').filter(|name| !name.is_empty());
+    let text: Vec<u8> = names.flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect();
+    let exec = ProcessExec {
+        header: EventHeader { kind: kind::PROCESS_EXEC, pad: 0, time_ns },
+        tgid,
+        login_uid: u32::MAX,
+        args_len: 0,
+        path_len: u32::try_from(text.len()).unwrap(),
+        path: path::RESOLVED,
+        path_flags: 0,
+        cgroup_id: 0,
+        uid: 0,
+        pad: 0,
+    };
+    RingEvent::ProcessExec(exec, text.into())
 }
 
 /// The record of a flow that the kernel said has ended, without processes.

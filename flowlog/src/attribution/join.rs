@@ -21,7 +21,7 @@ use crate::attribution::endpoints::{Endpoint, EndpointTable, FoundEndpoint, Port
 use crate::attribution::holders::{HolderId, Holders};
 use crate::attribution::listeners::{Listener, Listeners};
 use crate::attribution::lives::Life;
-use crate::attribution::processes::{Exec, Fork, ProcessTable, executed};
+use crate::attribution::processes::{Exec, Fork, Group, ProcessTable, executed};
 use crate::attribution::raw_sockets::{FoundRaw, RawSockets};
 use crate::attribution::seed::{Older, Role, Waiting};
 use crate::attribution::sockets::{
@@ -160,18 +160,30 @@ impl Tables {
             | RingEvent::ProcessExit(ProcessExit { header, .. })
                 if header.time_ns <= self.blind_until_ns => {}
             RingEvent::ProcessFork(fork) => {
-                let ProcessFork { header, tgid, maker_tgid, ppid, login_uid } = *fork;
+                let ProcessFork { header, tgid, maker_tgid, ppid, login_uid, cgroup_id, uid, .. } = *fork;
                 let fork = Fork {
                     tgid,
                     maker_tgid,
                     ppid: (ppid != 0).then_some(ppid),
                     login_uid: known_uid(login_uid),
                     start_ns: clocks.realtime_ns(header.time_ns),
+                    group: Group { cgroup_id, uid },
                 };
                 self.processes.fork(fork, header.time_ns);
             }
             RingEvent::ProcessExec(exec, texts) => {
-                let ProcessExec { header, tgid, login_uid, args_len, path_len, path, path_flags } = *exec;
+                let ProcessExec {
+                    header,
+                    tgid,
+                    login_uid,
+                    args_len,
+                    path_len,
+                    path,
+                    path_flags,
+                    cgroup_id,
+                    uid,
+                    ..
+                } = *exec;
                 let split_at = usize::try_from(path_len).unwrap_or(usize::MAX);
                 let (path_text, args) = texts.split_at_checked(split_at).unwrap_or_default();
                 let is_cut = usize::try_from(args_len).is_ok_and(|args_len| args_len > args.len());
@@ -180,6 +192,7 @@ impl Tables {
                     exe: executed(path_text, path, path_flags),
                     cmdline: cmdline::text(args, is_cut, self.cmdline).map(CommandLine::from),
                     login_uid: known_uid(login_uid),
+                    group: Group { cgroup_id, uid },
                 };
                 self.processes.exec(exec, header.time_ns);
             }
@@ -314,7 +327,7 @@ impl Tables {
         at_ns: u64,
         origin: impl FnOnce(&Owner) -> Origin,
     ) -> HolderId {
-        let (owner, process) = acting(owner, self.processes.at(owner.tgid, owner.time_ns));
+        let (owner, process) = acting(owner, self.processes.owner(owner.tgid, owner.time_ns));
         self.holders.of(owner, process, is_seeded, at_ns, origin)
     }
 

@@ -6,6 +6,7 @@
 //! Invariant: [`ProcessTable::at`] never names a program that the process did not run at that time.
 //! What is not known, for example after events were lost, is `None`.
 
+mod ended;
 mod exe;
 mod walk;
 
@@ -14,19 +15,21 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+pub use self::ended::Group;
+use self::ended::{Ended, EndedImages};
 pub use self::exe::executed;
 pub use self::walk::walk;
 use crate::record::{CommandLine, Kept, Process};
 
 /// The part of the memory that ended images may take. They matter for sockets that outlive the process which made
-/// them: a listener that a parent left to its children. Of 256 MiB this is enough for about 60 000 of usual size.
+/// them: a listener that a parent left to its children. Of 256 MiB this is enough for about 50 000 of usual size.
 const ENDED_PART: usize = 10;
 
 /// The part that command lines may take.
 const CMDLINES_PART: usize = 4;
 
-/// What an image takes without its texts, with all that keeps it: measured.
-const IMAGE_BYTES: usize = 336;
+/// What an image takes without its texts, with all that keeps it: measured for a process that only forks.
+const IMAGE_BYTES: usize = 430;
 
 /// The kernel thread that makes all others.
 const KTHREADD: u32 = 2;
@@ -44,6 +47,8 @@ pub struct Fork {
     pub login_uid: Option<u32>,
     /// When it began, in `CLOCK_REALTIME` nanoseconds.
     pub start_ns: u64,
+    /// Whose it is: of its maker.
+    pub group: Group,
 }
 
 /// What an exec tells.
@@ -57,6 +62,8 @@ pub struct Exec {
     pub cmdline: Option<CommandLine>,
     /// Audit login uid.
     pub login_uid: Option<u32>,
+    /// Whose it is.
+    pub group: Group,
 }
 
 /// A [`Process`] with the time in which it was that.
@@ -66,6 +73,9 @@ struct Image {
     until_ns: u64,
     /// The process exited at `until_ns`, and its number was not seen to be used again.
     exited: bool,
+    /// It was the owner of a socket since it ended, or since it was last to be forgotten.
+    is_asked_for: bool,
+    group: Group,
     process: Arc<Process>,
 }
 
@@ -77,9 +87,7 @@ pub const MEMORY_BYTES: usize = 256 << 20;
 pub struct ProcessTable {
     /// Images of one number are in the order of their times and do not overlap.
     images: HashMap<u32, VecDeque<Image>, foldhash::fast::RandomState>,
-    /// Numbers of ended images with what they take, oldest first.
-    ended: VecDeque<(u32, usize)>,
-    ended_bytes: usize,
+    ended: EndedImages,
     max_ended_bytes: usize,
     cmdlines: Kept,
 }
@@ -95,8 +103,7 @@ impl ProcessTable {
     pub fn new(memory_bytes: usize) -> Self {
         Self {
             images: HashMap::default(),
-            ended: VecDeque::new(),
-            ended_bytes: 0,
+            ended: EndedImages::default(),
             max_ended_bytes: memory_bytes / ENDED_PART,
             cmdlines: Kept::new(memory_bytes / CMDLINES_PART),
         }
@@ -104,7 +111,7 @@ impl ProcessTable {
 
     /// What processes that have ended, and command lines, take, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.ended_bytes + self.cmdlines.bytes()
+        self.ended.bytes() + self.cmdlines.bytes()
     }
 
     /// What ran as `tgid` at the time `at_ns`.
@@ -112,6 +119,18 @@ impl ProcessTable {
         let images = self.images.get(&tgid)?;
         let image = images.iter().rev().find(|image| image.from_ns <= at_ns)?;
         (at_ns < image.until_ns).then_some(&image.process)
+    }
+
+    /// The same, of the owner of a socket: if it has ended, it is remembered for longer, since all that a listener accepts
+    /// have that owner.
+    pub fn owner(&mut self, tgid: u32, at_ns: u64) -> Option<&Arc<Process>> {
+        let images = self.images.get_mut(&tgid)?;
+        let image = images.iter_mut().rev().find(|image| image.from_ns <= at_ns)?;
+        if at_ns >= image.until_ns {
+            return None;
+        }
+        image.is_asked_for |= image.until_ns != u64::MAX;
+        Some(&image.process)
     }
 
     /// What `process` runs at the time `at_ns`, or ran last; `None` where that is not known.
@@ -140,13 +159,13 @@ impl ProcessTable {
         let images = self.images.get(&process.tgid);
         if images.is_none_or(|images| images.iter().all(|image| image.until_ns < read_ns)) {
             let cmdline = process.cmdline.and_then(|line| self.cmdlines.keep(line));
-            self.push(Process { cmdline, ..process }, read_ns);
+            self.push(Process { cmdline, ..process }, Group::default(), read_ns);
         }
     }
 
     /// A process begins, with the program of its maker.
     pub fn fork(&mut self, fork: Fork, at_ns: u64) {
-        let Fork { tgid, maker_tgid, ppid, login_uid, start_ns } = fork;
+        let Fork { tgid, maker_tgid, ppid, login_uid, start_ns, group } = fork;
         if self.seeded_after(tgid, at_ns) {
             return;
         }
@@ -157,39 +176,37 @@ impl ProcessTable {
         let is_kernel = maker_tgid == KTHREADD || maker.is_some_and(|maker| maker.is_kernel);
         let parent = ppid.and_then(|ppid| self.acting(ppid, at_ns));
         let parent_exe = parent.and_then(|parent| parent.exe.clone());
-        self.end(tgid, at_ns);
+        self.end(tgid, at_ns, false);
         let start_ns = Some(start_ns);
-        self.push(Process { tgid, start_ns, ppid, login_uid, exe, cmdline, parent_exe, is_kernel }, at_ns);
+        let process = Process { tgid, start_ns, ppid, login_uid, exe, cmdline, parent_exe, is_kernel };
+        self.push(process, group, at_ns);
     }
 
     /// A process runs another program from now on.
     pub fn exec(&mut self, exec: Exec, at_ns: u64) {
-        let Exec { tgid, exe, cmdline, login_uid } = exec;
+        let Exec { tgid, exe, cmdline, login_uid, group } = exec;
         self.forget_seeded_after(tgid, at_ns);
         let Process { start_ns, ppid, parent_exe, .. } =
             self.acting(tgid, at_ns).map(|before| (**before).clone()).unwrap_or_default();
-        self.end(tgid, at_ns);
+        self.end(tgid, at_ns, false);
         let cmdline = cmdline.and_then(|line| self.cmdlines.keep(line));
         let is_kernel = false;
-        self.push(Process { tgid, start_ns, ppid, login_uid, exe, cmdline, parent_exe, is_kernel }, at_ns);
+        let process = Process { tgid, start_ns, ppid, login_uid, exe, cmdline, parent_exe, is_kernel };
+        self.push(process, group, at_ns);
     }
 
     /// `tgid` is gone.
     pub fn exit(&mut self, tgid: u32, at_ns: u64) {
         self.forget_seeded_after(tgid, at_ns);
         // What ended before was not this process, also where it ended at the same time.
-        if self.end(tgid, at_ns)
-            && let Some(image) = self.images.get_mut(&tgid).and_then(VecDeque::back_mut)
-        {
-            image.exited = true;
-        }
+        self.end(tgid, at_ns, true);
     }
 
     /// Events were lost: from `at_ns` on any process may run anything. The caller seeds again.
     pub fn lost_events(&mut self, at_ns: u64) {
         let running: Vec<u32> = self.images.keys().copied().collect();
         for tgid in running {
-            self.end(tgid, at_ns);
+            self.end(tgid, at_ns, false);
         }
         for image in self.images.values_mut().flatten() {
             image.exited = false;
@@ -220,37 +237,47 @@ impl ProcessTable {
         }
     }
 
-    fn push(&mut self, process: Process, from_ns: u64) {
+    fn push(&mut self, process: Process, group: Group, from_ns: u64) {
         let images = self.images.entry(process.tgid).or_default();
         if let Some(before) = images.back_mut() {
             before.exited = false;
         }
         let process = Arc::new(process);
-        images.push_back(Image { from_ns, until_ns: u64::MAX, exited: false, process });
+        let (until_ns, exited, is_asked_for) = (u64::MAX, false, false);
+        images.push_back(Image { from_ns, until_ns, exited, is_asked_for, group, process });
     }
 
-    /// Whether there was one that had not ended.
-    fn end(&mut self, tgid: u32, at_ns: u64) -> bool {
-        let Some(image) = self.images.get_mut(&tgid).and_then(VecDeque::back_mut) else { return false };
+    /// The image that has not ended does, if there is one.
+    fn end(&mut self, tgid: u32, at_ns: u64, exited: bool) {
+        let Some(image) = self.images.get_mut(&tgid).and_then(VecDeque::back_mut) else { return };
         if image.until_ns != u64::MAX {
-            return false;
+            return;
         }
         image.until_ns = at_ns;
-        let bytes = image_bytes(&image.process);
-        self.ended.push_back((tgid, bytes));
-        self.ended_bytes += bytes;
-        while self.ended_bytes > self.max_ended_bytes
-            && let Some((oldest, bytes)) = self.ended.pop_front()
-        {
-            self.ended_bytes -= bytes;
-            let Some(images) = self.images.get_mut(&oldest) else { continue };
-            images.pop_front();
-            if images.is_empty() {
-                self.images.remove(&oldest);
-            }
-        }
-        true
+        image.exited = exited;
+        let ended = Ended { tgid, until_ns: at_ns, bytes: image_bytes(&image.process) };
+        self.ended.push(image.group, ended);
+        let Self { images, ended, max_ended_bytes, .. } = self;
+        ended.make_room(*max_ended_bytes, |ended| forget(images, ended));
     }
+}
+
+/// Forgets an image that has ended, unless it was asked for.
+fn forget(
+    all: &mut HashMap<u32, VecDeque<Image>, foldhash::fast::RandomState>,
+    Ended { tgid, until_ns, bytes }: Ended,
+) -> bool {
+    let Some(images) = all.get_mut(&tgid) else { return true };
+    let is_it = |image: &Image| image.until_ns == until_ns && image_bytes(&image.process) == bytes;
+    let Some(at) = images.iter().position(is_it) else { return true };
+    if images.get_mut(at).is_some_and(|image| std::mem::take(&mut image.is_asked_for)) {
+        return false;
+    }
+    images.remove(at);
+    if images.is_empty() {
+        all.remove(&tgid);
+    }
+    true
 }
 
 /// What an image takes. Forked processes share their texts; that is not counted.
@@ -260,6 +287,8 @@ fn image_bytes(process: &Process) -> usize {
     IMAGE_BYTES + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>()
 }
 
+#[cfg(test)]
+use self::ended::GROUP_BYTES;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

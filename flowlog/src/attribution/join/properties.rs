@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use flowlog_common::raw_sent::{Noted, RawSent, RawTuple, SHARED, Sent};
-use flowlog_common::{EventHeader, TcpClose, path, usage};
+use flowlog_common::{EventHeader, TcpClose, usage};
 use nix::libc;
 use proptest::prelude::*;
 
@@ -18,6 +18,7 @@ use crate::attribution::processes::MEMORY_BYTES;
 use crate::attribution::sockets::CLOCK_SLACK_NS;
 use crate::connections::timeouts::Timeouts;
 use crate::record::Process;
+use crate::testing::executes;
 
 /// Of processes. The second one is of the kernel.
 const NUMBERS: [u32; 4] = [1, 3, 4, 5];
@@ -304,6 +305,9 @@ impl Host {
             maker_tgid: maker,
             ppid: maker,
             login_uid: u32::MAX,
+            cgroup_id: 0,
+            uid: child % 2,
+            pad: 0,
         }));
     }
 
@@ -321,10 +325,7 @@ impl Host {
         {
             listener.exe.clone_from(&process.exe);
         }
-        let path_len = u32::try_from(name.len()).unwrap() + 1;
-        let (path, path_flags) = (path::RESOLVED, 0);
-        let exec = ProcessExec { header, tgid, login_uid: u32::MAX, args_len: 0, path_len, path, path_flags };
-        self.events.push(RingEvent::ProcessExec(exec, [name.as_bytes(), b"\0"].concat().into()));
+        self.events.push(executes(tgid, &name, header.time_ns));
     }
 
     fn open(&mut self, tgid: u32, kind: Kind, port: u16) {

@@ -1,22 +1,16 @@
 //! Joins of single events and flows. With messages, see `commands/daemon/observed/tests.rs`.
 
-use flowlog_common::{EventHeader, SYSCALL_UNKNOWN, path};
+use flowlog_common::{EventHeader, SYSCALL_UNKNOWN};
 use nix::libc;
 
 use super::*;
 use crate::attribution::processes::MEMORY_BYTES;
+use crate::testing::executes;
 
 const TGID: u32 = 7;
 
 fn exec(exe: &str, time_ns: u64) -> RingEvent {
-    let header = EventHeader { kind: 0, pad: 0, time_ns };
-    let names = exe.rsplit('/').filter(|name| !name.is_empty());
-    let text: Vec<u8> = names.flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect();
-    let path_len = u32::try_from(text.len()).unwrap();
-    let (path, path_flags) = (path::RESOLVED, 0);
-    let exec =
-        ProcessExec { header, tgid: TGID, login_uid: u32::MAX, args_len: 0, path_len, path, path_flags };
-    RingEvent::ProcessExec(exec, text.into())
+    executes(TGID, exe, time_ns)
 }
 
 fn exe(tables: &mut Tables, time_ns: u64) -> Option<String> {
@@ -100,8 +94,16 @@ fn tcp_open(owner: Owner, passive: u32, time_ns: u64) -> RingEvent {
 /// Tables that know a process and a thread of the kernel, after these events.
 fn after(events: impl IntoIterator<Item = RingEvent>) -> Tables {
     let mut tables = Tables::new(MEMORY_BYTES, cmdline::Mode::Off);
-    let kernel_thread =
-        ProcessFork { header: header(50), tgid: KERNEL_THREAD, maker_tgid: 2, ppid: 2, login_uid: u32::MAX };
+    let kernel_thread = ProcessFork {
+        header: header(50),
+        tgid: KERNEL_THREAD,
+        maker_tgid: 2,
+        ppid: 2,
+        login_uid: u32::MAX,
+        cgroup_id: 0,
+        uid: 0,
+        pad: 0,
+    };
     for event in [exec("/bin/server", 60), RingEvent::ProcessFork(kernel_thread)].into_iter().chain(events) {
         tables.apply(&event, &Clocks::fixed(0), |_| Origin::default());
     }
@@ -126,7 +128,16 @@ fn a_thread_of_the_kernel_is_no_closer() {
 fn who_only_looks_at_a_socket_is_no_closer() {
     const OTHER: u32 = TGID + 1;
     let method_of = |tgid: u32, syscall: u32, exiting: u32, ppid: u32| {
-        let fork = ProcessFork { header: header(50), tgid, maker_tgid: ppid, ppid, login_uid: u32::MAX };
+        let fork = ProcessFork {
+            header: header(50),
+            tgid,
+            maker_tgid: ppid,
+            ppid,
+            login_uid: u32::MAX,
+            cgroup_id: 0,
+            uid: 0,
+            pad: 0,
+        };
         let release = release(tgid, syscall, exiting);
         let tables = after([
             RingEvent::ProcessFork(fork),
@@ -215,7 +226,17 @@ fn a_raw_socket_had_its_echo_id_until_it_took_another() {
 fn a_listener_is_of_the_program_that_its_process_runs_when_it_accepts() {
     let mut tables = Tables::new(MEMORY_BYTES, cmdline::Mode::Full);
     let apply = |tables: &mut Tables, event| tables.apply(&event, &Clocks::fixed(0), |_| Origin::default());
-    tables.processes.fork(Fork { tgid: TGID, maker_tgid: 1, ppid: None, login_uid: None, start_ns: 50 }, 50);
+    tables.processes.fork(
+        Fork {
+            tgid: TGID,
+            maker_tgid: 1,
+            ppid: None,
+            login_uid: None,
+            start_ns: 50,
+            group: Group::default(),
+        },
+        50,
+    );
     apply(&mut tables, exec("/bin/binds", 100));
     let owner = Owner { tgid: TGID, time_ns: 150, ..Owner::UNKNOWN };
     let bound = tables.holder(owner, false, 150, |_| Origin::default());
@@ -229,7 +250,14 @@ fn a_listener_is_of_the_program_that_its_process_runs_when_it_accepts() {
     assert_eq!(exe_at(199), ("/bin/binds".to_owned(), false));
     assert_eq!(exe_at(200), ("/bin/serves".to_owned(), true));
     tables.processes.exit(TGID, 300);
-    let next = Fork { tgid: TGID, maker_tgid: 1, ppid: None, login_uid: None, start_ns: 2_000_000_000 };
+    let next = Fork {
+        tgid: TGID,
+        maker_tgid: 1,
+        ppid: None,
+        login_uid: None,
+        start_ns: 2_000_000_000,
+        group: Group::default(),
+    };
     tables.processes.fork(next, 400);
     let holder = tables.going_on(bound, 450);
     assert_eq!(tables.holders.get(holder).process, None, "the number is of another one");

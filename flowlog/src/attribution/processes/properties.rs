@@ -13,6 +13,9 @@ use super::*;
 /// So few that most are used again. The second process is of the kernel.
 const NUMBERS: [u32; 3] = [1, 3, 4];
 
+/// Room for three images that have ended.
+const FEW_BYTES: usize = 4 * (IMAGE_BYTES + 50) * ENDED_PART;
+
 /// What happens next on the host. Numbers are of processes, where there are none nothing happens.
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -97,7 +100,13 @@ impl Host {
                     login_uid,
                     ..real.process.clone()
                 };
-                self.send(Notice::Exec(Exec { tgid, exe: Some(exe), cmdline, login_uid }));
+                self.send(Notice::Exec(Exec {
+                    tgid,
+                    exe: Some(exe),
+                    cmdline,
+                    login_uid,
+                    group: group(tgid),
+                }));
             }
             Step::ExitOfLeader(tgid) => {
                 let Some(real) = self.running.get_mut(&tgid) else { return };
@@ -154,6 +163,7 @@ impl Host {
             ppid,
             login_uid,
             start_ns: self.now_ns,
+            group: group(child),
         }));
     }
 
@@ -168,7 +178,9 @@ impl Host {
                 Notice::Exec(exec) => self.table.exec(exec, at_ns),
                 Notice::Exit(tgid) => self.table.exit(tgid, at_ns),
                 Notice::Act(truth) => {
-                    let named = [self.table.at(truth.tgid, at_ns), self.table.acting(truth.tgid, at_ns)];
+                    let owner = self.table.owner(truth.tgid, at_ns).cloned();
+                    assert_eq!(owner.as_ref(), self.table.at(truth.tgid, at_ns));
+                    let named = [owner.as_ref(), self.table.acting(truth.tgid, at_ns)];
                     self.named += named.iter().flatten().count();
                     for named in named.into_iter().flatten() {
                         assert_true(named, &truth);
@@ -183,8 +195,10 @@ impl Host {
     fn assert_bounded(&self) {
         let images = self.table.images.values().flatten();
         let ended = images.clone().filter(|image| image.until_ns != u64::MAX);
+        let groups = self.table.ended.groups_bytes();
         let bytes: usize = ended.clone().map(|image| image_bytes(&image.process)).sum();
-        assert_eq!((ended.count(), bytes), (self.table.ended.len(), self.table.ended_bytes));
+        assert_eq!((ended.count(), bytes), (self.table.ended.len(), self.table.ended.bytes() - groups));
+        assert!(self.table.ended.bytes() <= self.table.max_ended_bytes);
         for images in self.table.images.values() {
             assert!(images.iter().filter(|image| image.until_ns == u64::MAX).count() <= 1);
         }
@@ -209,9 +223,14 @@ fn assert_true(named: &Process, truth: &Process) {
     assert!(is_right, "named {named:?}, but it was {truth:?}");
 }
 
-fn run(steps: &[Step]) -> Host {
+/// Half of the processes are of another user.
+fn group(tgid: u32) -> Group {
+    Group { cgroup_id: 5, uid: tgid % 2 }
+}
+
+fn run(steps: &[Step], memory_bytes: usize) -> Host {
     let init = Process { tgid: 1, start_ns: Some(0), exe: Some("/sbin/init".into()), ..Process::default() };
-    let mut host = Host::default();
+    let mut host = Host { table: ProcessTable::new(memory_bytes), ..Host::default() };
     host.running.insert(1, Real { is_leaderless: false, process: init });
     for step in steps {
         host.step(*step);
@@ -224,8 +243,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(5000))]
 
     #[test]
-    fn no_process_is_named_for_another(steps in proptest::collection::vec(step(), 0..120)) {
-        run(&steps);
+    fn no_process_is_named_for_another(
+        steps in proptest::collection::vec(step(), 0..120),
+        memory_bytes in prop_oneof![Just(MEMORY_BYTES), Just(FEW_BYTES)],
+    ) {
+        run(&steps, memory_bytes);
     }
 }
 
@@ -242,5 +264,5 @@ fn processes_are_named() {
         Step::Act(3),
         Step::Act(1),
     ];
-    assert_eq!(run(&steps).named, 6);
+    assert_eq!(run(&steps, MEMORY_BYTES).named, 6);
 }

@@ -6,7 +6,10 @@ fn seed(table: &mut ProcessTable, tgid: u32, exe: &str, read_ns: u64) {
 
 fn fork(table: &mut ProcessTable, tgid: u32, maker_tgid: u32, at_ns: u64) {
     let ppid = Some(maker_tgid);
-    table.fork(Fork { tgid, maker_tgid, ppid, login_uid: None, start_ns: 1000 + at_ns }, at_ns);
+    table.fork(
+        Fork { tgid, maker_tgid, ppid, login_uid: None, start_ns: 1000 + at_ns, group: Group::default() },
+        at_ns,
+    );
 }
 
 fn exec(table: &mut ProcessTable, tgid: u32, exe: &str, at_ns: u64) {
@@ -99,7 +102,13 @@ fn a_child_has_what_its_parent_was_at_the_fork() {
     seed(&mut table, 1, "/sbin/init", 10);
     fork(&mut table, 2, 1, 100);
     let args = Some("sh -c x".into());
-    let exec_2 = Exec { tgid: 2, exe: Some("/bin/sh".into()), cmdline: args.clone(), login_uid: Some(1000) };
+    let exec_2 = Exec {
+        tgid: 2,
+        exe: Some("/bin/sh".into()),
+        cmdline: args.clone(),
+        login_uid: Some(1000),
+        group: Group::default(),
+    };
     table.exec(exec_2, 200);
     let at = |table: &ProcessTable, tgid, at_ns| Process::clone(table.at(tgid, at_ns).unwrap());
     let sh = at(&table, 2, 200);
@@ -121,7 +130,10 @@ fn a_sibling_has_the_program_of_its_maker_and_the_parent_of_its_parent() {
     seed(&mut table, 1, "/sbin/init", 10);
     seed(&mut table, 2, "/bin/maker", 10);
     for ppid in [Some(1), None] {
-        table.fork(Fork { tgid: 3, maker_tgid: 2, ppid, login_uid: Some(5), start_ns: 7 }, 100);
+        table.fork(
+            Fork { tgid: 3, maker_tgid: 2, ppid, login_uid: Some(5), start_ns: 7, group: Group::default() },
+            100,
+        );
         let sibling = table.at(3, 100).unwrap();
         assert_eq!((sibling.exe.as_deref(), sibling.ppid), (Some("/bin/maker"), ppid));
         assert_eq!(sibling.parent_exe.as_deref(), ppid.map(|_| "/sbin/init"));
@@ -171,16 +183,62 @@ fn a_process_of_the_kernel_is_one_until_it_executes() {
     assert_eq!(is_kernel(&table, 70, 130), Some(false));
 }
 
+/// What takes the room of so many ended images of `/bin/x`.
+fn room_for(images: usize) -> ProcessTable {
+    ProcessTable::new((images * (IMAGE_BYTES + "/bin/x".len()) + 2 * GROUP_BYTES) * ENDED_PART)
+}
+
+fn run(table: &mut ProcessTable, tgid: u32, uid: u32) {
+    let group = Group { cgroup_id: 1, uid };
+    table.exec(Exec { tgid, exe: Some("/bin/x".into()), group, ..Exec::default() }, 100);
+    table.exit(tgid, 200);
+}
+
 #[test]
-fn ended_images_are_bounded() {
-    let mut table = ProcessTable::default();
-    let bytes = IMAGE_BYTES + "/bin/x".len();
-    let max = u32::try_from(MEMORY_BYTES / ENDED_PART / bytes).unwrap();
-    for tgid in 0..max + 10 {
-        exec(&mut table, tgid, "/bin/x", 100);
-        table.exit(tgid, 200);
+fn ended_images_are_bounded_and_the_oldest_of_who_has_most_go_first() {
+    let mut table = room_for(100);
+    for tgid in 0..30 {
+        run(&mut table, tgid, 1);
     }
-    assert_eq!(table.images.len(), usize::try_from(max).unwrap());
-    assert!(table.at(9, 150).is_none());
-    assert!(table.at(10, 150).is_some());
+    for tgid in 1000..2000 {
+        run(&mut table, tgid, 2);
+    }
+    assert!((99..=100).contains(&table.images.len()));
+    assert!((0..30).all(|tgid| table.at(tgid, 150).is_some()), "another user");
+    assert!(table.at(1929, 150).is_none());
+    assert!(table.at(1931, 150).is_some());
+}
+
+/// The parent opened the listener, and ended.
+#[test]
+fn who_owns_sockets_that_go_on_is_remembered() {
+    let mut table = room_for(100);
+    for tgid in 0..250 {
+        run(&mut table, tgid, 1);
+        assert_eq!(table.owner(1, 150).is_some(), tgid > 0);
+    }
+    assert!(table.at(2, 150).is_none());
+    for tgid in 250..500 {
+        run(&mut table, tgid, 1);
+    }
+    assert!(table.at(1, 150).is_none(), "nobody asks any more");
+}
+
+/// As each session and container has a cgroup of its own: together they have more than is forgotten at once.
+#[test]
+fn of_many_groups_none_loses_all_and_who_is_asked_for_stays() {
+    const GROUPS: u32 = 1000;
+    const EACH: u32 = 4;
+    let bytes = EACH as usize * (IMAGE_BYTES + "/bin/x".len()) + GROUP_BYTES;
+    let mut table = ProcessTable::new(GROUPS as usize * bytes * ENDED_PART);
+    for tgid in 0..2 * GROUPS * EACH {
+        run(&mut table, tgid, tgid % GROUPS);
+        assert_eq!(table.owner(1, 150).is_some(), tgid > 0);
+    }
+    let of_group = |uid: u32| {
+        let all = table.images.values().flatten();
+        all.filter(|image| image.group.uid == uid).count()
+    };
+    let fewest = (0..GROUPS).map(of_group).min();
+    assert_eq!(fewest, Some(EACH as usize - 1));
 }

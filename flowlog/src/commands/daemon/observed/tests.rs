@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use flowlog_common::{EventHeader, Owner, ProcessExec, TcpConnect, TcpOpen, path};
+use flowlog_common::{EventHeader, Owner, TcpOpen};
 
 use super::*;
 use crate::attribution::addresses::Addresses;
@@ -101,24 +101,11 @@ impl Bench {
     /// The client's process begins, and connects from this port: its socket opens before the first packet.
     fn connect(&mut self, port: u16, socket_cookie: u64, at_ns: u64) {
         let owner = Owner { tgid: TGID, time_ns: at_ns, netns_cookie: NETNS_COOKIE, ..Owner::UNKNOWN };
-        let text: Box<[u8]> = (*b"client\0bin\0").into();
-        self.event(&RingEvent::ProcessExec(
-            ProcessExec {
-                header: header(at_ns - 1000),
-                tgid: TGID,
-                login_uid: u32::MAX,
-                args_len: 0,
-                path_len: u32::try_from(text.len()).unwrap(),
-                path: path::RESOLVED,
-                path_flags: 0,
-            },
-            text,
-        ));
-        self.event(&RingEvent::TcpConnect(TcpConnect { header: header(at_ns), socket_cookie, owner }));
+        self.event(&testing::executes(TGID, "/bin/client", at_ns - 1000));
         self.event(&RingEvent::TcpOpen(TcpOpen {
             header: header(at_ns + 100_000),
             socket_cookie,
-            owner: Owner::UNKNOWN,
+            owner,
             local_addr: mapped(client()),
             remote_addr: mapped("10.0.0.2".parse().unwrap()),
             local_port: port,

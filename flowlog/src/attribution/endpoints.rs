@@ -5,18 +5,20 @@
 //! others. [`EndpointTable::find`] takes the one that the kernel would give the packets to, and says
 //! [`FoundEndpoint::Ambiguous`] where several processes could be it.
 
+mod families;
 mod forgotten;
 
 use std::net::IpAddr;
 
 use hashbrown::{HashMap, HashSet};
 
+use self::families::{Families, Number};
 use self::forgotten::Forgotten;
 
 use crate::attribution::addresses::Presence;
 use crate::attribution::clocks::Moment;
 use crate::attribution::holders::{GroupId, HolderId, Holders};
-use crate::attribution::lives::{Life, LifeValue, Lives};
+use crate::attribution::lives::{Life, LifeValue};
 use crate::attribution::sockets::{CLOCK_SLACK_NS, Span, is_loopback};
 use crate::flow::Protocol;
 use crate::record::Holder;
@@ -138,8 +140,6 @@ impl Details {
 
 impl LifeValue for Details {}
 
-const _: () = assert!(Lives::<Port, Details>::LIFE_BYTES == 88);
-
 /// Whether both are one process with one identity, whatever it did with the socket since.
 fn is_same_owner(known: &Holder, other: &Holder) -> bool {
     known.owner == other.owner || known.is_same(other)
@@ -178,12 +178,12 @@ pub enum FoundEndpoint {
 /// All sockets without a connection that were seen, until some time after they closed.
 #[derive(Debug, Default)]
 pub struct EndpointTable {
-    lives: Lives<Port, Details>,
+    lives: Families,
     /// More addresses that sockets have sent from, by their cookies.
     more: HashMap<u64, Vec<[u8; 16]>, foldhash::fast::RandomState>,
     forgotten: Forgotten,
     /// Those that are forgotten with a flow: the room is kept for the next.
-    spent: Vec<u32>,
+    spent: Vec<Number>,
 }
 
 impl EndpointTable {
@@ -253,7 +253,7 @@ impl EndpointTable {
 
     /// The life that the socket has now, or had last.
     pub fn get(&self, cookie: u64) -> Option<Life<Details>> {
-        self.lives.get(cookie)
+        self.lives.get_with_key(cookie).map(|(_, life)| life)
     }
 
     /// The port of that life.
@@ -276,19 +276,19 @@ impl EndpointTable {
         self.lives.close(cookie, at_ns, holders);
     }
 
-    /// As [`Lives::lost_events`].
+    /// As [`crate::attribution::lives::Lives::lost_events`].
     pub fn lost_events(&mut self, since_ns: u64, holders: &Holders) {
         self.lives.lost_events(since_ns, holders);
     }
 
-    /// As [`Lives::expire`].
+    /// As [`crate::attribution::lives::Lives::expire`].
     pub fn expire(&mut self, now_ns: u64, linger_ns: impl Fn(Protocol) -> u64, holders: &mut Holders) {
         let shortest_ns = linger_ns(Protocol::UDP);
         self.lives.expire(now_ns, shortest_ns, |port| linger_ns(port.protocol), holders);
         self.forgotten.expire(now_ns.saturating_sub(shortest_ns));
         if self.more.len() > 2 * MAX_SEEN {
             let Self { lives, more, .. } = self;
-            more.retain(|cookie, _| lives.get(*cookie).is_some());
+            more.retain(|cookie, _| lives.get_with_key(*cookie).is_some());
         }
     }
 
@@ -308,9 +308,9 @@ impl EndpointTable {
         }
     }
 
-    /// As [`Lives::evict`].
+    /// As [`crate::attribution::lives::Lives::evict`].
     pub(crate) fn evict(&mut self, group: GroupId, holders: &mut Holders) -> bool {
-        let Some((port, life)) = self.lives.evict(group, 0, holders) else { return false };
+        let Some((port, life)) = self.lives.evict(group, holders) else { return false };
         self.forgotten.add(port, &life);
         true
     }

@@ -25,6 +25,7 @@ struct Measured {
     machine_us: Samples,
     machine_more_us: Samples,
     watcher_us: Samples,
+    loaded_mib: Samples,
     peak_mib: Samples,
     parts: BTreeMap<String, Samples>,
     made: Samples,
@@ -45,6 +46,7 @@ impl Measured {
             machine_us: samples(),
             machine_more_us: samples(),
             watcher_us: samples(),
+            loaded_mib: samples(),
             peak_mib: samples(),
             parts: BTreeMap::new(),
             made: samples(),
@@ -67,6 +69,7 @@ impl Measured {
         }
         let watched = &outcome.watched;
         self.watcher_us.extend(watched.cpu.map(|cpu| outcome.us_each(cpu)));
+        self.loaded_mib.extend(watched.loaded_mib);
         self.peak_mib.extend(watched.peak_mib);
         for (name, time) in &watched.parts {
             self.parts.entry(name.clone()).or_default().push(outcome.us_each(*time));
@@ -94,6 +97,7 @@ impl Measured {
             Cell::Figure(self.machine_us.median(), 1),
             Cell::Figure(self.machine_more_us.median(), 1),
             Cell::Figure(self.watcher_us.median(), 1),
+            Cell::Figure(self.loaded_mib.median(), 1),
             Cell::Figure(self.peak_mib.median(), 1),
         ]
     }
@@ -172,6 +176,7 @@ impl<'a> Compared<'a> {
                 "machine_us",
                 "machine_us_more",
                 "watcher_us",
+                "loaded_mib",
                 "peak_mib",
             ],
             rows: self.modes.iter().map(Measured::cost).collect(),

@@ -93,6 +93,7 @@ pub(super) struct Watcher<'a> {
     tools: &'a Tools<'a>,
     log: PathBuf,
     before: Duration,
+    loaded_mib: Option<f64>,
     threads_before: BTreeMap<String, Duration>,
     runs_before: Option<BTreeMap<String, Runs>>,
 }
@@ -106,6 +107,8 @@ pub(super) struct Watched {
     pub(super) cpu: Option<Duration>,
     /// The same by thread, and what it did at its end.
     pub(super) parts: BTreeMap<String, Duration>,
+    /// The memory that it takes when the load is made: open connections are open, and ended ones may wait.
+    pub(super) loaded_mib: Option<f64>,
     pub(super) peak_mib: Option<f64>,
     /// Of the eBPF programs, if they are counted.
     pub(super) runs: BTreeMap<String, Runs>,
@@ -139,6 +142,7 @@ impl<'a> Watcher<'a> {
             tools,
             log,
             before: Duration::ZERO,
+            loaded_mib: None,
             threads_before: BTreeMap::new(),
             runs_before: None,
         };
@@ -174,6 +178,18 @@ impl<'a> Watcher<'a> {
         Ok(())
     }
 
+    /// The load is made, and its programs still run.
+    ///
+    /// # Errors
+    ///
+    /// When the watcher has ended.
+    pub(super) fn loaded(&mut self) -> Result<()> {
+        if let Some(process) = &self.process {
+            self.loaded_mib = Some(Usage::of(process.pid())?.rss_mib);
+        }
+        Ok(())
+    }
+
     /// The work is done: ends the watcher, once it has received what the kernel has for it.
     ///
     /// # Errors
@@ -185,7 +201,7 @@ impl<'a> Watcher<'a> {
         if self.mode.has_rows() {
             self.drain(&mut process, place)?;
         }
-        let mut watched = Watched { before: self.before, ..Watched::default() };
+        let mut watched = Watched { before: self.before, loaded_mib: self.loaded_mib, ..Watched::default() };
         if let Some(before) = &self.runs_before {
             watched.runs = programs::runs_since(pid, before)?;
         }

@@ -99,6 +99,7 @@ pub(super) fn measure(
     watcher.begin(counting)?;
     let (own, machine) = (usage::cpu_of_own()?, usage::cpu_of_machine()?);
     let done = traffic.run()?;
+    watcher.loaded()?;
     let witness = traffic.end()?;
     place.flush(mode.is_flowlog(), interrupt)?;
     let watched = watcher.end(&place)?;

@@ -22,7 +22,10 @@ const FIRST_PORT: u16 = 8000;
 const DEFAULT_COUNT: u32 = 20_000;
 
 /// Ports of the measurement with many sockets: one alone has too few ephemeral ones.
-const PORTS: u16 = 24;
+const PORTS: u32 = 24;
+
+/// Connections to one port at most: there are 28 232 ephemeral ones.
+const MOST_OF_PORT: u32 = 25_000;
 
 /// Connections of the measurement with many sockets. A busy host has five times as many in two minutes.
 const DEFAULT_MANY: u32 = 120_000;
@@ -54,8 +57,9 @@ pub(super) fn rate<'a>(setting: &Setting<'a>) -> Result<Box<dyn Traffic + 'a>> {
 
 /// Many ports, over loopback: both ends are on the host.
 pub(super) fn many<'a>(setting: &Setting<'a>) -> Result<Box<dyn Traffic + 'a>> {
-    let count = setting.count.unwrap_or(DEFAULT_MANY).div_ceil(PORTS.into());
-    start(setting, &setting.place.server, "127.0.0.1", PORTS, count)
+    let count = setting.count.unwrap_or(DEFAULT_MANY);
+    let ports = count.div_ceil(MOST_OF_PORT).max(PORTS);
+    start(setting, &setting.place.server, "127.0.0.1", u16::try_from(ports)?, count.div_ceil(ports))
 }
 
 fn start<'a>(

@@ -118,7 +118,7 @@ fn who_was_asked_by_an_address_that_has_gone_is_named() {
     let running = server.start(&net.server, &format!("udp-listen [::]:{PORT}"));
     running.wait_for("listening");
     let ask = |addr: &str, port: u16| {
-        client.run(&net.client, &format!("udp-send-from {port} {}", destination(addr)));
+        client.run(&net.client, &format!("udp-send-from {port} {} 1", destination(addr)));
         running.wait_for(&format!("received {port}\n"));
     };
     let all: Vec<&str> = STAYS.into_iter().chain(GUESTS.map(|guest| guest.addr)).collect();
@@ -168,7 +168,7 @@ fn who_answers_from_an_address_that_has_just_come_is_named() {
     let ports = 4000..4020;
     for port in ports.clone() {
         net.set("add", guest);
-        client.run(&net.client, &format!("udp-send-from {port} {}", destination(guest.addr)));
+        client.run(&net.client, &format!("udp-send-from {port} {} 1", destination(guest.addr)));
         running.wait_for(&format!("answered {port}\n"));
         net.set("del", guest);
     }
@@ -199,7 +199,7 @@ fn an_address_counts_from_when_it_has_come() {
         running
     });
     let ask = |running: &Running, port: u16| {
-        asks.run(&client, &format!("udp-send-from {port} 10.77.1.9:{PORT}"));
+        asks.run(&client, &format!("udp-send-from {port} 10.77.1.9:{PORT} 1"));
         running.wait_for(&format!("received {port}\n"));
     };
     ask(&behind_it, 4000);

@@ -154,7 +154,7 @@ fn the_server_that_gets_the_datagrams_is_named() {
             ("10.79.0.2:53", &wildcard, &of_wildcard, port),
             ("10.79.0.3:53", &specific, &of_specific, port + 1000),
         ] {
-            let told = client.run(&case.client, &format!("udp-send-from {port} {at}"));
+            let told = client.run(&case.client, &format!("udp-send-from {port} {at} 1"));
             running.wait_for(&format!("answered {}\n", told.number("port")));
             clients.push((told, program, running.pid()));
         }
@@ -182,7 +182,7 @@ fn of_programs_that_share_a_port_the_wrong_one_is_never_named() {
             (i64::from(running.pid()), (program, running))
         })
         .collect();
-    let client_from = |port| client.run(&case.client, &format!("udp-send-from {port} 10.79.0.2:53"));
+    let client_from = |port| client.run(&case.client, &format!("udp-send-from {port} 10.79.0.2:53 1"));
     let clients: Vec<Told> = (4000..4016).map(client_from).collect();
     let answered_by = |port: i64| {
         let word = format!("answered {port}\n");
@@ -228,6 +228,31 @@ fn a_flow_that_two_programs_made_in_turn_names_neither() {
     for row in rows.both(|row| row.int("src_port") == Some(4000)) {
         assert_eq!(row.of_process("src"), ["src_attribution"], "{row:?}");
         assert_eq!(row.text("src_attribution"), Some("ambiguous"), "{row:?}");
+    }
+}
+
+/// Several sockets could have sent its packets, but not several programs.
+#[test]
+fn a_flow_of_several_sockets_of_one_process_or_program_names_it() {
+    let _alone = alone();
+    let case = Case::new();
+    let [server, again, once] = ["fl-server", "fl-again", "fl-once"].map(|name| case.program(name));
+    let running = case.serve(&server, "udp-serve 0.0.0.0:53");
+    let again_pid = again.run(&case.client, "udp-send-from 4000 10.79.0.2:53 3").pid;
+    for _ in 0..3 {
+        once.run(&case.client, "udp-send-from 4001 10.79.0.2:53 1");
+    }
+    crate::harness::wait::wait_for("the server to answer", || {
+        (running.told().numbers("answered").len() == 6).then_some(())
+    });
+    let rows = case.stop();
+    for row in rows.both(|row| row.int("src_port") == Some(4000)) {
+        assert_process(row, "src", "endpoint", &again, again_pid, 0);
+    }
+    for row in rows.both(|row| row.int("src_port") == Some(4001)) {
+        assert_eq!(row.text("src_attribution"), Some("program"), "{row:?}");
+        assert_eq!(row.text("src_exe"), Some(once.exe()), "{row:?}");
+        assert_eq!(row.int("src_pid"), None, "{row:?}");
     }
 }
 
@@ -316,7 +341,7 @@ fn a_server_on_all_addresses_is_named_to_each_client() {
         .cycle()
         .zip(4000..4020)
         .map(|(ip, port)| {
-            (ip.parse().unwrap(), client.run(&case.client, &format!("udp-send-from {port} {ip}:53")))
+            (ip.parse().unwrap(), client.run(&case.client, &format!("udp-send-from {port} {ip}:53 1")))
         })
         .collect();
     for (_, told) in &clients {

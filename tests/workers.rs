@@ -124,7 +124,7 @@ fn of_workers_that_receive_in_turn_the_wrong_one_is_never_named() {
     let running = parent.start(&namespace, &role);
     running.wait_for("listening");
     let clients: Vec<_> =
-        (4000..4020).map(|port| client.run(&namespace, &format!("udp-send-from {port} {at}"))).collect();
+        (4000..4020).map(|port| client.run(&namespace, &format!("udp-send-from {port} {at} 1"))).collect();
     for told in &clients {
         running.wait_for(&format!("received-from-{} ", told.number("port")));
     }

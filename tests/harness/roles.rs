@@ -18,7 +18,8 @@ mod raw;
 mod tcp;
 
 use std::io::{self, Read, Write};
-use std::process;
+use std::net::{SocketAddr, TcpStream};
+use std::process::{self, Command};
 use std::thread;
 
 use nix::sys::prctl::set_pdeathsig;
@@ -83,9 +84,11 @@ pub(crate) fn play(words: &[&str]) {
         ["pass-on", kind, at] => handover::pass_on(kind, at),
         ["take-and-connect", at, to] => handover::take_and_connect(at, to.parse().unwrap()),
         ["udp-connect", to] => datagram::connect(to.parse().unwrap()),
-        ["udp-flood", to, sockets] => datagram::flood(to.parse().unwrap(), sockets.parse().unwrap()),
+        ["flood", to, rounds] => flood(to.parse().unwrap(), rounds.parse().unwrap()),
         ["udp-send", to] => datagram::send(to.parse().unwrap()),
-        ["udp-send-from", port, to] => datagram::send_from(port.parse().unwrap(), to.parse().unwrap()),
+        ["udp-send-from", port, to, times] => {
+            datagram::send_from(port.parse().unwrap(), to.parse().unwrap(), times.parse().unwrap());
+        }
         ["udp-listen", at] => datagram::listen(at.parse().unwrap()),
         ["udp-serve", at] => datagram::serve(at.parse().unwrap(), false),
         ["udp-serve-shared", at] => datagram::serve(at.parse().unwrap(), true),
@@ -118,6 +121,18 @@ pub(crate) fn play(words: &[&str]) {
             tcp::connect_bound_to_device(device, to.parse().unwrap());
         }
         _ => panic!("no such role: {words:?}"),
+    }
+}
+
+/// Opens sockets of UDP and TCP as fast as it goes, whether somebody listens or not, and runs a program now and then.
+fn flood(to: SocketAddr, rounds: usize) {
+    const OF_EACH: usize = 20;
+    for _ in 0..rounds {
+        for _ in 0..OF_EACH {
+            datagram::connect_and_send(to);
+            let _ = TcpStream::connect(to);
+        }
+        Command::new("/bin/true").status().unwrap();
     }
 }
 

@@ -15,13 +15,11 @@ pub(super) fn connect(to: SocketAddr) {
     tell(&format!("port {}", socket.local_addr().unwrap().port()));
 }
 
-/// Does the same again and again, as fast as it goes, whether somebody listens or not.
-pub(super) fn flood(to: SocketAddr, sockets: u32) {
-    for _ in 0..sockets {
-        let socket = UdpSocket::bind((unspecified(to.ip()), 0)).unwrap();
-        socket.connect(to).unwrap();
-        let _ = socket.send(b"request");
-    }
+/// The same, whether somebody listens or not.
+pub(super) fn connect_and_send(to: SocketAddr) {
+    let socket = UdpSocket::bind((unspecified(to.ip()), 0)).unwrap();
+    socket.connect(to).unwrap();
+    let _ = socket.send(b"request");
 }
 
 /// Sends from a socket that is bound by the send.
@@ -32,9 +30,12 @@ pub(super) fn send(to: SocketAddr) {
 }
 
 /// Sends from this port: of twenty clients two may get the same from the kernel, and are then one flow.
-pub(super) fn send_from(port: u16, to: SocketAddr) {
-    let socket = UdpSocket::bind((unspecified(to.ip()), port)).unwrap();
-    socket.send_to(b"request", to).unwrap();
+/// Each time with another socket.
+pub(super) fn send_from(port: u16, to: SocketAddr, times: usize) {
+    for _ in 0..times {
+        let socket = UdpSocket::bind((unspecified(to.ip()), port)).unwrap();
+        socket.send_to(b"request", to).unwrap();
+    }
     tell(&format!("port {port}"));
 }
 

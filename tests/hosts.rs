@@ -1,6 +1,7 @@
 //! Hosts that lack something, or refuse it: the rest works, and log and doctor say what is missing.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 use std::process::Command;
 
@@ -10,13 +11,19 @@ use serde_json::Value;
 use crate::containers::Branch;
 use crate::harness::daemon::{Daemon, binary, run_command};
 use crate::harness::dataset::{Dataset, Row};
-use crate::harness::host::{cover, mounted_for_ebpf, unmount_all, with_capabilities, with_own_mounts};
+use crate::harness::host::{
+    as_nobody, cover, mounted_for_ebpf, unmount_all, with_capabilities, with_own_mounts,
+};
 use crate::harness::namespace::Namespace;
 use crate::harness::process::run;
+use crate::harness::program::Program;
 use crate::harness::seccomp::without_bpf;
 use crate::processes::Pair;
 
 const AT: &str = "127.0.0.1:5000";
+
+/// The user `nobody`.
+const NOBODY: u32 = 65_534;
 
 /// What flowlog needs, see `flowlog doctor`.
 const NEEDED: [Capability; 6] = [
@@ -95,6 +102,68 @@ fn processes_are_named_where_nothing_of_tracing_and_ebpf_is_mounted() {
             assert_eq!(after, before, "it mounts nothing that others see");
             daemon
         })
+    });
+}
+
+/// As a service that has a user of its own.
+#[test]
+fn processes_are_named_by_another_user_than_root_with_the_capabilities_that_it_needs() {
+    let needed: Vec<_> = NEEDED.into_iter().chain([Capability::CAP_DAC_READ_SEARCH]).collect();
+    assert_names_processes(|namespace, output| {
+        chown(output, Some(NOBODY), Some(NOBODY)).unwrap();
+        let daemon = Daemon::spawn(as_nobody(&run_command(output, &[namespace]), &needed));
+        assert_eq!(fs::metadata(format!("/proc/{}", daemon.pid())).unwrap().uid(), NOBODY);
+        daemon
+    });
+}
+
+/// What else may be missing is in the log, not only in the rows.
+#[test]
+fn what_another_user_lacks_to_read_is_named() {
+    let kept: Vec<_> = NEEDED.into_iter().filter(|one| *one != Capability::CAP_SYS_PTRACE).collect();
+    let programs = tempfile::tempdir().unwrap();
+    chown(programs.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let flowlog = Program::linked(programs.path(), "flowlog", binary());
+    let start = |namespace: &Namespace, output: &Path, kept: &[Capability]| {
+        chown(output, Some(NOBODY), Some(NOBODY)).unwrap();
+        let mut command = Command::new(flowlog.exe());
+        command.args(run_command(output, &[namespace]).get_args());
+        Daemon::spawn(as_nobody(&command, kept))
+    };
+    assert_says_why_without_processes(
+        |namespace, output| start(namespace, output, &kept),
+        &["tracefs", "CAP_DAC_READ_SEARCH"],
+    );
+    let kept: Vec<_> = kept.into_iter().chain([Capability::CAP_DAC_READ_SEARCH]).collect();
+    let log = assert_names_processes(|namespace, output| start(namespace, output, &kept));
+    assert_eq!(log.matches("found no CAP_SYS_PTRACE").count(), 1, "{log}");
+}
+
+#[test]
+fn without_any_rights_it_says_which_it_needs() {
+    let output = tempfile::tempdir().unwrap();
+    let finished = run(as_nobody(&run_command(output.path(), &[]), &[Capability::CAP_DAC_READ_SEARCH]));
+    assert_eq!(finished.status.code(), Some(1), "{finished}");
+    assert!(finished.stderr.contains("found no CAP_NET_ADMIN"), "{finished}");
+}
+
+#[test]
+fn settings_are_read_from_etc_where_no_other_file_is_given() {
+    let output = tempfile::tempdir().unwrap();
+    let other = output.path().join("other.toml");
+    fs::write(&other, "outpu = 'x'").unwrap();
+    with_own_mounts(|| {
+        cover("/etc");
+        fs::create_dir("/etc/flowlog").unwrap();
+        fs::write("/etc/flowlog/flowlog.toml", "rotat = 'x'").unwrap();
+        let mut command = run_command(output.path(), &[]);
+        let finished = run(command);
+        assert_eq!(finished.status.code(), Some(2), "{finished}");
+        assert!(finished.stderr.contains("/etc/flowlog/flowlog.toml"), "{finished}");
+        command = run_command(output.path(), &[]);
+        command.arg("--config").arg(&other);
+        let finished = run(command);
+        assert!(finished.stderr.contains("other.toml"), "{finished}");
     });
 }
 

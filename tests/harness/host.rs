@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use caps::{CapSet, Capability};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -62,6 +63,24 @@ pub(crate) fn mounted_for_ebpf(process: &str) -> Vec<Mounted> {
     let mut mounted = mounted(process);
     mounted.retain(|mounted| ["bpf", "cgroup2", "tracefs", "debugfs"].contains(&&*mounted.fs_type));
     mounted
+}
+
+/// The same command as another user than root, with these capabilities only.
+pub(crate) fn as_nobody(command: &Command, capabilities: &[Capability]) -> Command {
+    let names =
+        capabilities.iter().map(|capability| capability.to_string().to_lowercase().replace("cap_", "+"));
+    let list = ["-all".to_owned()].into_iter().chain(names).collect::<Vec<_>>().join(",");
+    let mut as_nobody = Command::new("setpriv");
+    as_nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    as_nobody.arg(format!("--inh-caps={list}")).arg(format!("--ambient-caps={list}"));
+    as_nobody.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => as_nobody.env(name, value),
+            None => as_nobody.env_remove(name),
+        };
+    }
+    as_nobody
 }
 
 /// Runs `work` where programs have these capabilities only, also those of root.

@@ -243,8 +243,8 @@ impl Ebpf {
         // Where programs are refused, that is said first.
         cgroups.map_err(|source| EbpfError::Io {
             what: format!(
-                "cannot read the format of the tracepoint cgroup_mkdir; mount tracefs with `mount -t tracefs none {}`",
-                mounts::TRACEFS
+                "cannot read the format of the tracepoint cgroup_mkdir; {}",
+                formats::advice(&source)
             ),
             source,
         })?;

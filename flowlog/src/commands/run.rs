@@ -1,10 +1,12 @@
 //! `flowlog run`: its arguments, what has to be well before it begins, and its start.
 
+use std::io::ErrorKind::NotFound;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use bytesize::ByteSize;
+use caps::{CapSet, Capability};
 use tracing::{error, info, warn};
 
 use crate::commands::arguments::Where;
@@ -15,14 +17,17 @@ use crate::connections::ctnetlink::Delivery;
 use crate::host::namespace::Namespace;
 use crate::log::writer::Directory;
 
+/// Settings are read from here, if it exists and no other file is given.
+const DEFAULT_CONFIG: &str = "/etc/flowlog/flowlog.toml";
+
 /// Arguments of `flowlog run`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The settings come from the file of --config, then from environment variables such as
+The settings come from a file (--config), then from environment variables such as
 FLOWLOG__ROTATE__INTERVAL=1h, then from these flags; later ones win. Some settings have no flag:
 see flowlog/docs/configuration.md.")]
 pub struct RunArgs {
-    /// Read settings from this TOML file
+    /// Read settings from this TOML file [default: /etc/flowlog/flowlog.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -79,11 +84,7 @@ pub fn run(args: RunArgs) -> Result<()> {
 fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
     let fix = args.place.fix;
     let settings = settings(args)?;
-    if !nix::unistd::geteuid().is_root() {
-        bail!(
-            "flowlog run must be root to read connection tracking and load eBPF; run it with sudo or as a system service"
-        );
-    }
+    check_rights()?;
     settings.conflicts()?.into_iter().for_each(|what| warn!("{what}"));
     let namespaces = Namespace::open_all(settings.netns.as_deref().unwrap_or_default())?;
     let mut config = Config::new(settings, namespaces);
@@ -115,6 +116,20 @@ fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
         }
     }
     Ok((config, directory))
+}
+
+/// Whether this process has what it takes to record any flow. What else is missing is said where it is needed: without it,
+/// processes or namespaces are missing, not flows.
+fn check_rights() -> Result<()> {
+    if !caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN)
+        .context("cannot read the capabilities of this process; mount /proc")?
+    {
+        bail!(
+            "flowlog run found no CAP_NET_ADMIN, without which it cannot read connection tracking; run it with sudo, or as \
+             a system service with the capabilities that `flowlog doctor` names"
+        );
+    }
+    Ok(())
 }
 
 /// Where a file system is smaller than the space that has to stay free, each file would be deleted at once.
@@ -151,7 +166,14 @@ fn settings(args: RunArgs) -> Result<Settings, config::ConfigError> {
         active_interval,
         metrics,
     } = args;
-    let file = config.map_or_else(|| Ok(Settings::default()), |path| Settings::from_file(&path))?;
+    // One that cannot be read is an error, not missing: it may say what is not to be recorded.
+    let is_missing =
+        || std::fs::symlink_metadata(DEFAULT_CONFIG).is_err_and(|error| error.kind() == NotFound);
+    let default = || (!is_missing()).then(|| PathBuf::from(DEFAULT_CONFIG));
+    let file = match config.or_else(default) {
+        Some(path) => Settings::from_file(&path)?,
+        None => Settings::default(),
+    };
     let environment = Settings::from_environment(std::env::vars_os())?;
     let flags = Settings {
         output,

@@ -20,6 +20,14 @@ pub(super) fn cgroup_layout() -> io::Result<CgroupLayout> {
     parse(&format).ok_or_else(missing)
 }
 
+/// What to do where that cannot be read.
+pub(super) fn advice(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return "run it as root, or with CAP_DAC_READ_SEARCH: tracefs is for root alone".to_owned();
+    }
+    format!("mount tracefs with `mount -t tracefs none {}`", mounts::TRACEFS)
+}
+
 fn parse(format: &str) -> Option<CgroupLayout> {
     let field = |name: &str| {
         format.lines().find_map(|line| {

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use caps::{CapSet, Capability};
 use flowlog_common::{COMM_LEN, PathLayout, TaskLayout};
 use flowlog_reader::gaps::{Cause, Gap, Pending, Stage};
 use nix::time::ClockId;
@@ -368,6 +369,12 @@ impl Local {
                  older than flowlog; run it in the host's pid namespace, as `docker run --pid=host` does"
             );
             return;
+        }
+        if !caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_PTRACE).unwrap_or(false) {
+            warn!(
+                "the sockets and programs of other users that are older than flowlog are not known: found no \
+                 CAP_SYS_PTRACE; run it as root, or with that"
+            );
         }
         let seeded = walk(boot_ns(), *cmdline, |process| {
             tables.processes.seed(process, now_ns(ClockId::CLOCK_MONOTONIC));

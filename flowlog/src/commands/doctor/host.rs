@@ -14,12 +14,13 @@ use crate::attribution::seed::sockets_tell_namespaces;
 use crate::causes::one_line;
 
 /// What `run` needs, and for what. `CAP_SYS_ADMIN` contains the two for eBPF.
-const CAPABILITIES: [(Capability, &str); 5] = [
+const CAPABILITIES: [(Capability, &str); 6] = [
     (Capability::CAP_NET_ADMIN, "to listen to connection tracking events"),
     (Capability::CAP_NET_RAW, "to find out whether connections are tracked"),
     (Capability::CAP_BPF, "to load eBPF programs"),
     (Capability::CAP_PERFMON, "to attach eBPF programs to tracepoints"),
     (Capability::CAP_SYS_ADMIN, "to enter other network namespaces"),
+    (Capability::CAP_DAC_READ_SEARCH, "to read tracefs"),
 ];
 
 /// Where the kernel tells which clock it reads.
@@ -50,7 +51,7 @@ fn capabilities() -> Finding {
     };
     let missing: Vec<String> = CAPABILITIES
         .iter()
-        .filter(|(capability, _)| !held.contains(capability))
+        .filter(|(capability, _)| !held.contains(capability) && !is_of_root(*capability))
         .map(|(capability, why)| format!("{capability} ({why})"))
         .collect();
     if missing.is_empty() {
@@ -60,9 +61,14 @@ fn capabilities() -> Finding {
             "capabilities",
             Level::Problem,
             format!("missing {}", missing.join(", ")),
-            "run as root, with these capabilities",
+            "run as root, or with these capabilities",
         )
     }
+}
+
+/// Whether root may do so anyhow, since the files are its own.
+fn is_of_root(capability: Capability) -> bool {
+    capability == Capability::CAP_DAC_READ_SEARCH && nix::unistd::geteuid().is_root()
 }
 
 /// How well sockets and flows can be joined by time.

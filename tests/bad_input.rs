@@ -32,7 +32,7 @@ fn a_user_without_rights_is_told_so() {
     let mut command = Command::new(&flowlog);
     command.args(["run", "--output"]).arg(&output).uid(NOBODY).gid(NOBODY);
     let finished = namespace.inside(|| fail(command));
-    assert_one_line(&finished, 1, &["root", "sudo"]);
+    assert_one_line(&finished, 1, &["CAP_NET_ADMIN", "sudo"]);
 }
 
 #[test]

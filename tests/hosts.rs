@@ -140,14 +140,6 @@ fn what_another_user_lacks_to_read_is_named() {
 }
 
 #[test]
-fn without_any_rights_it_says_which_it_needs() {
-    let output = tempfile::tempdir().unwrap();
-    let finished = run(as_nobody(&run_command(output.path(), &[]), &[Capability::CAP_DAC_READ_SEARCH]));
-    assert_eq!(finished.status.code(), Some(1), "{finished}");
-    assert!(finished.stderr.contains("found no CAP_NET_ADMIN"), "{finished}");
-}
-
-#[test]
 fn settings_are_read_from_etc_where_no_other_file_is_given() {
     let output = tempfile::tempdir().unwrap();
     let other = output.path().join("other.toml");

@@ -121,6 +121,8 @@ mod coexistence;
 mod host_watch;
 /// Hosts that lack something, or refuse it.
 mod hosts;
+/// The service of systemd.
+mod service;
 
 /// Long and steady load.
 mod soak;

@@ -27,6 +27,8 @@ pub(crate) mod program;
 pub(crate) mod roles;
 /// Hosts that refuse a system call.
 pub(crate) mod seccomp;
+/// A service manager.
+pub(crate) mod systemd;
 /// Which flows became rows, and which are declared lost.
 pub(crate) mod tally;
 /// Threads for what a thread cannot take back.

@@ -29,7 +29,7 @@ const TRAFFIC_TOOLS: [(&str, &str); 10] = [
 ];
 
 /// What else the tests look at: programs as people run them.
-const REAL_PROGRAMS: [(&str, &str); 1] = [("go", "golang-go")];
+const REAL_PROGRAMS: [(&str, &str); 2] = [("go", "golang-go"), ("systemd-analyze", "systemd")];
 
 /// What people use today, and what flowlog is compared with.
 const PEERS: [&str; 2] = ["ulogd2", "ulogd2-json"];

@@ -23,6 +23,7 @@ mod addresses;
 mod clock;
 mod counts;
 mod local;
+mod manager;
 mod needed;
 mod observed;
 mod older;
@@ -52,6 +53,7 @@ use tracing::{error, info, warn};
 
 use self::clock::now_us;
 use self::local::Local;
+use self::manager::ServiceManager;
 use self::observed::Tally;
 use self::output::Output;
 use self::pace::Pace;
@@ -261,7 +263,9 @@ impl Daemon {
 
     /// Works until a signal asks to stop, or something fails for good; publishes in both cases.
     async fn run(mut self, signals: &mut Signals) -> Result<()> {
-        let worked = self.work(signals).await;
+        let mut manager = ServiceManager::of_environment();
+        let worked = self.work(signals, &mut manager).await;
+        manager.is_stopping();
         if let Err(error) = &worked {
             error!("stopping, because flowlog cannot read flows any more: {error:#}");
         }
@@ -269,17 +273,14 @@ impl Daemon {
         worked.and(stopped)
     }
 
-    async fn work(&mut self, signals: &mut Signals) -> Result<()> {
+    async fn work(&mut self, signals: &mut Signals, manager: &mut ServiceManager) -> Result<()> {
         let drain = Ticker::start(DRAIN_INTERVAL)?;
         let mut refresh = interval(REFRESH_INTERVAL);
         let mut dump = interval(self.dump_interval);
         dump.reset();
         let mut audit = interval(self.audit_interval.unwrap_or(NEVER));
         audit.reset();
-        // Does nothing where no service manager waits for it.
-        if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
-            warn!("the service manager may stop flowlog: cannot report to it that flowlog is ready: {error}");
-        }
+        manager.is_ready();
 
         // Whether the sockets were not read to their end in the last turn.
         let mut more = false;
@@ -301,6 +302,7 @@ impl Daemon {
                 }
                 ticked = drain.tick() => {
                     ticked?;
+                    manager.goes_on();
                     self.local.drain()?;
                     more |= self.check_hold();
                     self.record_dumps()?;

@@ -8,6 +8,7 @@ mod kernel_types;
 mod links;
 mod losses;
 mod mounts;
+mod raw_table;
 mod refused;
 
 use std::fs::File;
@@ -21,7 +22,6 @@ use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError,
     RawTracePoint, SockOps, TracePoint,
 };
-use flowlog_common::raw_sent::Shared;
 use flowlog_common::{
     CgroupLayout, CgroupMade, CgroupRemoved, EndpointOpen, Owner, OwnerLayout, ProcessExec, ProcessExit,
     ProcessFork, RawSend, SocketRelease, SocketState, TaskLayout, TcpClose, TcpConnect, TcpOpen, kind,
@@ -33,6 +33,7 @@ pub use mounts::{CgroupRoot, cgroup2_root};
 
 use self::links::Links;
 use self::losses::{Fullness, Skipped};
+use self::raw_table::RawTable;
 use crate::attribution::clocks::read::is_in_time_namespace;
 
 /// The programs, built by `build.rs`; empty where that was told to leave them out.
@@ -185,7 +186,7 @@ pub struct Ebpf {
     skipped: Skipped,
     capacity: usize,
     sockets: SkStorage<MapData, SocketState>,
-    raw_sent: Option<Shared>,
+    raw_sent: Option<RawTable>,
     is_on_branch: bool,
     tells_syscalls: bool,
     #[cfg(feature = "ebpf-log")]
@@ -270,8 +271,8 @@ impl Ebpf {
         let Map::Array(raw_sent) = map("RAW_SENT")? else {
             return Err(EbpfError::Map { map: "RAW_SENT", source: None });
         };
-        let raw_sent = Shared::map(raw_sent.fd().as_fd(), raw_seed).map_err(|source| EbpfError::Io {
-            what: "cannot map the table of what raw sockets sent".to_owned(),
+        let raw_sent = RawTable::new(raw_sent.fd().as_fd(), raw_seed).map_err(|source| EbpfError::Io {
+            what: "cannot copy the descriptor of the table of what raw sockets sent".to_owned(),
             source,
         })?;
         let ring_buffer_bytes = usize::try_from(ring_buffer_bytes).unwrap_or(usize::MAX);
@@ -348,7 +349,7 @@ impl Ebpf {
     }
 
     /// Gives, once, the table of what raw sockets sent, to be read.
-    pub fn take_raw_sent(&mut self) -> Option<Shared> {
+    pub fn take_raw_sent(&mut self) -> Option<RawTable> {
         self.raw_sent.take()
     }
 

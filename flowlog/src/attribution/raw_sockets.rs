@@ -69,6 +69,8 @@ pub struct RawSockets {
     /// Cookies of the namespaces of those.
     namespaces: Vec<u64>,
     sent: Option<Box<dyn Sent>>,
+    /// There was one, so what is sent is of interest.
+    is_told: bool,
     /// Since when it is known what raw sockets send.
     since_ns: u64,
 }
@@ -81,6 +83,7 @@ impl RawSockets {
 
     /// The socket sends packets of its own making. The holder is used by it from here on.
     pub fn open(&mut self, cookie: u64, opened_ns: u64, holder: HolderId, holders: &mut Holders) {
+        self.is_told = true;
         // It is told again now and then.
         if self.sockets.is_open_with(cookie, &()) {
             holders.release(holder);
@@ -139,7 +142,7 @@ impl RawSockets {
 
     /// How many tuples of packets were forgotten early, because there were too many; about right.
     pub fn forgotten(&self) -> u64 {
-        self.sent.as_ref().map_or(0, |sent| sent.forgotten())
+        self.sent.as_ref().filter(|_| self.is_told).map_or(0, |sent| sent.forgotten())
     }
 
     /// The raw socket at one end of a flow: the one that sent what this end sends while the flow existed.

@@ -15,7 +15,7 @@ use crate::sh;
 const INIT: &str = include_str!("init.sh");
 
 /// What the first process, the kernel and the tests call, from this machine, with the libraries of each.
-const PROGRAMS: [&str; 30] = [
+const PROGRAMS: [&str; 31] = [
     // The first process and the kernel.
     "sh",
     "mkdir",
@@ -42,6 +42,7 @@ const PROGRAMS: [&str; 30] = [
     "rm",
     "rmdir",
     "seq",
+    "setpriv",
     "strace",
     "touch",
     "true",

@@ -10,12 +10,10 @@ use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, binary, flowlog, run_command};
 use crate::harness::dataset::{Dataset, files_below};
 use crate::harness::entries::make_and_flush;
+use crate::harness::host::NOBODY;
 use crate::harness::namespace::Namespace;
 use crate::harness::process::{Finished, run};
 use crate::harness::seccomp::without_ctnetlink;
-
-/// A user without any right.
-const NOBODY: u32 = 65_534;
 
 #[test]
 fn a_user_without_rights_is_told_so() {

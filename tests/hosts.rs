@@ -12,7 +12,7 @@ use crate::containers::Branch;
 use crate::harness::daemon::{Daemon, binary, run_command};
 use crate::harness::dataset::{Dataset, Row};
 use crate::harness::host::{
-    as_nobody, cover, mounted_for_ebpf, unmount_all, with_capabilities, with_own_mounts,
+    NOBODY, as_nobody, cover, mounted_for_ebpf, unmount_all, with_capabilities, with_own_mounts,
 };
 use crate::harness::namespace::Namespace;
 use crate::harness::process::run;
@@ -21,9 +21,6 @@ use crate::harness::seccomp::without_bpf;
 use crate::processes::Pair;
 
 const AT: &str = "127.0.0.1:5000";
-
-/// The user `nobody`.
-const NOBODY: u32 = 65_534;
 
 /// What flowlog needs, see `flowlog doctor`.
 const NEEDED: [Capability; 6] = [

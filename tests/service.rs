@@ -103,9 +103,8 @@ fn it_is_a_service_that_is_reloaded_watched_and_started_again() {
 
     // It is stuck.
     systemctl(&systemd, &["kill", "--signal=SIGSTOP", "--kill-whom=main", "flowlog"]);
-    let pid = wait_for_another(&systemd, pid);
+    let mut pid = wait_for_another(&systemd, pid);
     // More often than systemd allows of other services.
-    let mut pid = pid;
     for _ in 0..6 {
         systemctl(&systemd, &["kill", "--signal=SIGKILL", "--kill-whom=main", "flowlog"]);
         pid = wait_for_another(&systemd, pid);

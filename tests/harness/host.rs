@@ -65,13 +65,16 @@ pub(crate) fn mounted_for_ebpf(process: &str) -> Vec<Mounted> {
     mounted
 }
 
+/// The user and group `nobody`.
+pub(crate) const NOBODY: u32 = 65_534;
+
 /// The same command as another user than root, with these capabilities only.
 pub(crate) fn as_nobody(command: &Command, capabilities: &[Capability]) -> Command {
     let names =
         capabilities.iter().map(|capability| capability.to_string().to_lowercase().replace("cap_", "+"));
     let list = ["-all".to_owned()].into_iter().chain(names).collect::<Vec<_>>().join(",");
     let mut as_nobody = Command::new("setpriv");
-    as_nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    as_nobody.arg(format!("--reuid={NOBODY}")).arg(format!("--regid={NOBODY}")).arg("--clear-groups");
     as_nobody.arg(format!("--inh-caps={list}")).arg(format!("--ambient-caps={list}"));
     as_nobody.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {

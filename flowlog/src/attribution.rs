@@ -8,6 +8,7 @@
 //! | [`clocks`] | times of one clock = times of another | only `read` |
 //! | [`ebpf`] | the eBPF programs: load, attach, drain their events | BPF |
 //! | [`cmdline`] | arguments of a program = text without secrets | no |
+//! | [`largest`] | who gives way where there is too much | no |
 //! | [`processes`] | which program a process ran at a time | only `walk` |
 //! | [`slots`] | small values by number | no |
 //! | [`recent`] | what came last, in bounded memory | no |
@@ -29,6 +30,8 @@ pub mod clocks;
 pub mod ebpf;
 
 pub mod cmdline;
+
+pub mod largest;
 
 pub mod processes;
 

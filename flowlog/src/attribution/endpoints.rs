@@ -5,20 +5,20 @@
 //! others. [`EndpointTable::find`] takes the one that the kernel would give the packets to, and says
 //! [`FoundEndpoint::Ambiguous`] where several processes could be it.
 
-mod families;
+mod details_v4;
 mod forgotten;
 
 use std::net::IpAddr;
 
 use hashbrown::{HashMap, HashSet};
 
-use self::families::{Families, Number};
+use self::details_v4::EndpointLives;
 use self::forgotten::Forgotten;
 
 use crate::attribution::addresses::Presence;
 use crate::attribution::clocks::Moment;
 use crate::attribution::holders::{GroupId, HolderId, Holders};
-use crate::attribution::lives::{Life, LifeValue};
+use crate::attribution::lives::{Life, LifeValue, Number};
 use crate::attribution::sockets::{CLOCK_SLACK_NS, Span, is_loopback};
 use crate::flow::Protocol;
 use crate::record::Holder;
@@ -178,7 +178,7 @@ pub enum FoundEndpoint {
 /// All sockets without a connection that were seen, until some time after they closed.
 #[derive(Debug, Default)]
 pub struct EndpointTable {
-    lives: Families,
+    lives: EndpointLives,
     /// More addresses that sockets have sent from, by their cookies.
     more: HashMap<u64, Vec<[u8; 16]>, foldhash::fast::RandomState>,
     forgotten: Forgotten,
@@ -284,7 +284,9 @@ impl EndpointTable {
     /// As [`crate::attribution::lives::Lives::expire`].
     pub fn expire(&mut self, now_ns: u64, linger_ns: impl Fn(Protocol) -> u64, holders: &mut Holders) {
         let shortest_ns = linger_ns(Protocol::UDP);
-        self.lives.expire(now_ns, shortest_ns, |port| linger_ns(port.protocol), holders);
+        let of_port = |port: &Port| linger_ns(port.protocol);
+        self.lives.v4.expire(now_ns, shortest_ns, of_port, holders);
+        self.lives.v6.expire(now_ns, shortest_ns, of_port, holders);
         self.forgotten.expire(now_ns.saturating_sub(shortest_ns));
         if self.more.len() > 2 * MAX_SEEN {
             let Self { lives, more, .. } = self;

@@ -20,13 +20,11 @@ use crate::attribution::ebpf::RingEvent;
 use crate::attribution::endpoints::{Endpoint, EndpointTable, FoundEndpoint, Port, Wanted};
 use crate::attribution::holders::{HolderId, Holders};
 use crate::attribution::listeners::{Listener, Listeners};
-use crate::attribution::lives::Life;
+use crate::attribution::lives::{Life, Number};
 use crate::attribution::processes::{Exec, Fork, Group, ProcessTable, executed};
 use crate::attribution::raw_sockets::{FoundRaw, RawSockets};
 use crate::attribution::seed::{Older, Role, Waiting};
-use crate::attribution::sockets::{
-    Connecting, Ends, Found, Socket, SocketNumber, SocketTable, Span, holder_of, mapped,
-};
+use crate::attribution::sockets::{Connecting, Ends, Found, Socket, SocketTable, Span, holder_of, mapped};
 use crate::flow::{Flow, L4, Protocol, Status, Tuple};
 use crate::record::{
     Attribution, CommandLine, Direction, End, FlowRecord, Holder, Method, Origin, Process, Sighting,
@@ -398,7 +396,7 @@ fn acting(owner: Owner, process: Option<&Arc<Process>>) -> (Owner, Option<&Arc<P
 #[derive(Clone, Copy, Debug)]
 pub enum Spent {
     /// Of TCP.
-    Socket(SocketNumber),
+    Socket(Number),
     /// Those without a connection that are connected to the other end of the flow.
     Endpoints(Wanted),
 }

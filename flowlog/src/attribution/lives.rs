@@ -10,12 +10,14 @@
 //! before.
 
 mod buckets;
+mod families;
 mod slot;
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, Hash};
 
 use self::buckets::Buckets;
+pub use self::families::{Families, Number};
 use self::slot::{ALONE, Neighbours, OPEN, Slot, Tagged};
 use crate::attribution::holders::{GroupId, HolderId, Holders};
 use crate::attribution::slots::{NO_SLOT, Packed, Slots};

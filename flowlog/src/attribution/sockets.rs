@@ -10,10 +10,10 @@ mod ends;
 pub use self::connecting::Connecting;
 pub use self::ends::Ends;
 use self::ends::{EndsOf, Key};
-pub(crate) use self::ends::{is_loopback, mapped};
+pub(crate) use self::ends::{is_loopback, mapped, v4};
 use crate::attribution::clocks::Moment;
 use crate::attribution::holders::{GroupId, HolderId, Holders};
-use crate::attribution::lives::{Life, LifeValue, Lives};
+use crate::attribution::lives::{Families, Life, LifeValue, Lives, Number};
 use crate::attribution::slots::Packed;
 use crate::record::{Holder, Method, TcpStats};
 
@@ -152,7 +152,7 @@ pub enum Found {
     /// No socket of this host.
     None,
     /// This one and no other, with its number.
-    One(Life<Socket>, SocketNumber),
+    One(Life<Socket>, Number),
     /// Several could be it, of which this is one, and all are of one process.
     Process(Life<Socket>),
     /// Several could be it, of which this is one, and all are of one program, user and cgroup.
@@ -161,20 +161,10 @@ pub enum Found {
     Ambiguous,
 }
 
-/// Where a socket is in the table, as long as that does not change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SocketNumber {
-    /// Over IPv4.
-    V4(u32),
-    /// Over IPv6.
-    V6(u32),
-}
-
 /// All connected sockets that were seen, until some time after they closed.
 #[derive(Debug, Default)]
 pub struct SocketTable {
-    v4: Lives<EndsOf<4>, Socket>,
-    v6: Lives<EndsOf<16>, Socket>,
+    lives: Families<EndsOf<4>, Socket, EndsOf<16>, Socket>,
 }
 
 impl SocketTable {
@@ -184,33 +174,33 @@ impl SocketTable {
         // A socket of IPv6 may connect over IPv4 first, and then not.
         match ends.key() {
             Key::V4(key) => {
-                self.v6.supersede(life.cookie, life.opened_ns, holders);
-                open(&mut self.v4, key, owned_ns, life, holders);
+                self.lives.v6.supersede(life.cookie, life.opened_ns, holders);
+                open(&mut self.lives.v4, key, owned_ns, life, holders);
             }
             Key::V6(key) => {
-                self.v4.supersede(life.cookie, life.opened_ns, holders);
-                open(&mut self.v6, key, owned_ns, life, holders);
+                self.lives.v4.supersede(life.cookie, life.opened_ns, holders);
+                open(&mut self.lives.v6, key, owned_ns, life, holders);
             }
         }
     }
 
     /// The life that the socket has now, or had last.
     pub fn get(&self, cookie: u64) -> Option<Life<Socket>> {
-        self.v4.get(cookie).or_else(|| self.v6.get(cookie))
+        self.lives.v4.get(cookie).or_else(|| self.lives.v6.get(cookie))
     }
 
     /// As [`Lives::look_ahead`].
     pub fn look_ahead(&self, ends: &Ends) -> u64 {
         match ends.key() {
-            Key::V4(key) => self.v4.look_ahead(&key),
-            Key::V6(key) => self.v6.look_ahead(&key),
+            Key::V4(key) => self.lives.v4.look_ahead(&key),
+            Key::V6(key) => self.lives.v6.look_ahead(&key),
         }
     }
 
     /// As [`Lives::replace`].
     pub fn replace(&mut self, life: Life<Socket>, holders: &mut Holders) {
-        if !self.v4.replace(life, holders) {
-            self.v6.replace(life, holders);
+        if !self.lives.v4.replace(life, holders) {
+            self.lives.v6.replace(life, holders);
         }
     }
 
@@ -226,9 +216,7 @@ impl SocketTable {
 
     /// The life of the socket ends, where it has not yet.
     pub fn close(&mut self, cookie: u64, at_ns: u64, holders: &Holders) {
-        if !self.v4.close(cookie, at_ns, holders) {
-            self.v6.close(cookie, at_ns, holders);
-        }
+        self.lives.close(cookie, at_ns, holders);
     }
 
     /// The same, with what the socket measured: `stats` of one that was accepted, or connected.
@@ -240,63 +228,59 @@ impl SocketTable {
         stats: impl Fn(bool) -> TcpStats,
     ) {
         let tell = |socket: &mut Socket| socket.set_stats(stats(socket.is_passive()));
-        if !self.v4.close_with(cookie, at_ns, holders, tell) {
-            self.v6.close_with(cookie, at_ns, holders, tell);
+        if !self.lives.v4.close_with(cookie, at_ns, holders, tell) {
+            self.lives.v6.close_with(cookie, at_ns, holders, tell);
         }
     }
 
     /// As [`Lives::lost_events`].
     pub fn lost_events(&mut self, since_ns: u64, holders: &Holders) {
-        self.v4.lost_events(since_ns, holders);
-        self.v6.lost_events(since_ns, holders);
+        self.lives.lost_events(since_ns, holders);
     }
 
     /// As [`Lives::expire`], with one time for all.
     pub fn expire(&mut self, now_ns: u64, linger_ns: u64, holders: &mut Holders) {
-        self.v4.expire(now_ns, linger_ns, |_| linger_ns, holders);
-        self.v6.expire(now_ns, linger_ns, |_| linger_ns, holders);
+        self.lives.v4.expire(now_ns, linger_ns, |_| linger_ns, holders);
+        self.lives.v6.expire(now_ns, linger_ns, |_| linger_ns, holders);
     }
 
     /// Forgets a socket for which no flow will ask any more.
-    pub fn forget(&mut self, number: SocketNumber, holders: &mut Holders) {
-        match number {
-            SocketNumber::V4(number) => self.v4.forget(number, holders),
-            SocketNumber::V6(number) => self.v6.forget(number, holders),
-        }
+    pub fn forget(&mut self, number: Number, holders: &mut Holders) {
+        self.lives.forget(number, holders);
     }
 
     /// As [`Lives::evict`], of the family of which the group has more.
     pub(crate) fn evict(&mut self, group: GroupId, overdue_ns: u64, holders: &mut Holders) -> bool {
-        if self.v4.len_of(group) >= self.v6.len_of(group) {
-            self.v4.evict(group, overdue_ns, holders).is_some()
+        if self.lives.is_mostly_v4(group) {
+            self.lives.v4.evict(group, overdue_ns, holders).is_some()
         } else {
-            self.v6.evict(group, overdue_ns, holders).is_some()
+            self.lives.v6.evict(group, overdue_ns, holders).is_some()
         }
     }
 
     /// How many sockets this group has.
     pub(crate) fn len_of(&self, group: GroupId) -> usize {
-        self.v4.len_of(group) + self.v6.len_of(group)
+        self.lives.len_of(group)
     }
 
     /// How many sockets there are.
     pub fn len(&self) -> usize {
-        self.v4.len() + self.v6.len()
+        self.lives.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.lives.is_empty()
     }
 
     /// What all of them take, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.v4.bytes() + self.v6.bytes()
+        self.lives.bytes()
     }
 
     /// How many were forgotten early, because there were too many.
     pub fn evicted(&self) -> u64 {
-        self.v4.evicted() + self.v6.evicted()
+        self.lives.evicted()
     }
 
     /// The socket at one end of a flow: the one that had `ends` while the flow existed.
@@ -312,8 +296,8 @@ impl SocketTable {
             holders,
         };
         match (ends.key(), ends.mirrored().key()) {
-            (Key::V4(key), Key::V4(mirrored)) => wanted.find(&self.v4, key, mirrored, SocketNumber::V4),
-            (Key::V6(key), Key::V6(mirrored)) => wanted.find(&self.v6, key, mirrored, SocketNumber::V6),
+            (Key::V4(key), Key::V4(mirrored)) => wanted.find(&self.lives.v4, key, mirrored, Number::V4),
+            (Key::V6(key), Key::V6(mirrored)) => wanted.find(&self.lives.v6, key, mirrored, Number::V6),
             _ => Found::None,
         }
     }
@@ -365,7 +349,7 @@ impl Wanted<'_> {
         table: &Lives<EndsOf<BYTES>, Socket>,
         key: EndsOf<BYTES>,
         mirrored: EndsOf<BYTES>,
-        number: fn(u32) -> SocketNumber,
+        number: fn(u32) -> Number,
     ) -> Found {
         // Most flows of a router have no socket here.
         match table.count(&key) {
@@ -394,7 +378,7 @@ impl Wanted<'_> {
     // Long, since each case of the times is a line, and the cases are told apart by all of them together.
     fn find_in<I: Iterator<Item = (u32, Life<Socket>)>>(
         &self,
-        number: fn(u32) -> SocketNumber,
+        number: fn(u32) -> Number,
         lives: impl Fn() -> I,
     ) -> Found {
         let span = self.span;

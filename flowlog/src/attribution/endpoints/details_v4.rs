@@ -1,15 +1,18 @@
-//! Lives of sockets by family: those of IPv4 alone, as most are, take a quarter less.
+//! Lives of sockets without a connection: those of IPv4 alone, as most are, take a quarter less.
+
+use std::net::IpAddr;
 
 use super::{Details, Port};
 use crate::attribution::holders::{GroupId, Holders};
-use crate::attribution::lives::{Life, LifeValue, Lives};
+use crate::attribution::lives::{Families, Life, LifeValue, Lives, Number};
+use crate::attribution::sockets::{mapped, v4};
 
-/// What is before an IPv4 address that is v4-mapped.
-const V4_MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+/// Those that are remembered; the table of IPv6 also has those that may send over it.
+pub(super) type EndpointLives = Families<Port, DetailsV4, Port, Details>;
 
 /// [`Details`] of which all addresses are of IPv4, or of no use.
 #[derive(Clone, Copy, Debug)]
-struct DetailsV4 {
+pub(super) struct DetailsV4 {
     addr: [u8; 4],
     peer_addr: [u8; 4],
     peer_port: u16,
@@ -40,24 +43,13 @@ impl DetailsV4 {
     }
 }
 
+/// No address at all is one of zeros.
 fn narrow(addr: [u8; 16]) -> Option<[u8; 4]> {
-    match addr.split_first_chunk() {
-        // No address at all.
-        _ if addr == [0; 16] => Some([0; 4]),
-        Some((&V4_MAPPED, v4)) => v4.try_into().ok(),
-        _ => None,
-    }
+    if addr == [0; 16] { Some([0; 4]) } else { v4(addr) }
 }
 
-fn widen(v4: [u8; 4]) -> [u8; 16] {
-    let mut addr = [0; 16];
-    if v4 != [0; 4]
-        && let Some((mapped, last)) = addr.split_first_chunk_mut()
-    {
-        *mapped = V4_MAPPED;
-        last.copy_from_slice(&v4);
-    }
-    addr
+fn widen(addr: [u8; 4]) -> [u8; 16] {
+    if addr == [0; 4] { [0; 16] } else { mapped(IpAddr::from(addr)) }
 }
 
 fn with<T, U>(life: Life<T>, value: U) -> Life<U> {
@@ -69,107 +61,47 @@ fn wide(life: Life<DetailsV4>) -> Life<Details> {
     with(life, life.value.widen())
 }
 
-/// Where a life is, as long as that does not change.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Number {
-    V4(u32),
-    Any(u32),
-}
-
-/// As [`Lives`] of [`Details`].
-#[derive(Debug, Default)]
-pub(super) struct Families {
-    v4: Lives<Port, DetailsV4>,
-    any: Lives<Port, Details>,
-}
-
-impl Families {
+impl EndpointLives {
     pub(super) fn open(&mut self, port: Port, life: Life<Details>, holders: &mut Holders) {
         match DetailsV4::of(&life.value) {
             Some(value) => {
-                self.any.supersede(life.cookie, life.opened_ns, holders);
+                self.v6.supersede(life.cookie, life.opened_ns, holders);
                 self.v4.open(port, with(life, value), holders);
             }
             None => {
                 self.v4.supersede(life.cookie, life.opened_ns, holders);
-                self.any.open(port, life, holders);
+                self.v6.open(port, life, holders);
             }
         }
     }
 
     pub(super) fn get_with_key(&self, cookie: u64) -> Option<(Port, Life<Details>)> {
         let v4 = self.v4.get_with_key(cookie).map(|(port, life)| (port, wide(life)));
-        v4.or_else(|| self.any.get_with_key(cookie))
+        v4.or_else(|| self.v6.get_with_key(cookie))
     }
 
     pub(super) fn replace(&mut self, life: Life<Details>, holders: &mut Holders) {
         match DetailsV4::of(&life.value) {
             Some(value) => self.v4.replace(with(life, value), holders),
-            None => self.any.replace(life, holders),
+            None => self.v6.replace(life, holders),
         };
     }
 
-    pub(super) fn close(&mut self, cookie: u64, at_ns: u64, holders: &Holders) {
-        if !self.v4.close(cookie, at_ns, holders) {
-            self.any.close(cookie, at_ns, holders);
-        }
-    }
-
-    pub(super) fn lost_events(&mut self, since_ns: u64, holders: &Holders) {
-        self.v4.lost_events(since_ns, holders);
-        self.any.lost_events(since_ns, holders);
-    }
-
-    pub(super) fn expire(
-        &mut self,
-        now_ns: u64,
-        shortest_ns: u64,
-        linger_ns: impl Fn(&Port) -> u64,
-        holders: &mut Holders,
-    ) {
-        self.v4.expire(now_ns, shortest_ns, &linger_ns, holders);
-        self.any.expire(now_ns, shortest_ns, &linger_ns, holders);
-    }
-
     pub(super) fn count(&self, port: &Port) -> Option<usize> {
-        Some(self.v4.count(port)? + self.any.count(port)?)
+        Some(self.v4.count(port)? + self.v6.count(port)?)
     }
 
     pub(super) fn with_key(&self, port: Port) -> impl Iterator<Item = (Number, Life<Details>)> {
         let v4 = self.v4.with_key(port).map(|(number, life)| (Number::V4(number), wide(life)));
-        v4.chain(self.any.with_key(port).map(|(number, life)| (Number::Any(number), life)))
+        v4.chain(self.v6.with_key(port).map(|(number, life)| (Number::V6(number), life)))
     }
 
-    pub(super) fn forget(&mut self, number: Number, holders: &mut Holders) {
-        match number {
-            Number::V4(number) => self.v4.forget(number, holders),
-            Number::Any(number) => self.any.forget(number, holders),
-        }
-    }
-
-    /// Of the family of which the group has more.
     pub(super) fn evict(&mut self, group: GroupId, holders: &mut Holders) -> Option<(Port, Life<Details>)> {
-        if self.v4.len_of(group) >= self.any.len_of(group) {
+        if self.is_mostly_v4(group) {
             self.v4.evict(group, 0, holders).map(|(port, life)| (port, wide(life)))
         } else {
-            self.any.evict(group, 0, holders)
+            self.v6.evict(group, 0, holders)
         }
-    }
-
-    pub(super) fn len_of(&self, group: GroupId) -> usize {
-        self.v4.len_of(group) + self.any.len_of(group)
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.v4.len() + self.any.len()
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.v4.bytes() + self.any.bytes()
-    }
-
-    pub(super) fn evicted(&self) -> u64 {
-        self.v4.evicted() + self.any.evicted()
     }
 }
 

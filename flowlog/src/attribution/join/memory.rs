@@ -1,10 +1,9 @@
 //! How much is remembered of sockets, how long, and what is forgotten first; and how memory is waited for.
 
-use std::cmp::Reverse;
-
 use super::{Spent, Tables, ends};
 use crate::attribution::ebpf::RingEvent;
 use crate::attribution::holders::GroupId;
+use crate::attribution::largest::{FORGOTTEN_PART, lower_largest};
 use crate::attribution::sockets::Ends;
 use crate::connections::timeouts::Timeouts;
 use crate::flow::{Flow, L4, Protocol};
@@ -13,9 +12,6 @@ use crate::time::NS_PER_S;
 /// How long after its timeout the kernel may notice that an entry has expired, in nanoseconds: it looks through a large
 /// table now and then.
 const NOTICED_WITHIN_NS: u64 = 150 * NS_PER_S;
-
-/// How much more than needed is forgotten at once, as a part of all: whoever has most is looked for each time.
-const FORGOTTEN_PART: usize = 256;
 
 /// How long a closed socket is remembered: as long as connection tracking may keep its flow, which it destroys only then.
 /// In nanoseconds.
@@ -135,23 +131,14 @@ impl Tables {
         }
         let wanted = self.memory_bytes - self.memory_bytes / FORGOTTEN_PART;
         let groups = self.holders.groups().map(|group| (self.len_of(group), group));
-        let mut groups: Vec<(usize, GroupId)> = groups.filter(|(len, _)| *len > 0).collect();
-        groups.sort_unstable_by_key(|(len, _)| Reverse(*len));
-        for at in 0..groups.len() {
-            if self.bytes() <= wanted {
-                return;
-            }
-            // Those that have most, until they have as many as the next.
-            let level = groups.get(at + 1).map_or(0, |(len, _)| *len);
-            let Some((largest, _)) = groups.split_at_checked(at + 1) else { return };
-            if largest.last().is_some_and(|(len, _)| *len == level) {
-                continue;
-            }
+        let groups: Vec<(usize, GroupId)> = groups.filter(|(len, _)| *len > 0).collect();
+        lower_largest(groups, |largest, level| {
             while largest.iter().fold(false, |has_evicted, (_, group)| {
                 let is_due = self.bytes() > wanted && self.len_of(*group) > level;
                 is_due && self.evict(*group, now_ns) || has_evicted
             }) {}
-        }
+            self.bytes() <= wanted
+        });
     }
 
     fn len_of(&self, group: GroupId) -> usize {

@@ -1,12 +1,10 @@
 //! What is forgotten first of processes that have ended.
 
-use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
-/// How much more than needed is forgotten at once, as a part of all: whoever has most is looked for each time.
-const FORGOTTEN_PART: usize = 256;
+use crate::attribution::largest::{FORGOTTEN_PART, lower_largest};
 
 /// What a group takes without its images: its place in the map, and a short queue.
 pub(super) const GROUP_BYTES: usize = 200;
@@ -75,21 +73,15 @@ impl EndedImages {
         let wanted = max_bytes - max_bytes / FORGOTTEN_PART;
         // Those that are kept the first time are not the second time.
         for _ in 0..2 {
-            let mut groups: Vec<_> = self.queues.iter().map(|(group, queue)| (queue.bytes, *group)).collect();
-            groups.sort_unstable_by_key(|(bytes, _)| Reverse(*bytes));
-            for at in 0..groups.len() {
-                // Those that have most, until they have no more than the next.
-                let level = groups.get(at + 1).map_or(0, |(bytes, _)| *bytes);
-                let Some((largest, _)) = groups.split_at_checked(at + 1) else { return };
-                if largest.last().is_some_and(|(bytes, _)| *bytes == level) {
-                    continue;
-                }
+            let groups = self.queues.iter().map(|(group, queue)| (queue.bytes, *group)).collect();
+            lower_largest(groups, |largest, level| {
                 for (_, group) in largest {
                     self.forget_of(*group, level, wanted, &mut forget);
-                    if self.bytes() <= wanted {
-                        return;
-                    }
                 }
+                self.bytes() <= wanted
+            });
+            if self.bytes() <= wanted {
+                return;
             }
         }
     }

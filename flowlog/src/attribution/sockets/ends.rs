@@ -47,7 +47,7 @@ impl Ends {
 }
 
 /// An address that is v4-mapped, as IPv4.
-fn v4(addr: [u8; 16]) -> Option<[u8; 4]> {
+pub(crate) fn v4(addr: [u8; 16]) -> Option<[u8; 4]> {
     addr.strip_prefix(&V4_MAPPED).and_then(|addr| addr.try_into().ok())
 }
 

@@ -38,6 +38,8 @@ mod full_disk;
 mod model;
 /// Somebody cannot keep up: the reader, the writer, another listener.
 mod overload;
+/// Restarts with a service manager that keeps what is in flight.
+mod restart;
 
 /// DuckDB, Polars and pyarrow read what was written.
 mod readers;

@@ -3,7 +3,7 @@
 //! Every type is `repr(C)` and made of integers and byte arrays only. Padding is written out as
 //! named zero fields and sizes are asserted, so that no byte of an event or of a map value is ever
 //! uninitialised. There is no logic here but what both sides must compute alike ([`raw_sent`]). Beside that
-//! there is only `heap`: this crate has the unsafe code of user space.
+//! there are only `heap`, `descriptors` and `shared`: this crate has the unsafe code of user space.
 //!
 //! Both sides are built from the same commit and the object is embedded in the binary, so the
 //! layout may change between versions of flowlog.
@@ -14,8 +14,12 @@
 extern crate std;
 
 #[cfg(feature = "user")]
+pub mod descriptors;
+#[cfg(feature = "user")]
 pub mod heap;
 pub mod raw_sent;
+#[cfg(feature = "user")]
+pub mod shared;
 
 /// Length of a task's name with its terminating zero byte: `TASK_COMM_LEN`.
 pub const COMM_LEN: usize = 16;

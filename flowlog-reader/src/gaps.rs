@@ -259,6 +259,11 @@ impl Pending {
         self.0.iter().map(|gap| gap.from_us).min()
     }
 
+    /// Whether flows are missing because of it.
+    pub fn loses_flows(&self) -> bool {
+        self.0.iter().any(|gap| gap.lost_flows != Some(0))
+    }
+
     /// Whether nothing is to be declared.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -7,7 +7,7 @@ mod lines;
 
 pub use line::{
     BadLine, DeclaredGap, DeleteReason, Deleted, Event, Hash, Line, MAX_LINE_BYTES, PublishedFile, Recovered,
-    Started, Stopped, Table,
+    Restart, Started, Stopped, Table,
 };
 pub use lines::{Entry, Lines, Torn, lines};
 

@@ -158,7 +158,7 @@ fn wal(
     directory: &Path,
 ) -> Result<()> {
     fs::create_dir_all(directory)?;
-    let header = SegmentHeader::of(facts, 0);
+    let header = SegmentHeader::of(facts, 0, None);
     let Some(batch) = batches.first() else { return Ok(()) };
     // A log with a segment that has its first frame.
     let begin = || {
@@ -172,7 +172,7 @@ fn wal(
     group.bench_function("wal", |bencher| {
         bencher.iter_batched_ref(
             || begin().ok(),
-            |wal| wal.as_mut().map(|wal| wal.append(batch, 0)),
+            |wal| wal.as_mut().map(|wal| wal.append(batch, 0, 0)),
             BatchSize::PerIteration,
         );
     });

@@ -99,6 +99,7 @@ pub(crate) fn started() -> Started {
         filter: None,
         wal_sync: "off".into(),
         unwatched_since_us: None,
+        restart: None,
         torn_bytes: None,
     }
 }
@@ -117,6 +118,8 @@ pub(crate) fn store(output: &Path, facts: RunFacts, netns: Vec<u64>, now: System
         delivery: "reliable",
         netns,
         watched_since_us,
+        kept: None,
+        in_flight: None,
     };
     Store::open(config, now).unwrap()
 }

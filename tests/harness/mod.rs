@@ -17,6 +17,8 @@ pub(crate) mod fault;
 pub(crate) mod host;
 /// What older kernels do not have.
 pub(crate) mod kernel;
+/// A service manager that keeps descriptors.
+pub(crate) mod manager;
 /// Throw-away network namespaces.
 pub(crate) mod namespace;
 /// Child processes that do not outlive their test.
@@ -27,7 +29,7 @@ pub(crate) mod program;
 pub(crate) mod roles;
 /// Hosts that refuse a system call.
 pub(crate) mod seccomp;
-/// A service manager.
+/// The service manager systemd.
 pub(crate) mod systemd;
 /// Which flows became rows, and which are declared lost.
 pub(crate) mod tally;

@@ -150,9 +150,25 @@ pub struct Started {
     /// nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unwatched_since_us: Option<i64>,
+    /// What it took over from the run before, if nobody missed events in between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
     /// What a start cut off, so that the cut leaves a trace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub torn_bytes: Option<u64>,
+}
+
+/// A run that goes on where another one ended: a service manager kept its sockets meanwhile, so that events waited there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// The run before.
+    pub of_run: Uuid,
+    /// Until when that run had read all events, in microseconds since 1970. Those since then are of this run.
+    pub since_us: i64,
+    /// Network namespaces whose sockets were taken over.
+    pub sockets: u64,
+    /// What is known of sockets and processes: `kept`, or `rebuilt` of what the host shows.
+    pub attribution: String,
 }
 
 impl Started {

@@ -102,13 +102,13 @@ impl Output {
     fn segment(&self, run_id: Uuid, number: u64, frames: &[(u32, i64)], first_seq: i64) {
         let run = RunContext { run_id, host_id: "8f2c".into(), host_name: "web-1".into(), boot_id: None };
         let facts = RunFacts { run, kernel: "6.18.5".into(), acct: None, timestamp: None, filter: None };
-        let mut bytes = SegmentHeader::of(&facts, 0).to_bytes().unwrap();
+        let mut bytes = SegmentHeader::of(&facts, 0, None).to_bytes().unwrap();
         let mut first_seq = first_seq;
         for &(rows, complete_until_us) in frames {
             let mut frame = vec![0; HEAD_BYTES];
             let kind = if rows > 0 { ROWS } else { MARK };
             let complete_until_us = complete_until_us + LATE_US;
-            Head { kind, rows, first_seq, complete_until_us }.seal(&mut frame).unwrap();
+            Head { kind, rows, first_seq, complete_until_us, round: 0 }.seal(&mut frame).unwrap();
             bytes.extend(frame);
             first_seq += i64::from(rows);
         }
@@ -141,6 +141,7 @@ fn started(netns: &[u64]) -> Started {
         filter: None,
         wal_sync: "1s".into(),
         unwatched_since_us: None,
+        restart: None,
         torn_bytes: None,
     }
 }

@@ -25,6 +25,11 @@ impl<'a> Bytes<'a> {
     }
 
     /// A number, little-endian.
+    pub fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    /// A number, little-endian.
     pub fn i64(&mut self) -> Option<i64> {
         self.array().map(i64::from_le_bytes)
     }

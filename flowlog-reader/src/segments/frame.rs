@@ -1,6 +1,7 @@
 //! The head of a frame, and its checksum.
 
 use super::bytes::Bytes;
+use super::header::VERSION;
 
 /// Bytes of the length and the checksum, which the length does not count.
 pub(super) const PREFIX_BYTES: usize = 8;
@@ -25,18 +26,27 @@ pub struct Head {
     pub first_seq: i64,
     /// All flows that were received before are in this frame and those before it; microseconds since 1970.
     pub complete_until_us: i64,
+    /// All datagrams that were received into the memory [`in_flight`](super::SegmentHeader::in_flight) in this round or in
+    /// earlier ones have their rows in this frame and those before it; 0: none of them.
+    pub round: u64,
 }
 
 impl Head {
     /// Bytes of it, after the length and the checksum.
-    pub(super) const BYTES: usize = 24;
+    pub(super) const BYTES: usize = Self::bytes_of(VERSION);
 
-    pub(super) fn parse(bytes: &mut Bytes<'_>) -> Option<Self> {
+    /// As long as it is in a segment of a version.
+    pub(super) const fn bytes_of(version: u32) -> usize {
+        if version == 1 { 24 } else { 32 }
+    }
+
+    pub(super) fn parse(bytes: &mut Bytes<'_>, version: u32) -> Option<Self> {
         Some(Self {
             kind: bytes.u32()?,
             rows: bytes.u32()?,
             first_seq: bytes.i64()?,
             complete_until_us: bytes.i64()?,
+            round: if version == 1 { 0 } else { bytes.u64()? },
         })
     }
 
@@ -48,14 +58,15 @@ impl Head {
     /// Completes a frame of which the payload is there, after room for the head. `None` where it is too
     /// long for its length field.
     pub fn seal(&self, frame: &mut [u8]) -> Option<()> {
-        let Self { kind, rows, first_seq, complete_until_us } = self;
+        let Self { kind, rows, first_seq, complete_until_us, round } = self;
         let (prefix, rest) = frame.split_first_chunk_mut::<PREFIX_BYTES>()?;
         let length = u32::try_from(rest.len()).ok()?;
-        let head: [&[u8]; 4] = [
+        let head: [&[u8]; 5] = [
             &kind.to_le_bytes(),
             &rows.to_le_bytes(),
             &first_seq.to_le_bytes(),
             &complete_until_us.to_le_bytes(),
+            &round.to_le_bytes(),
         ];
         for (place, byte) in rest.iter_mut().zip(head.into_iter().flatten()) {
             *place = *byte;

@@ -59,6 +59,8 @@ pub struct Frames<R> {
     /// Bytes of the file from there on.
     remaining: u64,
     rest: Vec<u8>,
+    /// Of the format.
+    version: u32,
 }
 
 /// Opens a segment, as far as it is written now.
@@ -87,7 +89,8 @@ impl<R: Read> Frames<R> {
             .take(header::json_bytes(&beginning).min(bytes).min(MAX_HEADER_BYTES))
             .read_to_end(&mut beginning)?;
         let mut rest = Bytes(&beginning);
-        let header = header::parse(&mut rest).map_err(|cause| ReadError::Header { bytes, cause })?;
+        let (header, version) =
+            header::parse(&mut rest).map_err(|cause| ReadError::Header { bytes, cause })?;
 
         let Bytes(rest) = rest;
         let header_bytes = beginning.len().saturating_sub(rest.len());
@@ -99,6 +102,7 @@ impl<R: Read> Frames<R> {
             offset,
             remaining: bytes.saturating_sub(offset),
             rest: Vec::new(),
+            version,
         };
         Ok((header, frames))
     }
@@ -109,10 +113,11 @@ impl<R: Read> Frames<R> {
             return None;
         }
         let head = self.read();
+        let head_bytes = Head::bytes_of(self.version);
         if head.is_err() {
             self.remaining = 0;
         }
-        Some(head.map(|head| Frame { head, payload: self.rest.get(Head::BYTES..).unwrap_or_default() }))
+        Some(head.map(|head| Frame { head, payload: self.rest.get(head_bytes..).unwrap_or_default() }))
     }
 
     /// Where the next frame begins, and how much is there from it to the end of the file.
@@ -137,7 +142,7 @@ impl<R: Read> Frames<R> {
         if checksum(length, &self.rest) != crc {
             return Err(FrameError::Checksum);
         }
-        let head = Head::parse(&mut Bytes(&self.rest)).ok_or(FrameError::Checksum)?;
+        let head = Head::parse(&mut Bytes(&self.rest), self.version).ok_or(FrameError::Checksum)?;
         self.offset = self.offset.saturating_add(bytes);
         self.remaining = self.remaining.saturating_sub(bytes);
         Ok(head)

@@ -13,7 +13,7 @@ const MAGIC: [u8; 8] = *b"flowlogW";
 
 /// Version of the format. To be raised when an older flowlog could misread what this one writes. Columns are found by
 /// their ids, so it may have others, and in another order.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// The run that wrote a segment: all that is needed to make its rows files of that run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,20 +37,22 @@ pub struct SegmentHeader {
     pub filter: Option<Value>,
     /// When the run began, in microseconds since 1970.
     pub started_us: i64,
+    /// The memory into which the run receives, if a service manager keeps it beyond the end of the process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<Uuid>,
 }
 
 impl SegmentHeader {
     /// The header of the segments of a run.
-    pub fn of(facts: &RunFacts, started_us: i64) -> Self {
+    pub fn of(facts: &RunFacts, started_us: i64, in_flight: Option<Uuid>) -> Self {
         let RunFacts { run, kernel, acct, timestamp, filter } = facts.clone();
         let RunContext { run_id, host_id, host_name, boot_id } = run;
-        Self { run_id, host_id, host_name, boot_id, kernel, acct, timestamp, filter, started_us }
+        Self { run_id, host_id, host_name, boot_id, kernel, acct, timestamp, filter, started_us, in_flight }
     }
 
     /// The run, for the files made of it.
     pub fn facts(&self) -> RunFacts {
-        let Self { run_id, host_id, host_name, boot_id, kernel, acct, timestamp, filter, started_us: _ } =
-            self.clone();
+        let Self { run_id, host_id, host_name, boot_id, kernel, acct, timestamp, filter, .. } = self.clone();
         RunFacts { run: RunContext { run_id, host_id, host_name, boot_id }, kernel, acct, timestamp, filter }
     }
 
@@ -79,7 +81,9 @@ pub enum HeaderError {
     #[error("the file does not begin as a segment of a write-ahead log does")]
     Magic,
     /// The file has a format of another flowlog.
-    #[error("the format has version {found}, expected {VERSION}: read it with the flowlog that wrote it")]
+    #[error(
+        "the format has version {found}, expected at most {VERSION}: read it with the flowlog that wrote it"
+    )]
     Version {
         /// The version.
         found: u32,
@@ -101,14 +105,14 @@ pub(super) fn json_bytes(fixed: &[u8]) -> u64 {
     length.map_or(0, |length| u64::from(u32::from_le_bytes(*length)))
 }
 
-/// Reads the header and leaves what follows it.
-pub(super) fn parse(bytes: &mut Bytes<'_>) -> Result<SegmentHeader, HeaderError> {
+/// Reads the header and the version of the format, and leaves what follows them.
+pub(super) fn parse(bytes: &mut Bytes<'_>) -> Result<(SegmentHeader, u32), HeaderError> {
     let magic: [u8; 8] = bytes.array().ok_or(HeaderError::Torn)?;
     if magic != MAGIC {
         return Err(HeaderError::Magic);
     }
     let found = bytes.u32().ok_or(HeaderError::Torn)?;
-    if found != VERSION {
+    if !(1..=VERSION).contains(&found) {
         return Err(HeaderError::Version { found });
     }
     let length = bytes.u32().ok_or(HeaderError::Torn)?;
@@ -118,5 +122,5 @@ pub(super) fn parse(bytes: &mut Bytes<'_>) -> Result<SegmentHeader, HeaderError>
     if checksum(length, json) != crc {
         return Err(HeaderError::Checksum);
     }
-    Ok(serde_json::from_slice(json)?)
+    Ok((serde_json::from_slice(json)?, found))
 }

@@ -7,6 +7,7 @@
 //! | module | owns |
 //! |---|---|
 //! | `receive` | reading: which sockets, how long, what happens while writing is behind; the stop |
+//! | `in_flight`, `takeover` | where events are until the write-ahead log has their rows; what an earlier process left |
 //! | `pace`, `ticker` | how long it sleeps between two reads; what wakes it when nothing comes |
 //! | `watched` | a network namespace: its sockets, dumps, room in its table |
 //! | `observed` | messages and dumps = records, handed to a sink; without sockets, so its tests join messages with events |
@@ -22,6 +23,7 @@
 mod addresses;
 mod clock;
 mod counts;
+mod in_flight;
 mod local;
 mod manager;
 mod needed;
@@ -33,6 +35,7 @@ mod programs;
 mod receive;
 mod said;
 mod scrape;
+mod takeover;
 mod ticker;
 mod watched;
 mod writing;
@@ -53,12 +56,13 @@ use tracing::{error, info, warn};
 
 use self::clock::now_us;
 use self::local::Local;
-use self::manager::ServiceManager;
+use self::manager::{Kept, ServiceManager};
 use self::observed::Tally;
 use self::output::Output;
 use self::pace::Pace;
 use self::programs::Programs;
 use self::receive::Rest;
+use self::takeover::{ReceiveMemory, Takeover};
 use self::ticker::Ticker;
 use self::watched::{Dump, REFRESH_INTERVAL, Sockets, Watch, Watched};
 use self::writing::Written;
@@ -72,7 +76,7 @@ use crate::host::identity::Host;
 use crate::host::namespace::Namespace;
 use crate::host::needs::Need;
 use crate::log::schema::FlowBatch;
-use crate::log::store::{Store, StoreConfig};
+use crate::log::store::{InFlight, Store, StoreConfig};
 use crate::log::writer::Directory;
 
 /// How often the ring buffer is read where no flow ends: it must not fill up in between.
@@ -104,6 +108,7 @@ const MAX_FILTER_BYTES: usize = 128 << 10;
 /// Where something that is needed is missing at the start, and where flows were lost because they
 /// could not be written.
 pub fn run(config: Config, directory: Directory) -> Result<()> {
+    let kept = Kept::of_environment();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -111,7 +116,7 @@ pub fn run(config: Config, directory: Directory) -> Result<()> {
     runtime.block_on(async {
         // First: a signal that comes while the daemon starts must not end it half-way.
         let mut signals = Signals::handle()?;
-        Daemon::start(config, directory)?.run(&mut signals).await
+        Daemon::start(config, directory, kept)?.run(&mut signals).await
     })
 }
 
@@ -150,6 +155,7 @@ struct Daemon {
     changes: Epoll,
     pace: Pace,
     buffers: Buffers,
+    memory: ReceiveMemory,
     local: Local,
     programs: Programs,
     output: Output,
@@ -161,7 +167,7 @@ struct Daemon {
 
 impl Daemon {
     // Long, since what begins here depends on what has begun before.
-    fn start(config: Config, directory: Directory) -> Result<Self> {
+    fn start(config: Config, directory: Directory, kept: Kept) -> Result<Self> {
         let Config {
             output: directory_name,
             namespaces,
@@ -196,10 +202,13 @@ impl Daemon {
         if let Some(address) = metrics_address {
             scrape::serve(address, metrics.exposition())?;
         }
+        let (mut takeover, mut memory) = Takeover::begin(kept)?;
         let mut local = Local::start(ebpf, ring_buffer_bytes, memory_bytes, cmdline)?;
 
         let programs = Programs::new(keep);
-        let (mut watched, settings, Sockets { readable, changes }) = open_all(namespaces, watch, &local)?;
+        let (mut watched, settings, Sockets { readable, changes }) =
+            open_all(namespaces, watch, &local, &mut takeover)?;
+        takeover.keep(&watched, &mut memory.in_flight);
         // After the subscription: what ends from now on is either in the dump or sends a message.
         for watched in &mut watched {
             watched.dump(&mut local, Dump::Due)?;
@@ -220,6 +229,8 @@ impl Daemon {
         if let Some(filter) = &facts.filter {
             info!("not all flows are recorded: the filter is {filter}");
         }
+        memory.in_flight.begin_run(run.run_id);
+        let durable = memory.in_flight.durable();
         let store = StoreConfig {
             directory,
             rotation,
@@ -230,8 +241,21 @@ impl Daemon {
             delivery: delivery.name(),
             netns: watched.iter().map(|watched| watched.namespace.inode()).collect(),
             watched_since_us: Some(watched_since_us),
+            kept: takeover.facts(&watched),
+            in_flight: Some(InFlight {
+                id: memory.in_flight.id(),
+                has_round: Box::new(move |round| durable.set(round)),
+            }),
         };
         let store = Store::open(store, SystemTime::now())?;
+        memory.in_flight.has_begun();
+        if let Some(restart) = store.restart() {
+            info!("goes on where run {} ended", restart.of_run);
+            for watched in watched.iter_mut().filter(|watched| watched.is_taken) {
+                watched.read_until_us = restart.since_us;
+            }
+        }
+        let round = store.round();
         local.drain()?;
         local.seed();
         local.seed_sockets(&watched, false)?;
@@ -243,7 +267,9 @@ impl Daemon {
             if local.ebpf.is_some() { "processes from eBPF" } else { "no processes" },
             directory_name.display(),
         );
-        let mut output = Output::start(FlowBatch::new(&run), store, metrics.clone())?;
+        let mut output =
+            Output::start(FlowBatch::new(&run), store, metrics.clone(), memory.in_flight.round())?;
+        takeover.finish(round, &mut watched, &mut memory, &mut local, &mut output)?;
         gaps.take().into_iter().for_each(|gap| output.gaps.add(gap));
         Ok(Self {
             watched,
@@ -251,6 +277,7 @@ impl Daemon {
             changes,
             pace: Pace::new(Instant::now()),
             buffers,
+            memory,
             local,
             programs,
             output,
@@ -457,9 +484,13 @@ fn open_all(
     namespaces: Vec<Namespace>,
     watch: Watch<'_>,
     local: &Local,
+    takeover: &mut Takeover,
 ) -> Result<(Vec<Watched>, Vec<Settings>, Sockets)> {
     let sockets = Sockets::new()?;
-    let opened = namespaces.into_iter().map(|namespace| Watched::open(namespace, watch, local, &sockets));
+    let opened = namespaces.into_iter().map(|namespace| {
+        let taken = takeover.take(&namespace);
+        Watched::open(namespace, taken, watch, local, &sockets)
+    });
     let (watched, settings) = opened.collect::<Result<Vec<_>>>()?.into_iter().unzip();
     Ok((watched, settings, sockets))
 }

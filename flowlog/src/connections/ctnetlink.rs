@@ -91,7 +91,9 @@ mod socket;
 pub mod socket_filter;
 pub mod uapi;
 
-pub use listener::{Buffers, DATAGRAMS, Datagrams, Delivery, Group, Listener, ListenerLosses, Received};
+pub use listener::{
+    Buffers, DATAGRAMS, Datagrams, Delivery, Group, Headers, Listener, ListenerLosses, Received, Slots,
+};
 pub use requests::{Filter, Listed, Requests};
 pub use sets::{Entry, Expectation};
 pub use socket::Error;

@@ -38,6 +38,8 @@ pub struct Seen {
     old: HashSet<Identity, foldhash::fast::RandomState>,
     /// When flows without a start ended.
     without_start: HashMap<Identity, u64, foldhash::fast::RandomState>,
+    /// Those that were noted since [`Seen::take_new`].
+    new: Vec<Identity>,
     /// When the young generation began, as far as [`Seen::expire`] told the time.
     since_ns: u64,
     now_ns: u64,
@@ -50,6 +52,7 @@ impl Seen {
             young: HashSet::default(),
             old: HashSet::default(),
             without_start: HashMap::default(),
+            new: Vec::new(),
             since_ns: now_ns,
             now_ns,
         }
@@ -66,15 +69,36 @@ impl Seen {
             if self.without_start.len() >= max {
                 self.without_start.retain(|_, at_ns| is_recent(*at_ns));
             }
-            let before_ns = self.without_start.insert(identity(flow), received_ns);
-            return !before_ns.is_some_and(is_recent);
+            let identity = identity(flow);
+            let before_ns = self.without_start.insert(identity, received_ns);
+            let is_new = !before_ns.is_some_and(is_recent);
+            if is_new {
+                self.new.push(identity);
+            }
+            return is_new;
         }
         if self.young.len() >= max {
             self.begin_generation();
         }
         let identity = identity(flow);
         // What is repeated now may be repeated again: it gets young, too.
-        self.young.insert(identity) && !self.old.contains(&identity)
+        let is_new = self.young.insert(identity) && !self.old.contains(&identity);
+        if is_new {
+            self.new.push(identity);
+        }
+        is_new
+    }
+
+    /// Those that were noted since the last call, for [`Seen::remember`] in a later process.
+    pub fn take_new(&mut self) -> impl Iterator<Item = u64> {
+        self.new.drain(..)
+    }
+
+    /// Notes a flow that an earlier process has noted.
+    pub fn remember(&mut self, identity: u64, now_ns: u64) {
+        self.young.insert(identity);
+        // Which of the two it is, only its flow would tell.
+        self.without_start.insert(identity, now_ns);
     }
 
     /// Forgets what is old enough. To be called now and then.

@@ -44,7 +44,7 @@ fn check_segment(bytes: &[u8]) {
                 assert_eq!(damage.offset + damage.bytes, length(bytes));
                 good_bytes = damage.offset;
             }
-            Ok(Frame { batch, complete_until_us }) => {
+            Ok(Frame { batch, complete_until_us, round }) => {
                 good_frames += 1;
                 match batch {
                     None => again.mark(complete_until_us).unwrap(),
@@ -53,7 +53,7 @@ fn check_segment(bytes: &[u8]) {
                         for column in batch.columns() {
                             column.to_data().validate_full().unwrap();
                         }
-                        again.append(&batch, complete_until_us).unwrap();
+                        again.append(&batch, complete_until_us, round).unwrap();
                     }
                 }
             }
@@ -159,6 +159,7 @@ fn segment_of(rows: u16, columns: &[u8]) -> Vec<u8> {
         timestamp: None,
         filter: None,
         started_us: 0,
+        in_flight: None,
     };
     let compressed = lz4_flex::block::compress(columns);
     let frame = [
@@ -166,6 +167,7 @@ fn segment_of(rows: u16, columns: &[u8]) -> Vec<u8> {
         &u32::from(rows).to_le_bytes(),
         &1_i64.to_le_bytes(),
         &0_i64.to_le_bytes(),
+        &0_u64.to_le_bytes(),
         &u32::try_from(columns.len()).unwrap().to_le_bytes(),
         &compressed,
     ]

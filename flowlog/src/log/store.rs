@@ -18,6 +18,7 @@
 mod convert;
 mod delete;
 mod error;
+mod kept;
 mod queue;
 mod recover;
 mod retry;
@@ -30,7 +31,7 @@ use std::time::{Instant, SystemTime};
 
 use arrow_array::RecordBatch;
 use flowlog_reader::gaps::{Cause, Declared, Gap};
-use flowlog_reader::ledger::{Event, PublishedFile, Started, Stopped, Table};
+use flowlog_reader::ledger::{Event, PublishedFile, Restart, Started, Stopped, Table};
 use flowlog_reader::run::{RunContext, RunFacts};
 use flowlog_reader::segments::SegmentHeader;
 use rangemap::RangeInclusiveSet;
@@ -47,8 +48,9 @@ use crate::log::writer::{Compatibility, Directory, Published, Rotation, WriteErr
 use crate::time::us_since_1970;
 use convert::{Conversion, Fault, read_out, set_aside};
 use delete::Retention;
+pub use kept::{InFlight, Kept};
 use queue::{LineQueue, Unlogged};
-use recover::RunToRecover;
+use recover::{Earlier, RunToRecover};
 use retry::Retry;
 use run_gaps::RunGaps;
 
@@ -78,6 +80,10 @@ pub struct StoreConfig {
     /// Since when events are received, in microseconds since 1970; `None` for a run that watches nothing,
     /// as an import: it leaves the time before it in which nobody watched to a run that does.
     pub watched_since_us: Option<i64>,
+    /// What was kept of an earlier run, if a service manager kept its sockets.
+    pub kept: Option<Kept>,
+    /// The memory into which events are received.
+    pub in_flight: Option<InFlight>,
 }
 
 /// What a store has published.
@@ -123,6 +129,9 @@ pub struct Store {
     /// What of that the write-ahead log says.
     marked_us: i64,
     retry: Retry,
+    restart: Option<Restart>,
+    round: u64,
+    in_flight: Option<InFlight>,
 }
 
 impl Store {
@@ -142,6 +151,8 @@ impl Store {
             delivery,
             netns,
             watched_since_us,
+            kept,
+            in_flight,
         } = config;
         let directory = Arc::new(directory);
         let unusable = |path: PathBuf| move |source| OpenError::Unusable { path, source };
@@ -154,8 +165,10 @@ impl Store {
             );
         }
         let torn_bytes = history.torn.map(|torn| torn.bytes);
-        let (unfinished, unwatched_since_us) =
-            recover::unfinished(&directory, history).map_err(unusable(directory.wal()))?;
+        let memory = in_flight.as_ref().map(|in_flight| in_flight.id);
+        let kept = kept.filter(|kept| kept.is_all_since(&history, &netns, facts.filter.as_ref()));
+        let earlier = recover::unfinished(&directory, history, memory).map_err(unusable(directory.wal()))?;
+        let Earlier { runs: unfinished, unwatched_since_us, restart, round, .. } = earlier.with(kept);
         let RunFacts { run: RunContext { run_id: _, host_id, host_name, boot_id }, kernel, filter, .. } =
             facts.clone();
         let started = Started {
@@ -169,11 +182,14 @@ impl Store {
             filter,
             wal_sync: wal_sync.to_string(),
             unwatched_since_us,
+            restart: restart.clone(),
             torn_bytes,
         };
         let unwatched_since_us = unwatched_since_us.filter(|_| watched_since_us.is_some());
         let watched_since_us = watched_since_us.unwrap_or(us_since_1970(now));
-        let header = SegmentHeader::of(&facts, watched_since_us);
+        let header = SegmentHeader::of(&facts, watched_since_us, memory);
+        // What an earlier run did not read is still to be read.
+        let complete_until_us = restart.as_ref().map_or(watched_since_us, |restart| restart.since_us);
         let mut store = Self {
             wal: Wal::open(directory.wal(), &header, wal_sync)?,
             writer: Writer::new(Arc::clone(&directory), rotation, compatibility, &facts),
@@ -192,18 +208,33 @@ impl Store {
             seqs: RangeInclusiveSet::new(),
             summary: Summary::default(),
             watched_since_us,
-            complete_until_us: watched_since_us,
+            complete_until_us,
             marked_us: i64::MIN,
             retry: Retry::new(now),
+            restart,
+            round,
+            in_flight,
         };
         store.log(Unlogged::Event(Event::Start(started)), now);
         // If the process is killed now, it was complete until here.
-        store.mark(watched_since_us);
+        store.mark(complete_until_us);
         Ok(store)
     }
 
+    /// What the run took over from the one before, if it goes on where that one ended.
+    pub fn restart(&self) -> Option<&Restart> {
+        self.restart.as_ref()
+    }
+
+    /// Up to which round of receiving ([`Head::round`](flowlog_reader::segments::Head::round)) the write-ahead log has the
+    /// rows of earlier runs, as far as it still has them.
+    pub fn round(&self) -> u64 {
+        self.round
+    }
+
     /// Takes rows made by [`FlowBatch`](crate::log::schema::FlowBatch). All flows that ended before
-    /// `complete_until_us` are in this batch or in earlier ones.
+    /// `complete_until_us` are in this batch or in earlier ones, as are all that were received in this `round` or in
+    /// earlier ones.
     ///
     /// # Errors
     ///
@@ -212,10 +243,11 @@ impl Store {
         &mut self,
         batch: &RecordBatch,
         complete_until_us: i64,
+        round: u64,
         now: SystemTime,
     ) -> Result<(), Refused> {
         let declared_until_us = self.declared_until_us(complete_until_us);
-        match self.wal.append(batch, declared_until_us) {
+        match self.wal.append(batch, declared_until_us, round) {
             Ok(()) => {}
             Err(error) if error.is_taken() => warn!("{}", one_line(&error)),
             // Waiting does not help.
@@ -229,6 +261,9 @@ impl Store {
                 self.sealed.extend(self.wal.take_sealed());
                 return Err(Refused(error));
             }
+        }
+        if let Some(in_flight) = &self.in_flight {
+            (in_flight.has_round)(round);
         }
         self.complete_until_us = complete_until_us;
         self.marked_us = declared_until_us;

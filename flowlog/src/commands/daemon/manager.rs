@@ -1,9 +1,13 @@
-//! What a service manager is told: that flowlog is ready, that it goes on if it asks for that, and that it stops.
+//! What a service manager is told: that flowlog is ready, that it goes on if it asks for that, and that it stops. And the
+//! descriptors that it keeps from one start to the next.
 
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use flowlog_common::descriptors;
 use sd_notify::NotifyState;
-use tracing::warn;
+use tracing::{info, warn};
 
 /// The service manager that started flowlog, if there is one.
 pub(super) struct ServiceManager {
@@ -40,6 +44,72 @@ impl ServiceManager {
         }
         self.told = now;
         tell(NotifyState::Watchdog, "restart flowlog", "goes on");
+    }
+}
+
+/// The descriptors that a service manager keeps, by their names: `sd_pid_notify_with_fds(3)`.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    descriptors: BTreeMap<String, OwnedFd>,
+    /// There is a manager.
+    is_kept: bool,
+    has_said: bool,
+}
+
+impl Kept {
+    /// Those that it has kept since an earlier start. To be called once, before anything else is opened.
+    pub(super) fn of_environment() -> Self {
+        let found = match sd_notify::listen_fds_with_names(false) {
+            Ok(found) => found.unzip(),
+            Err(error) => {
+                warn!("the service manager hands over descriptors that flowlog cannot use: {error}");
+                (Vec::new(), Vec::new())
+            }
+        };
+        let (numbers, names): (Vec<_>, Vec<String>) = found;
+        let named = names.into_iter().zip(descriptors::inherited(numbers));
+        let descriptors = named.filter_map(|(name, descriptor)| Some((name, descriptor?))).collect();
+        let is_kept = std::env::var_os("NOTIFY_SOCKET").is_some();
+        Self { descriptors, is_kept, has_said: false }
+    }
+
+    /// Takes the one with this name. The manager keeps it all the same.
+    pub(super) fn take(&mut self, name: &str) -> Option<OwnedFd> {
+        self.descriptors.remove(name)
+    }
+
+    /// Lets the manager keep a descriptor. In place of what it kept with this name.
+    pub(super) fn keep(&mut self, name: &str, descriptor: impl AsFd) {
+        if !self.is_kept {
+            return;
+        }
+        self.forget(name);
+        // It would drop a socket with an overrun, which is one that epoll says has an error.
+        let state = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+        let told = sd_notify::notify_with_fds(false, &state, &[descriptor.as_fd()]);
+        if let Err(error) = told
+            && !self.has_said
+        {
+            self.has_said = true;
+            warn!(
+                "a restart will be a gap: cannot let the service manager keep the socket of flowlog `{name}`: {error}"
+            );
+        }
+    }
+
+    /// What is left is of no use: the manager does not keep it any more.
+    pub(super) fn forget_rest(&mut self) {
+        for (name, _) in std::mem::take(&mut self.descriptors) {
+            info!("the service manager kept `{name}`, which is not needed any more");
+            self.forget(&name);
+        }
+    }
+
+    fn forget(&self, name: &str) {
+        if self.is_kept {
+            // A manager that knows none does nothing.
+            let _ = sd_notify::notify(false, &[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+        }
     }
 }
 

@@ -120,6 +120,10 @@ impl Observed {
         let Some(Record { flow, sighting, at_ns }) = self.dumps.take_record() else { return false };
         // Not before: what the filter asks for may change while dumps follow the entry.
         if self.filter.records(&flow) {
+            if sighting == Sighting::Vanished {
+                // A later process does not know what dumps told of it, should a message come after all.
+                self.seen.note(&flow, at_ns, usize::MAX);
+            }
             sink.record(&attribute(&flow, sighting, at_ns, observer, tables).record);
         }
         true

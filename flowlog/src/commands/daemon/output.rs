@@ -40,6 +40,12 @@ pub(super) struct Output {
     /// All flows that ended before this time were read.
     pub(super) complete_until_us: i64,
     ticked: Instant,
+    /// Of the rows in the batch: see `in_flight`.
+    round: u64,
+    /// Of the rows that were handed over last.
+    sent_round: u64,
+    /// How many messages with gaps were handed over.
+    sent_gaps: u64,
     /// What found no room, oldest first: at most the batch, and what a stop or a rotation adds.
     waiting: VecDeque<ToWriter>,
     to_writer: mpsc::Sender<ToWriter>,
@@ -59,23 +65,54 @@ impl Sink for Output {
 }
 
 impl Output {
-    pub(super) fn start(batch: FlowBatch, store: Store, metrics: Metrics) -> Result<Self> {
+    /// The rows that come first are of this `round`.
+    pub(super) fn start(batch: FlowBatch, store: Store, metrics: Metrics, round: u64) -> Result<Self> {
         let (to_writer, from_reader) = mpsc::channel(CHANNEL_BATCHES);
         let status = Arc::new(Status::default());
-        let written = start_writer(store, from_reader, Arc::clone(&status), metrics)?;
         let began_us = now_us();
+        // What an earlier run did not read is still to be read.
+        let complete_until_us = store.restart().map_or(began_us, |restart| restart.since_us);
+        let written = start_writer(store, from_reader, Arc::clone(&status), metrics)?;
         Ok(Self {
             batch,
             gaps: Pending::default(),
             counts: Counts::default(),
             began_us,
-            complete_until_us: began_us,
+            complete_until_us,
             ticked: Instant::now(),
+            round,
+            sent_round: 0,
+            sent_gaps: 0,
             waiting: VecDeque::new(),
             to_writer,
             status,
             written,
         })
+    }
+
+    /// The round of the rows in the batch.
+    pub(super) fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// Up to which round all rows are in the write-ahead log.
+    pub(super) fn settled_round(&self) -> u64 {
+        let durable = self.status.durable_round();
+        // What had no rows since is settled, too.
+        if durable >= self.sent_round { self.round - 1 } else { durable }
+    }
+
+    /// Begins another round: there is no room for more datagrams of this one.
+    pub(super) fn end_round(&mut self) -> Result<()> {
+        if self.batch.is_empty() {
+            self.round += 1;
+        }
+        self.flush()
+    }
+
+    /// Whether there are losses that are not declared yet.
+    pub(super) fn has_undeclared(&self) -> bool {
+        self.gaps.loses_flows() || self.sent_gaps != self.status.declared()
     }
 
     /// Whether the writing side is behind, so that no more flows can be taken.
@@ -137,11 +174,15 @@ impl Output {
     pub(super) fn flush(&mut self) -> Result<()> {
         if !self.gaps.is_empty() {
             let gaps: Vec<Gap> = self.gaps.take();
+            self.sent_gaps += 1;
             self.send(ToWriter::Gaps(gaps))?;
         }
         if !self.batch.is_empty() {
             let rows = self.batch.finish();
-            self.send(ToWriter::Batch { rows, complete_until_us: self.complete_until_us })?;
+            let Self { complete_until_us, round, .. } = *self;
+            self.sent_round = round;
+            self.round += 1;
+            self.send(ToWriter::Batch { rows, complete_until_us, round })?;
         }
         Ok(())
     }

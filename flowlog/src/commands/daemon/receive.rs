@@ -8,12 +8,14 @@ use nix::time::ClockId;
 use tracing::error;
 
 use super::clock::{now_ns, now_us};
+use super::in_flight::InFlight;
 use super::observed::{Known, unreadable};
 use super::output::Output;
 use super::pace::nap;
+use super::takeover::ReceiveMemory;
 use super::watched::{Dump, Watched};
 use super::{Daemon, Local};
-use crate::connections::ctnetlink::{Buffers, Datagrams, Delivery, Received};
+use crate::connections::ctnetlink::{Datagrams, Delivery, Received};
 use crate::record::Sink as _;
 use crate::time::to_us;
 
@@ -56,11 +58,18 @@ impl Daemon {
 
     /// What is due each second.
     pub(super) fn tick(&mut self) -> anyhow::Result<()> {
-        let Self { watched, local, output, programs, .. } = self;
+        let Self { watched, local, output, programs, memory, .. } = self;
         for watched in &mut *watched {
+            // If it is killed in between, what is declared twice is better than what is not declared.
+            let dropped = watched.subscription().dropped;
             watched.declare_dropped(&mut output.gaps);
+            if watched.subscription().dropped != dropped {
+                memory.in_flight.set_undeclared(true);
+                memory.in_flight.keep(watched.subscription());
+            }
             watched.needed.declare(&mut output.gaps, false);
         }
+        memory.in_flight.set_undeclared(output.has_undeclared());
         programs.declare(&mut output.gaps, false);
         local.declare_lost(&mut output.gaps);
         local.expire();
@@ -86,10 +95,10 @@ impl Daemon {
 
     /// Reads each listener for a while.
     pub(super) fn receive(&mut self) -> anyhow::Result<Turn> {
-        let Self { watched, buffers, local, output, .. } = self;
+        let Self { watched, memory, local, output, .. } = self;
         let mut turn = Turn::default();
         for watched in watched {
-            turn = turn.and(watched.read(buffers, local, output)?);
+            turn = turn.and(watched.read(memory, local, output)?);
         }
         Ok(turn)
     }
@@ -204,18 +213,22 @@ impl Watched {
     /// Reads the listener for a while.
     fn read(
         &mut self,
-        buffers: &mut Buffers,
+        memory: &mut ReceiveMemory,
         local: &mut Local,
         output: &mut Output,
     ) -> anyhow::Result<Turn> {
         let mut turn = Turn::default();
+        let netns = self.namespace.inode();
         for read in 1.. {
             // It goes on when there is room, or too much is held.
             if output.is_blocked() && !self.is_shedding {
                 break;
             }
             let before_us = now_us();
-            let received = self.listener.recv(buffers)?;
+            let Some(received) = memory.receive(&mut self.listener, netns, output)? else {
+                turn.rest = Rest::Perhaps;
+                break;
+            };
             // Then the events: what a socket did before its flow ended is now in the tables. A refused
             // connection has all of its life within microseconds.
             local.drain()?;
@@ -232,10 +245,12 @@ impl Watched {
                 }
                 Received::Datagrams(datagrams) => {
                     turn.has_received = true;
-                    self.came = self.came.saturating_add(datagrams.received());
+                    let (received, is_full) = (datagrams.received(), datagrams.is_full());
+                    self.came = self.came.saturating_add(received);
                     self.received = Instant::now();
                     self.take(&datagrams, local, output);
-                    datagrams.is_full()
+                    self.has_taken(received, &mut memory.in_flight, output);
+                    is_full
                 }
             };
             output.flush_if_full()?;
@@ -248,8 +263,23 @@ impl Watched {
         Ok(turn)
     }
 
+    /// So many datagrams were taken.
+    fn has_taken(&mut self, received: u32, in_flight: &mut InFlight, output: &Output) {
+        let (netns, max) = (self.namespace.inode(), self.seen_max());
+        let received = usize::try_from(received).unwrap_or(usize::MAX);
+        in_flight.note(netns, self.observed.seen.take_new(), max);
+        if self.is_shedding {
+            in_flight.dropped(netns, received);
+        } else {
+            in_flight.received(netns, received);
+        }
+        if output.gaps.loses_flows() {
+            in_flight.set_undeclared(true);
+        }
+    }
+
     /// Makes rows of datagrams.
-    fn take(&mut self, datagrams: &Datagrams<'_>, local: &mut Local, output: &mut Output) {
+    pub(super) fn take(&mut self, datagrams: &Datagrams<'_>, local: &mut Local, output: &mut Output) {
         let received_ns = now_ns(ClockId::CLOCK_REALTIME);
         let truncated = datagrams.truncated() as u64;
         if truncated > 0 {
@@ -282,7 +312,7 @@ impl Watched {
 
     /// Whether the kernel has events that it could not deliver: on a busy machine it tries again later than it wants
     /// to. Where it does not tell, the time that has passed must do.
-    fn has_undelivered(&mut self) -> bool {
+    pub(super) fn has_undelivered(&mut self) -> bool {
         let mut found = false;
         let listed = self.requests.dying(|_| found = true);
         found && listed.is_ok()

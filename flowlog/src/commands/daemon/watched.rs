@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::UdpSocket;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 
 use super::addresses::LocalAddresses;
 use super::clock::{now_ns, now_us};
+use super::in_flight::Subscription;
 use super::local::Local;
 use super::needed::Needed;
 use super::observed::Observed;
@@ -68,6 +69,12 @@ pub(super) struct Watch<'f> {
     pub(super) is_only: bool,
 }
 
+/// A socket that an earlier process subscribed with, and what it knew of that.
+pub(super) struct Taken {
+    pub(super) socket: OwnedFd,
+    pub(super) subscription: Subscription,
+}
+
 /// What all sockets of all namespaces are waited for with.
 pub(super) struct Sockets {
     /// Readable when any of them is.
@@ -117,6 +124,8 @@ pub(super) struct Watched {
     pub(super) is_shedding: bool,
     /// When nothing was left to be read the last time.
     pub(super) read_until_us: i64,
+    /// Its socket is the one of an earlier process.
+    pub(super) is_taken: bool,
     /// When something came the last time.
     pub(super) received: Instant,
     /// When it subscribed, by the clock that does not jump and by the other one.
@@ -160,9 +169,11 @@ impl Place {
 }
 
 impl Watched {
-    /// Subscribes in the namespace, and adds the socket to those that are waited for.
+    /// Subscribes in the namespace, or goes on with the socket of an earlier process, and adds the socket to those that are
+    /// waited for.
     pub(super) fn open(
         namespace: Namespace,
+        taken: Option<Taken>,
         watch: Watch<'_>,
         local: &Local,
         sockets: &Sockets,
@@ -173,12 +184,27 @@ impl Watched {
             let opened = Requests::open().and_then(|mut requests| {
                 // Subscribing succeeds also where nothing will ever come.
                 requests.count()?;
-                let listener = Listener::open(receive_buffer_bytes, delivery, filter)?;
-                Ok((requests, listener, Needed::open(name, keep)?))
+                let taken = taken.and_then(|Taken { socket, subscription }| {
+                    match Listener::adopt(socket, receive_buffer_bytes, delivery, filter) {
+                        Ok(listener) => Some((listener, Some(subscription))),
+                        Err(error) => {
+                            warn!(
+                                "the service manager kept a socket of the network namespace `{name}` that is of no use: {}",
+                                one_line(&error)
+                            );
+                            None
+                        }
+                    }
+                });
+                let (listener, subscription) = match taken {
+                    Some(taken) => taken,
+                    None => (Listener::open(receive_buffer_bytes, delivery, filter)?, None),
+                };
+                Ok((requests, listener, subscription, Needed::open(name, keep)?))
             });
             (opened, UdpSocket::bind("0.0.0.0:0"), read_settings())
         })?;
-        let (requests, listener, needed) = opened?;
+        let (requests, listener, subscription, needed) = opened?;
         let Sockets { readable, changes } = sockets;
         readable
             .add(listener.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))
@@ -194,6 +220,14 @@ impl Watched {
             addresses: LocalAddresses::default(),
             timeouts: Timeouts::default(),
         };
+        let is_taken = subscription.is_some();
+        let Subscription { netns: _, since_monotonic_ns, since_ns, dropped } =
+            subscription.unwrap_or_else(|| Subscription {
+                netns: namespace.inode(),
+                since_monotonic_ns: now_ns(ClockId::CLOCK_MONOTONIC),
+                since_ns: now_ns(ClockId::CLOCK_REALTIME),
+                dropped: 0,
+            });
         let mut watched = Self {
             namespace,
             place,
@@ -212,13 +246,17 @@ impl Watched {
             said_zeroed: Doubling::default(),
             is_shedding: false,
             read_until_us: now_us(),
+            is_taken,
             received: Instant::now(),
-            since_monotonic_ns: now_ns(ClockId::CLOCK_MONOTONIC),
-            since_ns: now_ns(ClockId::CLOCK_REALTIME),
+            since_monotonic_ns,
+            since_ns,
             is_held: false,
-            has_dropped: false,
-            dropped: 0,
+            // What was dropped meanwhile is declared with the next events that are.
+            has_dropped: is_taken && delivery == Delivery::BestEffort,
+            dropped,
         };
+        // The kernel may hold what the earlier process had no room for.
+        watched.is_held = is_taken && delivery == Delivery::Reliable && watched.has_undelivered();
         if local.ebpf.is_some() && netns_cookie.is_none() {
             warn!(
                 "the eBPF programs do not see sockets of the network namespace `{}`: its flows may have no process",
@@ -229,6 +267,12 @@ impl Watched {
         watched.refresh();
         watched.read_losses(&mut Pending::default());
         Ok((watched, settings))
+    }
+
+    /// What a later process has to know of it.
+    pub(super) fn subscription(&self) -> Subscription {
+        let Self { since_monotonic_ns, since_ns, dropped, .. } = *self;
+        Subscription { netns: self.namespace.inode(), since_monotonic_ns, since_ns, dropped }
     }
 
     /// Its name for messages.

@@ -1,7 +1,7 @@
 //! The writing side: a thread that takes batches from the channel to the disk, and tries again while the disk refuses.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -24,6 +24,8 @@ pub(super) enum ToWriter {
         rows: RecordBatch,
         /// All flows that ended before this time are in this batch or in earlier ones.
         complete_until_us: i64,
+        /// And all that were received in this round or in earlier ones.
+        round: u64,
     },
     Gaps(Vec<Gap>),
     /// Finish what is old enough. What ended before this time was handed over.
@@ -40,6 +42,10 @@ pub(super) struct Status {
     /// Why nothing can be written now; 0 where it can.
     trouble: AtomicU8,
     give_up: AtomicBool,
+    /// Up to which round the write-ahead log has all rows.
+    durable_round: AtomicU64,
+    /// How many messages with gaps are in the ledger, or wait for it.
+    declared: AtomicU64,
 }
 
 impl Status {
@@ -62,6 +68,16 @@ impl Status {
             Some(_) => Self::WAL_ERROR,
         };
         self.trouble.store(trouble, Ordering::Relaxed);
+    }
+
+    /// Up to which round the write-ahead log has all rows.
+    pub(super) fn durable_round(&self) -> u64 {
+        self.durable_round.load(Ordering::Relaxed)
+    }
+
+    /// How many messages with gaps were taken.
+    pub(super) fn declared(&self) -> u64 {
+        self.declared.load(Ordering::Relaxed)
     }
 
     /// Asks the writing side to end without publishing, and without waiting for the disk.
@@ -119,14 +135,19 @@ fn write(
         let files = store.summary().files;
         let is_tick = matches!(message, ToWriter::Tick { .. });
         match message {
-            ToWriter::Batch { rows, complete_until_us } => {
+            ToWriter::Batch { rows, complete_until_us, round } => {
                 rows_since_given_back += rows.num_rows();
                 // After lost rows there are no others: what comes after the last one is not watched.
-                if lost_rows > 0 || !append(&mut store, &rows, complete_until_us, status) {
+                if lost_rows > 0 || !append(&mut store, &rows, (complete_until_us, round), status) {
                     lost_rows += u64::try_from(rows.num_rows()).unwrap_or(u64::MAX);
+                } else {
+                    status.durable_round.store(round, Ordering::Relaxed);
                 }
             }
-            ToWriter::Gaps(gaps) => store.declare(gaps, now),
+            ToWriter::Gaps(gaps) => {
+                store.declare(gaps, now);
+                status.declared.fetch_add(1, Ordering::Relaxed);
+            }
             ToWriter::Tick { complete_until_us } if lost_rows == 0 => store.tick(complete_until_us, now),
             ToWriter::Tick { .. } => {}
             ToWriter::Rotate => store.rotate(now),
@@ -153,10 +174,15 @@ fn update_metrics(metrics: &Metrics, store: &Store) {
 
 /// Takes a batch into the write-ahead log; tries until that succeeds, or nobody waits for it any more.
 /// Meanwhile the channel fills, and the kernel holds the flows. Says whether it was taken.
-fn append(store: &mut Store, rows: &RecordBatch, complete_until_us: i64, status: &Status) -> bool {
+fn append(
+    store: &mut Store,
+    rows: &RecordBatch,
+    (complete_until_us, round): (i64, u64),
+    status: &Status,
+) -> bool {
     loop {
         let now = SystemTime::now();
-        match store.append(rows, complete_until_us, now) {
+        match store.append(rows, complete_until_us, round, now) {
             Ok(()) => {
                 if status.cause().is_some() {
                     info!("flows are written again");

@@ -233,6 +233,8 @@ impl Rows {
             delivery: "import",
             netns: Vec::new(),
             watched_since_us: None,
+            kept: None,
+            in_flight: None,
         };
         let mut store = Store::open(config, started)?;
         info!("importing as run {} into `{}`", run.run_id, import.output.display());
@@ -268,7 +270,7 @@ impl Rows {
         let now = SystemTime::now();
         let nothing_was_watched_us = us_since_1970(self.started);
         self.store
-            .append(&self.batch.finish(), nothing_was_watched_us, now)
+            .append(&self.batch.finish(), nothing_was_watched_us, 0, now)
             .map_err(|source| ImportError::Refused { from, source })?;
         self.store.tick(nothing_was_watched_us, now);
         Ok(())

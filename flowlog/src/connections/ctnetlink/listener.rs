@@ -9,10 +9,11 @@
 //! another listener asks for the same.
 
 use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::{array, fs, io};
 
 use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
 use nix::sys::socket::{MsgFlags, MultiHeaders, NetlinkAddr, getsockopt, recvmmsg, setsockopt};
@@ -129,25 +130,42 @@ pub enum Received<'b> {
 /// Where datagrams are received into; allocated once. One is enough for all listeners of a thread.
 pub struct Buffers {
     bytes: Box<[u8]>,
+    headers: Headers,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self { bytes: vec![0; DATAGRAMS * DATAGRAM_BYTES].into_boxed_slice(), headers: Headers::default() }
+    }
+}
+
+/// What is known of datagrams beside their bytes; allocated once, for receiving into other memory.
+pub struct Headers {
     headers: MultiHeaders<NetlinkAddr>,
     /// Length of each datagram; zero for one that must not be read.
     lengths: Vec<usize>,
 }
 
-impl Default for Buffers {
+impl Default for Headers {
     fn default() -> Self {
-        Self {
-            bytes: vec![0; DATAGRAMS * DATAGRAM_BYTES].into_boxed_slice(),
-            headers: MultiHeaders::preallocate(DATAGRAMS, None),
-            lengths: Vec::with_capacity(DATAGRAMS),
-        }
+        Self { headers: MultiHeaders::preallocate(DATAGRAMS, None), lengths: Vec::with_capacity(DATAGRAMS) }
     }
+}
+
+/// Memory for some datagrams, in slots of the same size.
+#[derive(Debug)]
+pub struct Slots<'b> {
+    /// As large as slots, [`DATAGRAMS`] of them at most.
+    pub bytes: &'b mut [u8],
+    /// What a datagram takes.
+    pub slot_bytes: usize,
 }
 
 /// The datagrams of one [`Listener::recv`].
 #[derive(Clone, Copy, Debug)]
 pub struct Datagrams<'b> {
     bytes: &'b [u8],
+    slot_bytes: usize,
     lengths: &'b [usize],
     truncated: usize,
 }
@@ -155,7 +173,7 @@ pub struct Datagrams<'b> {
 impl<'b> Datagrams<'b> {
     /// The whole ones, in the order in which the kernel sent them.
     pub fn iter(&self) -> impl Iterator<Item = &'b [u8]> {
-        let slots = self.bytes.chunks_exact(DATAGRAM_BYTES).zip(self.lengths);
+        let slots = self.bytes.chunks_exact(self.slot_bytes).zip(self.lengths);
         slots.filter_map(|(slot, length)| slot.get(..*length)).filter(|datagram| !datagram.is_empty())
     }
 
@@ -166,13 +184,37 @@ impl<'b> Datagrams<'b> {
 
     /// Whether there was no room for more of them.
     pub fn is_full(&self) -> bool {
-        self.lengths.len() == DATAGRAMS
+        self.lengths.len() * self.slot_bytes == self.bytes.len()
     }
 
     /// How many datagrams were cut and are left out; each was one event at least.
     pub fn truncated(&self) -> usize {
         self.truncated
     }
+}
+
+impl<'b> Datagrams<'b> {
+    /// Those that an earlier process received into the slots: each begins with a message, of which nothing else is in its
+    /// datagram, as those of events are. The first slot that says that it has none ends them.
+    pub fn left(slots: Slots<'b>, headers: &'b mut Headers) -> Self {
+        let Slots { bytes, slot_bytes } = slots;
+        let Headers { headers: _, lengths } = headers;
+        lengths.clear();
+        let mut truncated = 0;
+        let messages = bytes.chunks_exact(slot_bytes).map_while(message_bytes);
+        lengths.extend(messages.map(|length| {
+            let is_whole = length <= slot_bytes;
+            truncated += usize::from(!is_whole);
+            if is_whole { length } else { 0 }
+        }));
+        Self { bytes, slot_bytes, lengths, truncated }
+    }
+}
+
+/// How long the message says that it is at the beginning of a slot; `None` for zero: nothing was received.
+fn message_bytes(slot: &[u8]) -> Option<usize> {
+    let length = slot.first_chunk().map(|length| u32::from_ne_bytes(*length))?;
+    usize::try_from(length).ok().filter(|&length| length > 0)
 }
 
 impl Listener {
@@ -185,17 +227,57 @@ impl Listener {
     /// The kernel keeps back what `filter` does not record, if it can: the program for it has to fit into
     /// what the kernel takes. Where it does not, a warning says so, and all events come.
     pub fn open(receive_buffer_bytes: usize, delivery: Delivery, filter: &FlowFilter) -> Result<Self, Error> {
-        let mut listener = Self::unsubscribed(Some(receive_buffer_bytes), delivery)?;
-        if !filter.is_empty() {
-            match attach(&listener.socket, &socket_filter::compile(filter)) {
-                Ok(()) => listener.is_filtered = true,
-                Err(error) => warn!(
-                    "the kernel does not accept the filter, so flowlog has to read and drop unwanted events; make its lists \
-                     shorter, or raise the sysctl net.core.optmem_max: {error}"
-                ),
-            }
-        }
+        let mut listener = Self::of(open_socket()?, Some(receive_buffer_bytes), delivery)?;
+        listener.filter(filter);
         listener.join(&[Group::Destroy])
+    }
+
+    /// Goes on with a socket that [`Listener::open`] made in another process, of which events wait to be read. The rest is
+    /// as there; what waits has passed the filter of that process.
+    ///
+    /// # Errors
+    ///
+    /// It is no such socket. And as there.
+    pub fn adopt(
+        socket: OwnedFd,
+        receive_buffer_bytes: usize,
+        delivery: Delivery,
+        filter: &FlowFilter,
+    ) -> Result<Self, Error> {
+        const REQUEST: &str = "take over a netlink socket";
+        let other = |found: String| Error::Io { request: REQUEST, source: io::Error::other(found) };
+        let found = SockRef::from(&socket);
+        let domain = found.domain().map_err(|error| Error::io(REQUEST, error))?;
+        let protocol = found.protocol().map_err(|error| Error::io(REQUEST, error))?.map(i32::from);
+        let expected = (nix::libc::AF_NETLINK, NETLINK_NETFILTER);
+        if (i32::from(domain), protocol.and_then(|protocol| protocol.try_into().ok()))
+            != (expected.0, Some(expected.1))
+        {
+            return Err(other(format!(
+                "found domain {domain:?} and protocol {protocol:?}, expected {expected:?}"
+            )));
+        }
+        let mut listener =
+            Self::of(flowlog_common::descriptors::into(socket), Some(receive_buffer_bytes), delivery)?;
+        // Before another one is attached, so that all is recorded if that fails.
+        SockRef::from(&listener.socket).detach_filter().ok();
+        listener.filter(filter);
+        // Nothing changes if it is a member.
+        listener.join(&[Group::Destroy])
+    }
+
+    /// Lets the kernel keep back what is not recorded.
+    fn filter(&mut self, filter: &FlowFilter) {
+        if filter.is_empty() {
+            return;
+        }
+        match attach(&self.socket, &socket_filter::compile(filter)) {
+            Ok(()) => self.is_filtered = true,
+            Err(error) => warn!(
+                "the kernel does not accept the filter, so flowlog has to read and drop unwanted events; make its lists \
+                 shorter, or raise the sysctl net.core.optmem_max: {error}"
+            ),
+        }
     }
 
     /// Subscribes to these groups, in the network namespace of the calling thread; without a size, the
@@ -205,18 +287,15 @@ impl Listener {
         receive_buffer_bytes: Option<usize>,
         delivery: Delivery,
     ) -> Result<Self, Error> {
-        Self::unsubscribed(receive_buffer_bytes, delivery)?.join(groups)
+        Self::of(open_socket()?, receive_buffer_bytes, delivery)?.join(groups)
     }
 
-    fn unsubscribed(receive_buffer_bytes: Option<usize>, delivery: Delivery) -> Result<Self, Error> {
-        let socket = open_socket()?;
+    fn of(socket: Socket, receive_buffer_bytes: Option<usize>, delivery: Delivery) -> Result<Self, Error> {
         if let Some(bytes) = receive_buffer_bytes {
             set_receive_buffer(&socket, bytes)?;
         }
-        if delivery == Delivery::Reliable {
-            let reliable = socket.set_broadcast_error(true);
-            reliable.map_err(|error| Error::io("ask for reliable delivery of conntrack events", error))?;
-        }
+        let reliable = socket.set_broadcast_error(delivery == Delivery::Reliable);
+        reliable.map_err(|error| Error::io("ask for reliable delivery of conntrack events", error))?;
         socket.set_non_blocking(true).map_err(|error| Error::io(SUBSCRIBE, error))?;
         Ok(Self { socket, delivery, is_filtered: false, losses: ListenerLosses::default() })
     }
@@ -264,20 +343,34 @@ impl Listener {
     ///
     /// Datagrams of other processes are ignored. An error means that the socket is of no use.
     pub fn recv<'b>(&mut self, buffers: &'b mut Buffers) -> Result<Received<'b>, Error> {
-        let Buffers { bytes, headers, lengths } = buffers;
+        let Buffers { bytes, headers } = buffers;
+        self.recv_into(Slots { bytes, slot_bytes: DATAGRAM_BYTES }, headers)
+    }
+
+    /// As [`Listener::recv`], into other memory. What must not be read is overwritten there.
+    pub fn recv_into<'b>(
+        &mut self,
+        slots: Slots<'b>,
+        headers: &'b mut Headers,
+    ) -> Result<Received<'b>, Error> {
+        let Slots { bytes, slot_bytes } = slots;
+        let Headers { headers, lengths } = headers;
         lengths.clear();
-        let mut truncated = 0;
+        let (mut truncated, mut is_foreign) = (0, false);
         {
-            let mut slots = bytes.chunks_exact_mut(DATAGRAM_BYTES);
+            let room = (bytes.len() / slot_bytes).min(DATAGRAMS);
+            let mut slots = bytes.chunks_exact_mut(slot_bytes);
             let mut vectors: [_; DATAGRAMS] =
                 array::from_fn(|_| [IoSliceMut::new(slots.next().unwrap_or_default())]);
             let fd = self.socket.as_raw_fd();
-            match recvmmsg(fd, headers, &mut vectors, MsgFlags::empty(), None) {
+            let (vectors, _) = vectors.split_at_mut(room);
+            match recvmmsg(fd, headers, vectors, MsgFlags::empty(), None) {
                 Ok(received) => {
                     for datagram in received {
                         let from_kernel = datagram.address.is_some_and(|sender| sender.pid() == 0);
                         let cut = datagram.flags.contains(MsgFlags::MSG_TRUNC);
                         truncated += usize::from(from_kernel && cut);
+                        is_foreign |= !from_kernel;
                         lengths.push(if from_kernel && !cut { datagram.bytes } else { 0 });
                     }
                 }
@@ -294,7 +387,11 @@ impl Listener {
             }
         }
         self.losses.truncated += truncated as u64;
-        Ok(Received::Datagrams(Datagrams { bytes, lengths, truncated }))
+        if is_foreign {
+            let slots = bytes.chunks_exact_mut(slot_bytes).zip(&*lengths);
+            slots.filter(|(_, length)| **length == 0).for_each(|(slot, _)| overwrite(slot));
+        }
+        Ok(Received::Datagrams(Datagrams { bytes, slot_bytes, lengths, truncated }))
     }
 
     /// The size of the receive buffer, as the kernel reports it: twice what was asked for.
@@ -307,6 +404,15 @@ impl Listener {
     pub fn losses(&self) -> ListenerLosses {
         self.losses
     }
+}
+
+/// Makes a message of the slot that means nothing.
+fn overwrite(slot: &mut [u8]) {
+    let Some(header) = slot.first_chunk_mut::<NLMSG_HDRLEN>() else { return };
+    *header = [0; NLMSG_HDRLEN];
+    let length = u32::try_from(NLMSG_HDRLEN).unwrap_or_default().to_ne_bytes();
+    let fields = [&length[..], &NLMSG_NOOP.to_ne_bytes()].concat();
+    header.iter_mut().zip(fields).for_each(|(place, byte)| *place = byte);
 }
 
 /// Lets the kernel run this program on each message.

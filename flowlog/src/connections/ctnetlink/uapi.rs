@@ -17,6 +17,8 @@ pub const AF_INET6: u8 = 10;
 
 /// Size of `struct nlmsghdr`: length, type, flags, sequence number, port id.
 pub const NLMSG_HDRLEN: usize = 16;
+/// `NLMSG_NOOP`: to be ignored.
+pub const NLMSG_NOOP: u16 = 1;
 /// `NLMSG_ERROR`: the answer to a request; an error number of zero is the acknowledgement.
 pub const NLMSG_ERROR: u16 = 2;
 /// `NLMSG_DONE`: the end of a dump.

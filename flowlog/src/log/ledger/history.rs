@@ -12,6 +12,8 @@ use uuid::Uuid;
 pub struct History {
     /// The last line that could be read, of the runs that watched.
     pub last: Option<LastLine>,
+    /// The first line of the last run that watched.
+    pub started: Option<Started>,
     /// Runs that neither stopped nor were recovered: ids of runs are in the order of their starts. This
     /// has each file of such a run, some MiB for one of a year.
     pub unfinished: BTreeMap<Uuid, UnfinishedRun>,
@@ -65,11 +67,14 @@ impl History {
             self.damaged.get_or_insert(Damage { first_line: entry.number, lines: 0 }).lines += 1;
         }
         let Ok(Line { prev: _, time, run_id, event }) = entry.line else { return };
-        let run = self.run(run_id, time);
-        run.last_time = time;
+        self.run(run_id, time).last_time = time;
         if let Event::Start(started) = &event {
-            run.started = Some(started.clone());
+            self.run(run_id, time).started = Some(started.clone());
+            if !started.netns.is_empty() {
+                self.started = Some(started.clone());
+            }
         }
+        let run = self.run(run_id, time);
         let import = run.started.as_ref().filter(|started| started.netns.is_empty());
         let complete_until_us = match (import, &event) {
             // It watched nothing, and knew better than the lines before since when nobody does: what a crash

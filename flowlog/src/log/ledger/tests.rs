@@ -29,8 +29,12 @@ fn run(number: u128) -> Uuid {
     Uuid::from_u128(0x019a_a000_0000_7000_8000_0000_0000_0000 + number)
 }
 
+fn started() -> Started {
+    Started { netns: vec![4_026_531_840], wal_sync: "1s".into(), ..testing::started() }
+}
+
 fn start() -> Event {
-    Event::Start(Started { netns: vec![4_026_531_840], wal_sync: "1s".into(), ..testing::started() })
+    Event::Start(started())
 }
 
 fn flows(path: &str) -> PublishedFile {
@@ -163,7 +167,7 @@ fn a_run_that_stopped_leaves_nothing_to_do() {
     let history = open(&path);
     let time = Timestamp::try_from(eight() + Duration::from_micros(4)).unwrap();
     let last = Some(LastLine { run_id: run(1), time, is_stop: true, complete_until_us: Some(3) });
-    assert_eq!(history, History { last, ..History::default() });
+    assert_eq!(history, History { last, started: Some(started()), ..History::default() });
 }
 
 #[test]

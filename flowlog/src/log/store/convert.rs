@@ -103,7 +103,7 @@ pub(super) fn read_out(
             }
         };
         for frame in frames {
-            let Frame { batch, complete_until_us } = match frame {
+            let Frame { batch, complete_until_us, round: _ } = match frame {
                 Ok(frame) => frame,
                 Err(Damage { cause: DamageCause::Frame(FrameError::Io(error)), .. }) => {
                     return Err(error.into());

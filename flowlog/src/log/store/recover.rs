@@ -11,19 +11,19 @@ use std::time::SystemTime;
 
 use flowlog_reader::gaps::{Cause, Gap, Stage, unnoticed_since_us};
 use flowlog_reader::layout;
-use flowlog_reader::ledger::{DeclaredGap, Event, PublishedFile, Recovered};
+use flowlog_reader::ledger::{DeclaredGap, Event, PublishedFile, Recovered, Restart};
 use flowlog_reader::run::RunFacts;
-use flowlog_reader::segments::{self, FrameError, ReadError, SegmentHeader};
+use flowlog_reader::segments::{self, FrameError, Head, ReadError, SegmentHeader};
 use rangemap::RangeInclusiveSet;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::Store;
 use super::convert::{Fault, Readout, read_out, set_aside};
 use super::queue::Unlogged;
 use super::run_gaps::{RunGaps, gap_file};
+use super::{Kept, Store};
 use crate::causes::one_line;
-use crate::log::ledger::{self, History};
+use crate::log::ledger::{self, History, LastLine};
 use crate::log::wal::{self, Damage, DamageCause, Frame, Frames};
 use crate::log::writer::{Directory, Published, Writer, read_gap_file, seqs};
 use crate::time::{NS_PER_S, to_us};
@@ -72,13 +72,40 @@ impl RunToRecover {
     }
 }
 
-/// The runs that did not stop, by their ledger and by what they left, oldest first; and since when nobody
-/// watched, in microseconds since 1970, where there was a run before.
+/// What earlier runs left.
+pub(super) struct Earlier {
+    /// Those that did not stop, by the ledger and by what they left, oldest first.
+    pub(super) runs: Vec<RunToRecover>,
+    /// Since when nobody watched, in microseconds since 1970, if there was a run before.
+    pub(super) unwatched_since_us: Option<i64>,
+    /// The time before the last run in which nobody watched, which it did not come to declare.
+    undeclared_since_us: Option<i64>,
+    /// The last run, and until when it watched.
+    last: Option<(Uuid, i64)>,
+    /// What this run takes over of it.
+    pub(super) restart: Option<Restart>,
+    /// See [`Store::round`].
+    pub(super) round: u64,
+}
+
+impl Earlier {
+    /// What is left if this was kept and nothing was missed since the last run.
+    pub(super) fn with(self, kept: Option<Kept>) -> Self {
+        let (Some(kept), Some((of_run, since_us))) = (kept, self.last) else { return self };
+        let sockets = u64::try_from(kept.netns.len()).unwrap_or(u64::MAX);
+        let restart = Restart { of_run, since_us, sockets, attribution: kept.attribution.to_owned() };
+        Self { unwatched_since_us: self.undeclared_since_us, restart: Some(restart), ..self }
+    }
+}
+
+/// Looks what earlier runs left, as if this one went on where the last one ended. `in_flight` is the memory of which
+/// [`Earlier::round`] is wanted.
 pub(super) fn unfinished(
     directory: &Directory,
     history: History,
-) -> io::Result<(Vec<RunToRecover>, Option<i64>)> {
-    let History { last, unfinished, torn: _, damaged: _ } = history;
+    in_flight: Option<Uuid>,
+) -> io::Result<Earlier> {
+    let History { last, started: _, unfinished, torn: _, damaged: _ } = history;
     let mut runs: BTreeMap<Uuid, RunToRecover> = BTreeMap::new();
     let new = |run_id, is_open| RunToRecover {
         run_id,
@@ -113,18 +140,31 @@ pub(super) fn unfinished(
         let run = runs.entry(segment.run_id).or_insert_with(|| new(segment.run_id, false));
         run.segments.push(segment.path);
     }
-    let unwatched_since_us = last.map(|last| {
-        let last_us = last.time.as_microsecond();
-        if let Some(stopped_us) = last.complete_until_us {
-            return stopped_us;
+    let ends: BTreeMap<Uuid, (SegmentHeader, Head)> =
+        runs.iter().filter_map(|(run_id, run)| Some((*run_id, last_frame(&run.segments)?))).collect();
+    let rounds = ends.values().filter(|(header, _)| in_flight.is_some() && header.in_flight == in_flight);
+    let round = rounds.map(|(_, head)| head.round).max().unwrap_or(0);
+    let watched_until_us = |last: &LastLine| {
+        let logged_us = || ends.get(&last.run_id).map(|(_, head)| head.complete_until_us);
+        last.complete_until_us.or_else(logged_us).unwrap_or_else(|| last.time.as_microsecond())
+    };
+    let last = last.map(|last| (last, watched_until_us(&last)));
+    let unwatched_since_us = last.map(|(last, watched_until_us)| {
+        if last.complete_until_us.is_some() {
+            return watched_until_us;
         }
-        let complete_until_us = runs.get(&last.run_id).and_then(|run| complete_until_us(&run.segments));
-        let since_us = complete_until_us.unwrap_or(last_us);
         // What expired then, the kernel may have told nobody.
-        let since_us = unnoticed_since_us(since_us, began_us(last.run_id));
+        let since_us = unnoticed_since_us(watched_until_us, began_us(last.run_id));
         undeclared_since_us.map_or(since_us, |undeclared_us: i64| undeclared_us.min(since_us))
     });
-    Ok((runs.into_values().collect(), unwatched_since_us))
+    Ok(Earlier {
+        runs: runs.into_values().collect(),
+        unwatched_since_us,
+        undeclared_since_us,
+        last: last.map(|(last, watched_until_us)| (last.run_id, watched_until_us)),
+        restart: None,
+        round,
+    })
 }
 
 impl Store {
@@ -357,10 +397,14 @@ fn began_us(run_id: Uuid) -> i64 {
     to_us(began_s.saturating_mul(NS_PER_S).saturating_add(nanos.into()))
 }
 
-/// Until when all flows that ended are in the segments.
-fn complete_until_us(segments: &[PathBuf]) -> Option<i64> {
+/// What the last intact frame of the segments says of itself, and the header before it.
+fn last_frame(segments: &[PathBuf]) -> Option<(SegmentHeader, Head)> {
     segments.iter().rev().find_map(|path| {
-        let (_, frames) = wal::read(path).ok()?;
-        frames.map_while(Result::ok).map(|frame| frame.complete_until_us).last()
+        let (header, mut frames) = segments::open(path).ok()?;
+        let mut last = None;
+        while let Some(Ok(frame)) = frames.next_frame() {
+            last = Some(frame.head);
+        }
+        Some((header, last?))
     })
 }

@@ -124,7 +124,7 @@ fn a_run_that_stops_leaves_files_and_a_ledger() {
     let output = tempfile::tempdir().unwrap();
     let mut store = open(output.path(), 1, 0);
     let mut rows = Rows::of(1);
-    store.append(&rows.ending([1, 2, 3601]), micros(3), at(3)).unwrap();
+    store.append(&rows.ending([1, 2, 3601]), micros(3), 0, at(3)).unwrap();
     store.declare(vec![Gap { lost_flows: Some(7), ..Gap::new(Cause::Overload, Stage::Write, 1, 2) }], at(4));
     let (Summary { files: published, rows, .. }, is_complete) = store.finish(true, at(5));
     assert_eq!((published, rows, is_complete), (2, 3, true));
@@ -143,9 +143,9 @@ fn a_crash_between_any_two_steps_costs_nothing_and_doubles_nothing() {
     let [output, before, after] = [(); 3].map(|()| tempfile::tempdir().unwrap());
     let mut store = open(output.path(), 1, 0);
     let mut rows = Rows::of(1);
-    store.append(&rows.ending(0..50), micros(50), at(50)).unwrap();
+    store.append(&rows.ending(0..50), micros(50), 0, at(50)).unwrap();
     // Of two hours, so that one publication makes two files.
-    store.append(&rows.ending([3599, 3600, 3601]), micros(50), at(50)).unwrap();
+    store.append(&rows.ending([3599, 3600, 3601]), micros(50), 0, at(50)).unwrap();
     store.declare(vec![Gap { lost_flows: Some(7), ..Gap::new(Cause::Overload, Stage::Write, 1, 2) }], at(50));
     copy_all(&[LEDGER, WAL, "flows", "gaps"], &output, &before);
     store.rotate(at(51));
@@ -186,7 +186,7 @@ fn a_crash_between_any_two_steps_costs_nothing_and_doubles_nothing() {
 fn a_crash_while_recovering_is_recovered_from() {
     let output = tempfile::tempdir().unwrap();
     let mut store = open(output.path(), 1, 0);
-    store.append(&Rows::of(1).ending(0..50), micros(50), at(50)).unwrap();
+    store.append(&Rows::of(1).ending(0..50), micros(50), 0, at(50)).unwrap();
     drop(store);
     let saved = tempfile::tempdir().unwrap();
     copy(output.path(), "_flowlog/wal", saved.path());
@@ -206,9 +206,9 @@ fn rows_wait_while_files_cannot_be_written() {
     // The partition cannot be made, since a file has its name.
     let partition = output.path().join("flows/v1/date=2026-11-21");
     fs::write(&partition, "").unwrap();
-    store.append(&rows.ending(0..50), micros(50), at(50)).unwrap();
+    store.append(&rows.ending(0..50), micros(50), 0, at(50)).unwrap();
     store.rotate(at(51));
-    store.append(&rows.ending(50..60), micros(60), at(60)).unwrap();
+    store.append(&rows.ending(50..60), micros(60), 0, at(60)).unwrap();
     store.tick(micros(60), at(60));
     assert_eq!(seqs(output.path(), 1), Vec::<i64>::new());
     fs::remove_file(&partition).unwrap();
@@ -228,7 +228,7 @@ fn rows_that_cannot_be_published_until_the_stop_are_published_by_the_next_start(
     let mut store = open(output.path(), 1, 0);
     let partition = output.path().join("flows/v1/date=2026-11-21");
     fs::write(&partition, "").unwrap();
-    store.append(&Rows::of(1).ending(0..50), micros(50), at(50)).unwrap();
+    store.append(&Rows::of(1).ending(0..50), micros(50), 0, at(50)).unwrap();
     let (summary, is_complete) = store.finish(true, at(51));
     assert_eq!((summary.rows, is_complete), (0, false));
     fs::remove_file(&partition).unwrap();
@@ -240,7 +240,7 @@ fn rows_that_cannot_be_published_until_the_stop_are_published_by_the_next_start(
 fn rows_that_wait_are_those_of_this_run() {
     let output = tempfile::tempdir().unwrap();
     let mut store = open(output.path(), 1, 0);
-    store.append(&Rows::of(1).ending(1..=5), micros(6), at(6)).unwrap();
+    store.append(&Rows::of(1).ending(1..=5), micros(6), 0, at(6)).unwrap();
     drop(store);
 
     let mut store = open(output.path(), 2, 10);
@@ -248,7 +248,7 @@ fn rows_that_wait_are_those_of_this_run() {
     let staging = output.path().join("_flowlog/staging");
     fs::remove_dir_all(&staging).unwrap();
     fs::write(&staging, "in the way").unwrap();
-    store.append(&Rows::of(2).ending(11..=13), micros(14), at(14)).unwrap();
+    store.append(&Rows::of(2).ending(11..=13), micros(14), 0, at(14)).unwrap();
     store.rotate(at(14));
     fs::remove_file(&staging).unwrap();
     fs::create_dir(&staging).unwrap();
@@ -265,7 +265,7 @@ fn killed() -> (TempDir, PathBuf) {
     let mut store = open(output.path(), 1, 0);
     let mut rows = Rows::of(1);
     for first in [0, 10, 20] {
-        store.append(&rows.ending(first..first + 10), micros(first + 10), at(first + 10)).unwrap();
+        store.append(&rows.ending(first..first + 10), micros(first + 10), 0, at(first + 10)).unwrap();
     }
     drop(store);
     let [segment] = &files(&output.path().join("_flowlog/wal"))[..] else { panic!("one segment") };
@@ -316,7 +316,7 @@ fn a_loss_begins_before_the_damage() {
 fn a_segment_without_a_header_at_the_end_is_no_damage() {
     let output = tempfile::tempdir().unwrap();
     let mut store = open(output.path(), 1, 0);
-    store.append(&Rows::of(1).ending(1..=5), micros(6), at(6)).unwrap();
+    store.append(&Rows::of(1).ending(1..=5), micros(6), 0, at(6)).unwrap();
     drop(store);
     let segments = flowlog_reader::segments::list(&output.path().join("_flowlog/wal")).unwrap().segments;
     let next = |run: u128, number: u32| format!("{}_{number:08}.wal", run_id(run));
@@ -366,7 +366,7 @@ fn a_loss_that_the_ledger_never_took_is_declared_by_the_next_run() {
     let lost = Gap::new(Cause::Overrun, Stage::Receive, micros(410), micros(420));
     // A line that is longer than a line may be.
     store.declare(vec![Gap { lost_flows: None, detail: Some("x".repeat(300 << 10)), ..lost }], at(421));
-    store.append(&Rows::of(1).ending(700..=701), micros(800), at(800)).unwrap();
+    store.append(&Rows::of(1).ending(700..=701), micros(800), 0, at(800)).unwrap();
     store.tick(micros(850), at(850));
     drop(store);
     let mut store = open(output.path(), 2, 900);
@@ -383,14 +383,14 @@ fn an_import_leaves_the_time_without_a_daemon_to_the_next_one() {
     let import = |run, second| {
         let mut store = open_watching(output.path(), run, second, Vec::new());
         store.recover(at(second));
-        store.append(&Rows::of(run).ending(0..5), micros(second), at(second)).unwrap();
+        store.append(&Rows::of(run).ending(0..5), micros(second), 0, at(second)).unwrap();
         store
     };
     let (_, is_complete) = import(1, 5).finish(true, at(6));
     assert!(is_complete);
     let mut store = open(output.path(), 2, 10);
     store.recover(at(10));
-    store.append(&Rows::of(2).ending(0..5), micros(20), at(20)).unwrap();
+    store.append(&Rows::of(2).ending(0..5), micros(20), 0, at(20)).unwrap();
     assert_eq!(gaps(output.path()), [], "nobody watched before the first daemon");
     // Killed: what tells until when it watched goes with the first import.
     drop(store);

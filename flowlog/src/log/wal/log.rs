@@ -58,6 +58,8 @@ pub struct Wal {
     pub(super) current: Option<OpenSegment>,
     sealed: Vec<Segment>,
     last_sync: Option<Instant>,
+    /// Of the last frame with rows.
+    round: u64,
     encoder: Encoder,
 }
 
@@ -143,41 +145,51 @@ impl Wal {
             current: None,
             sealed: Vec::new(),
             last_sync: None,
+            round: 0,
             encoder: Encoder::new(),
         })
     }
 
     /// Appends rows made by [`FlowBatch`](crate::log::schema::FlowBatch). `complete_until_us` says that all
-    /// flows that were received before are in the log after this frame; microseconds since 1970.
+    /// flows that were received before are in the log after this frame; microseconds since 1970. `round` says the same of
+    /// a round of receiving ([`Head::round`]).
     ///
     /// # Errors
     ///
     /// See [`WalError`]: where [`WalError::is_taken`] is false, the log is as it was.
-    pub fn append(&mut self, batch: &RecordBatch, complete_until_us: i64) -> Result<(), WalError> {
+    pub fn append(
+        &mut self,
+        batch: &RecordBatch,
+        complete_until_us: i64,
+        round: u64,
+    ) -> Result<(), WalError> {
         let rows = batch.num_rows();
         if rows == 0 {
             return Ok(());
         }
         let first_seq = self
             .encoder
-            .rows(batch, complete_until_us)
+            .rows(batch, complete_until_us, round)
             .map_err(|source| WalError::Encode { rows, source })?;
         let rows = u64::try_from(rows).unwrap_or(u64::MAX);
         let current = self.append_frame()?;
         current.unsynced_rows = current.unsynced_rows.saturating_add(rows);
         current.segment.rows = current.segment.rows.saturating_add(rows);
         current.segment.last_seq = Some(first_seq.saturating_add_unsigned(rows.saturating_sub(1)));
+        self.round = round;
         self.sync_if_each_batch()
     }
 
     /// Says that all flows that were received before are in the log, where there is no row to say it
-    /// with. Costs 32 bytes, and a sync.
+    /// with. Costs 40 bytes, and a sync.
     ///
     /// # Errors
     ///
     /// See [`WalError`].
     pub fn mark(&mut self, complete_until_us: i64) -> Result<(), WalError> {
-        self.encoder.mark(complete_until_us).map_err(|source| WalError::Encode { rows: 0, source })?;
+        self.encoder
+            .mark(complete_until_us, self.round)
+            .map_err(|source| WalError::Encode { rows: 0, source })?;
         self.append_frame()?;
         self.sync_if_each_batch()
     }
@@ -302,7 +314,7 @@ impl Encoder {
     }
 
     /// Makes a frame of rows and returns the number of the first.
-    fn rows(&mut self, batch: &RecordBatch, complete_until_us: i64) -> Result<i64, EncodeError> {
+    fn rows(&mut self, batch: &RecordBatch, complete_until_us: i64, round: u64) -> Result<i64, EncodeError> {
         let Self { columns, raw, frame, table } = self;
         raw.clear();
         let first_seq = columns.encode(batch, raw)?;
@@ -323,16 +335,16 @@ impl Encoder {
 
         let rows =
             u32::try_from(batch.num_rows()).map_err(|_| EncodeError::TooLong { rows: batch.num_rows() })?;
-        let head = Head { kind: ROWS, rows, first_seq, complete_until_us };
+        let head = Head { kind: ROWS, rows, first_seq, complete_until_us, round };
         head.seal(frame).ok_or(too_large)?;
         Ok(first_seq)
     }
 
     /// Makes a frame without rows.
-    fn mark(&mut self, complete_until_us: i64) -> Result<(), EncodeError> {
+    fn mark(&mut self, complete_until_us: i64, round: u64) -> Result<(), EncodeError> {
         self.frame.clear();
         self.frame.resize(HEAD_BYTES, 0);
-        let head = Head { kind: MARK, rows: 0, first_seq: 0, complete_until_us };
+        let head = Head { kind: MARK, rows: 0, first_seq: 0, complete_until_us, round };
         head.seal(&mut self.frame).ok_or(EncodeError::TooLarge { bytes: HEAD_BYTES })
     }
 }

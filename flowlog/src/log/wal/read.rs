@@ -21,6 +21,8 @@ pub struct Frame {
     /// All flows that were received before this time are in this frame and those before it;
     /// microseconds since 1970.
     pub complete_until_us: i64,
+    /// See [`Head::round`].
+    pub round: u64,
 }
 
 /// Where reading a segment stopped before its end.
@@ -97,13 +99,13 @@ impl<R: Read> Iterator for Frames<R> {
         let (offset, bytes) = self.frames.position();
         let frame = self.frames.next_frame()?.map_err(DamageCause::from);
         let decoded = frame.and_then(|frame| {
-            let Head { kind, rows, first_seq, complete_until_us } = frame.head;
+            let Head { kind, rows, first_seq, complete_until_us, round } = frame.head;
             let batch = match kind {
                 ROWS => Some(decode(&self.columns, rows, first_seq, frame.payload, &mut self.raw)?),
                 MARK => None,
                 kind => return Err(DamageCause::Kind { kind }),
             };
-            Ok(Frame { batch, complete_until_us })
+            Ok(Frame { batch, complete_until_us, round })
         });
         self.has_ended = decoded.is_err();
         Some(decoded.map_err(|cause| Damage { offset, bytes, cause }))

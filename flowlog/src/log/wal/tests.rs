@@ -30,6 +30,7 @@ fn header() -> SegmentHeader {
         timestamp: None,
         filter: None,
         started_us: 1_795_248_000_000_000,
+        in_flight: None,
     }
 }
 
@@ -54,13 +55,13 @@ impl Bench {
     /// Appends so many rows, and returns what recovery has to find of them.
     fn append(&mut self, rows: usize, complete_until_us: i64) -> Frame {
         let batch = self.rows.batch(rows);
-        self.wal.append(&batch, complete_until_us).unwrap();
-        Frame { batch: Some(batch), complete_until_us }
+        self.wal.append(&batch, complete_until_us, 0).unwrap();
+        Frame { batch: Some(batch), complete_until_us, round: 0 }
     }
 
     fn mark(&mut self, complete_until_us: i64) -> Frame {
         self.wal.mark(complete_until_us).unwrap();
-        Frame { batch: None, complete_until_us }
+        Frame { batch: None, complete_until_us, round: 0 }
     }
 
     fn names(&self) -> Vec<String> {
@@ -116,7 +117,7 @@ fn a_frame_takes_little_room() {
     assert!(sizes[0] < 2048 && sizes[1] < 100 * 150 && sizes[2] < 8192 * 80, "{sizes:?}");
     sizes[0] = bench.wal.current().unwrap().bytes;
     bench.mark(0);
-    assert_eq!(bench.wal.current().unwrap().bytes - sizes[0], 32);
+    assert_eq!(bench.wal.current().unwrap().bytes - sizes[0], 40);
 }
 
 #[test]
@@ -196,7 +197,7 @@ fn a_batch_that_is_not_of_flows_is_refused_and_the_log_goes_on() {
     let mut bench = Bench::new(WalSync::Off);
     let before = bench.append(1, 1);
     let batch = bench.rows.batch(2);
-    let refused = |wal: &mut Wal, batch: &RecordBatch| match wal.append(batch, 2) {
+    let refused = |wal: &mut Wal, batch: &RecordBatch| match wal.append(batch, 2, 0) {
         Err(WalError::Encode { source, .. }) => source,
         other => panic!("{other:?}"),
     };
@@ -217,9 +218,9 @@ fn a_part_of_a_batch_is_a_batch() {
     let mut bench = Bench::new(WalSync::Off);
     let batch = bench.rows.batch(40);
     let part = batch.slice(13, 20);
-    bench.wal.append(&part, 1).unwrap();
+    bench.wal.append(&part, 1, 0).unwrap();
     let found = frames(&bench.wal.current().unwrap().path);
-    assert_eq!(found, [Frame { batch: Some(part), complete_until_us: 1 }]);
+    assert_eq!(found, [Frame { batch: Some(part), complete_until_us: 1, round: 0 }]);
 }
 
 #[test]
@@ -292,11 +293,11 @@ fn a_file_that_is_no_segment_yields_no_frames_and_says_why() {
     assert!(matches!(cause(&good[..good.len() - 1]), HeaderError::Torn));
 
     let mut newer = good.clone();
-    newer[8] = 2;
+    newer[8] = 3;
     let error = cause(&newer);
     assert_eq!(
         error.to_string(),
-        "the format has version 2, expected 1: read it with the flowlog that wrote it"
+        "the format has version 3, expected at most 2: read it with the flowlog that wrote it"
     );
     let mut damaged = good;
     *damaged.last_mut().unwrap() ^= 1;

@@ -119,7 +119,7 @@ fn what_is_left_after_a_power_failure_is_told() {
 #[test]
 fn a_frame_of_an_unknown_kind_ends_the_segment() {
     let mut frame = vec![0; HEAD_BYTES];
-    let head = Head { kind: 3, rows: 0, first_seq: 0, complete_until_us: 0 };
+    let head = Head { kind: 3, rows: 0, first_seq: 0, complete_until_us: 0, round: 0 };
     head.seal(&mut frame).unwrap();
     let bytes = [header().to_bytes().unwrap(), frame].concat();
     assert!(matches!(cause_of(&bytes), DamageCause::Kind { kind: 3 }));
@@ -128,7 +128,7 @@ fn a_frame_of_an_unknown_kind_ends_the_segment() {
 /// A segment with one frame of rows whose checksum is good, whatever it says.
 fn sealed(rows: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = [&[0; HEAD_BYTES], payload].concat();
-    Head { kind: ROWS, rows, first_seq: 1, complete_until_us: 0 }.seal(&mut frame).unwrap();
+    Head { kind: ROWS, rows, first_seq: 1, complete_until_us: 0, round: 0 }.seal(&mut frame).unwrap();
     [header().to_bytes().unwrap(), frame].concat()
 }
 

@@ -40,7 +40,7 @@ fn a_frame_that_does_not_fit_leaves_nothing() {
     let before = bench.wal.current().unwrap().clone();
 
     let batch = bench.rows.batch(1000);
-    let error = bench.wal.append(&batch, 2).unwrap_err();
+    let error = bench.wal.append(&batch, 2, 0).unwrap_err();
     assert!(matches!(&error, WalError::Append { path, .. } if *path == before.path), "{error}");
     assert!(!error.is_taken());
     assert_eq!(file.metadata().unwrap().len(), before.bytes, "cut back to the last good frame");
@@ -57,7 +57,7 @@ fn a_torn_frame_that_cannot_be_cut_off_ends_the_segment() {
     let broken = bench.wal.current().unwrap().clone();
 
     let batch = bench.rows.batch(1000);
-    assert!(!bench.wal.append(&batch, 2).unwrap_err().is_taken());
+    assert!(!bench.wal.append(&batch, 2, 0).unwrap_err().is_taken());
     assert_eq!(bench.wal.current(), None);
     assert_eq!(bench.wal.take_sealed(), std::slice::from_ref(&broken));
 
@@ -69,9 +69,9 @@ fn a_torn_frame_that_cannot_be_cut_off_ends_the_segment() {
     assert_eq!(recovered.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [first]);
 
     // The same rows go to a new segment.
-    bench.wal.append(&batch, 2).unwrap();
+    bench.wal.append(&batch, 2, 0).unwrap();
     let path = bench.directory().join(format!("{RUN}_00000001.wal"));
-    assert_eq!(frames(&path), [Frame { batch: Some(batch), complete_until_us: 2 }]);
+    assert_eq!(frames(&path), [Frame { batch: Some(batch), complete_until_us: 2, round: 0 }]);
 }
 
 /// A segment that takes frames, and cannot be synced.
@@ -99,7 +99,7 @@ fn a_segment_that_cannot_be_synced_takes_no_more_frames() {
     let mut bench = Bench::new(WalSync::Batch);
     bench.wal.current = Some(cannot_sync());
     let batch = bench.rows.batch(3);
-    let error = bench.wal.append(&batch, 1).unwrap_err();
+    let error = bench.wal.append(&batch, 1, 0).unwrap_err();
     assert!(matches!(&error, WalError::Sync { rows: 3, .. }), "{error}");
     assert!(error.is_taken(), "appending it again would log its rows twice");
     let sealed = bench.wal.take_sealed();
@@ -114,13 +114,13 @@ fn a_segment_that_cannot_be_made_is_made_later() {
     let mut bench = Bench::new(WalSync::Off);
     fs::write(bench.directory(), "in the way").unwrap();
     let batch = bench.rows.batch(1);
-    let error = bench.wal.append(&batch, 1).unwrap_err();
+    let error = bench.wal.append(&batch, 1, 0).unwrap_err();
     assert!(matches!(&error, WalError::Append { path, .. } if *path == bench.directory()), "{error}");
     assert_eq!(bench.wal.current(), None);
     assert_eq!(bench.wal.take_sealed(), []);
 
     fs::remove_file(bench.directory()).unwrap();
-    bench.wal.append(&batch, 1).unwrap();
+    bench.wal.append(&batch, 1, 0).unwrap();
     assert_eq!(bench.names(), [format!("{RUN}_00000001.wal")]);
 
     // Also where somebody removes the directory of a running log.

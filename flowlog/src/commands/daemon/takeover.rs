@@ -1,0 +1,178 @@
+//! What an earlier process left, if a service manager kept it: sockets in which events wait, and memory with what was received
+//! and is not in the write-ahead log.
+
+use anyhow::{Context as _, Result};
+use flowlog_reader::gaps::{Cause, Gap, Stage};
+use nix::time::ClockId;
+use tracing::{info, warn};
+
+use super::Local;
+use super::clock::{now_ns, now_us};
+use super::in_flight::{InFlight, Left};
+use super::manager::Kept;
+use super::output::Output;
+use super::watched::{Taken, Watched};
+use crate::connections::ctnetlink::{Datagrams, Headers, Listener, Received};
+use crate::host::namespace::Namespace;
+use crate::log::store;
+use crate::record::Sink as _;
+
+/// How the service manager calls the memory.
+const IN_FLIGHT: &str = "in-flight";
+
+/// Where events are received.
+pub(super) struct ReceiveMemory {
+    pub(super) in_flight: InFlight,
+    pub(super) headers: Headers,
+}
+
+impl ReceiveMemory {
+    /// Receives events of a network namespace; `None` if the writing side has to come first.
+    ///
+    /// # Errors
+    ///
+    /// The socket is of no use, or the writing side has ended.
+    pub(super) fn receive(
+        &mut self,
+        listener: &mut Listener,
+        netns: u64,
+        output: &mut Output,
+    ) -> Result<Option<Received<'_>>> {
+        let Self { in_flight, headers } = self;
+        if !in_flight.has_room(netns, output.round(), output.settled_round()) {
+            output.end_round()?;
+        }
+        let slots = in_flight.room(netns, output.round(), output.settled_round());
+        Ok(slots.map(|slots| listener.recv_into(slots, headers)).transpose()?)
+    }
+}
+
+/// What was kept, while it is taken over.
+pub(super) struct Takeover {
+    kept: Kept,
+    left: Option<Left>,
+}
+
+impl Takeover {
+    /// Takes the memory of the earlier process, or makes a new one.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory.
+    pub(super) fn begin(mut kept: Kept) -> Result<(Self, ReceiveMemory)> {
+        let adopted = kept.take(IN_FLIGHT).and_then(|memory| match InFlight::adopt(memory) {
+            Ok(adopted) => Some(adopted),
+            Err(error) => {
+                warn!(
+                    "this start is a gap: the service manager kept memory of an earlier flowlog that this one cannot use: \
+                     {error}"
+                );
+                None
+            }
+        });
+        let (in_flight, left) = match adopted {
+            Some((in_flight, left)) => (in_flight, Some(left)),
+            None => {
+                let in_flight = InFlight::create().context("cannot make memory to receive events")?;
+                kept.keep(IN_FLIGHT, &in_flight);
+                (in_flight, None)
+            }
+        };
+        Ok((Self { kept, left }, ReceiveMemory { in_flight, headers: Headers::default() }))
+    }
+
+    /// The socket of a network namespace.
+    pub(super) fn take(&mut self, namespace: &Namespace) -> Option<Taken> {
+        let netns = namespace.inode();
+        let subscription = self.left.as_ref()?.subscription(netns)?;
+        Some(Taken { socket: self.kept.take(&socket_name(netns))?, subscription })
+    }
+
+    /// Lets the service manager keep the sockets that it does not have, and no others.
+    pub(super) fn keep(&mut self, watched: &[Watched], in_flight: &mut InFlight) {
+        self.kept.forget_rest();
+        let netns: Vec<u64> = watched.iter().map(|watched| watched.namespace.inode()).collect();
+        in_flight.keep_only(&netns);
+        for watched in watched {
+            in_flight.keep(watched.subscription());
+            if !watched.is_taken {
+                self.kept.keep(&socket_name(watched.namespace.inode()), &watched.listener);
+            }
+        }
+    }
+
+    /// What the flow log has to know of it.
+    pub(super) fn facts(&self, watched: &[Watched]) -> Option<store::Kept> {
+        let Left { runs, .. } = self.left.as_ref()?;
+        let netns =
+            watched.iter().filter(|watched| watched.is_taken).map(|watched| watched.namespace.inode());
+        Some(store::Kept { runs: runs.clone(), netns: netns.collect(), attribution: "rebuilt" })
+    }
+
+    /// Makes rows of what was received and is not in the write-ahead log, which has all rows up to the round `durable`.
+    ///
+    /// # Errors
+    ///
+    /// The writing side has ended.
+    pub(super) fn finish(
+        self,
+        durable: u64,
+        watched: &mut [Watched],
+        memory: &mut ReceiveMemory,
+        local: &mut Local,
+        output: &mut Output,
+    ) -> Result<()> {
+        let Some(left) = self.left else { return Ok(()) };
+        let ReceiveMemory { in_flight, headers } = memory;
+        let durable =
+            in_flight.durable_round().context("cannot read the memory of received events")?.max(durable);
+        let now_ns = now_ns(ClockId::CLOCK_MONOTONIC);
+        for (netns, identity) in in_flight.settle(durable) {
+            if let Some(watched) = of_netns(watched, netns) {
+                watched.observed.seen.remember(identity, now_ns);
+            }
+        }
+        let (mut datagrams, mut unwanted) = (0, 0);
+        for (chunk, netns) in in_flight.left() {
+            let datagrams_of_chunk = Datagrams::left(in_flight.again(chunk, output.round()), headers);
+            let received = u64::from(datagrams_of_chunk.received());
+            match of_netns(watched, netns) {
+                Some(watched) => {
+                    datagrams += received;
+                    watched.take(&datagrams_of_chunk, local, output);
+                    let max = watched.seen_max();
+                    in_flight.note(netns, watched.observed.seen.take_new(), max);
+                    output.flush_if_full()?;
+                }
+                None => {
+                    unwanted += received;
+                    in_flight.discard(chunk);
+                }
+            }
+        }
+        if datagrams > 0 {
+            info!("read {datagrams} events that an earlier flowlog had received, and not logged");
+        }
+        let now_us = now_us();
+        let gap = Gap::new(Cause::DaemonDown, Stage::Receive, output.complete_until_us.min(now_us), now_us);
+        if unwanted > 0 {
+            let detail = "events of a network namespace that is not watched any more".to_owned();
+            output.lose(Gap { lost_flows: Some(unwanted), detail: Some(detail), ..gap.clone() });
+        }
+        if left.has_undeclared {
+            let detail = "losses that an earlier flowlog noticed, and could not declare before it was killed"
+                .to_owned();
+            output.lose(Gap { lost_flows: None, detail: Some(detail), ..gap });
+        }
+        Ok(())
+    }
+}
+
+fn of_netns(watched: &mut [Watched], netns: u64) -> Option<&mut Watched> {
+    watched.iter_mut().find(|watched| watched.namespace.inode() == netns)
+}
+
+/// How the service manager calls the socket of a network namespace.
+fn socket_name(netns: u64) -> String {
+    format!("events-{netns}")
+}

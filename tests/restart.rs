@@ -1,0 +1,118 @@
+//! Restarts with a service manager that keeps sockets and memory: nothing is lost, nothing comes twice, and nothing is
+//! declared as lost.
+
+use std::env;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::harness::conntrack;
+use crate::harness::daemon::{Daemon, flowlog, run_command};
+use crate::harness::entries::{make, make_and_flush};
+use crate::harness::manager::Manager;
+use crate::harness::namespace::Namespace;
+use crate::harness::process::Process;
+use crate::harness::tally::Tally;
+use crate::harness::traffic::Ends;
+
+/// How often the daemon is killed; `FLOWLOG_KILLS` sets another number.
+const KILLS: u32 = 40;
+
+fn command(output: &Path, namespaces: &[&Namespace]) -> Command {
+    let mut command = run_command(output, namespaces);
+    command.arg("--no-ebpf");
+    command
+}
+
+/// All flows are rows, each once; nothing is declared as lost, and `verify` finds nothing.
+#[track_caller]
+fn check_all(output: &Path, made: u32, others: u32) {
+    let tally = Tally::read(output);
+    tally.check_each_once();
+    assert_eq!(tally.gaps, [], "nothing is lost");
+    let missing: Vec<u32> = (0..made).filter(|number| !tally.rows.contains_key(number)).collect();
+    let ranges = missing.chunk_by(|one, next| one + 1 == *next).map(|range| (range[0], range.len()));
+    let first: Vec<_> = ranges.take(10).collect();
+    assert!(
+        missing.is_empty(),
+        "of {made} flows {} are missing: first and number of {first:?}",
+        missing.len()
+    );
+    assert_eq!((tally.rows.len(), tally.others), (usize::try_from(made).unwrap(), others));
+    let verified = flowlog(&["verify", output.to_str().unwrap()]);
+    assert!(verified.status.success(), "{verified}");
+}
+
+#[test]
+fn a_daemon_that_is_killed_at_any_moment_loses_nothing() {
+    let kills = env::var("FLOWLOG_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
+    // The entries are removed all at once, which would make two of a connection that is still open.
+    let [namespace, connected] = [(); 2].map(|()| Namespace::tracked());
+    let output = tempfile::tempdir().unwrap();
+    let manager = Manager::new();
+    let (made, others, stop) = (AtomicU32::new(0), AtomicU32::new(0), AtomicBool::new(false));
+    let command = command(output.path(), &[&namespace, &connected]);
+    // Before there is anything to be missed.
+    Daemon::spawn(manager.command(&command)).kill();
+    let mut random: u64 = 0x5eed;
+    let daemon = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                let first = made.fetch_add(2000, Ordering::Relaxed);
+                make_and_flush(&namespace, first..first + 2000);
+                // 20 000 a second, if the machine can.
+                thread::sleep(Duration::from_millis(100).saturating_sub(began.elapsed()));
+            }
+        });
+        scope.spawn(|| {
+            let at: SocketAddr = "127.0.0.1:5000".parse().unwrap();
+            let ends = Ends { client: &connected, server: &connected };
+            while !stop.load(Ordering::Relaxed) {
+                ends.tcp_closed(at, at);
+                others.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        for _ in 0..kills {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            // Some are killed while they start.
+            let process = Process::spawn(manager.command(&command));
+            thread::sleep(Duration::from_millis((random >> 33) % 700));
+            process.signal(Signal::SIGKILL);
+            process.finish();
+        }
+        stop.store(true, Ordering::Relaxed);
+        // The one who makes flows may wait for room.
+        Daemon::spawn(manager.command(&command))
+    });
+    conntrack::flush(&connected);
+    daemon.stop();
+
+    let (made, others) = (made.into_inner(), others.into_inner());
+    assert!(made > 100 * kills, "the case is too small: {made} flows");
+    println!("{made} flows and {others} connections over {kills} kills");
+    check_all(output.path(), made, others);
+}
+
+#[test]
+fn what_ends_while_nobody_runs_is_recorded_by_the_next_start() {
+    let namespace = Namespace::tracked();
+    let output = tempfile::tempdir().unwrap();
+    let manager = Manager::new();
+    let command = command(output.path(), &[&namespace]);
+    Daemon::spawn(manager.command(&command)).stop();
+    make_and_flush(&namespace, 0..1000);
+    let log = Daemon::spawn(manager.command(&command)).stop();
+    assert!(log.contains("goes on where run"), "{log}");
+    make(&namespace, 1000..1010);
+    make_and_flush(&namespace, 1010..2000);
+    Daemon::spawn(manager.command(&command)).stop();
+    check_all(output.path(), 2000, 0);
+    assert_eq!(manager.names(), [format!("events-{}", namespace.inode()), "in-flight".to_owned()]);
+}

@@ -47,6 +47,36 @@ fn what_is_missing_is_found_and_fixed() {
     assert_eq!(levels(output.path(), &namespace), MISSING.map(|check| (check, "ok".to_owned())));
 }
 
+/// The table as nft(8) makes it: what it shows of both is the same, down to the instructions of the kernel.
+#[test]
+fn the_rules_are_those_that_nft_would_make() {
+    const RULES: &str = "table inet flowlog {
+        comment \"flowlog: connection tracking for all traffic\"
+        chain prerouting {
+            type filter hook prerouting priority -300; policy accept;
+            ct state new counter
+        }
+        chain output {
+            type filter hook output priority -300; policy accept;
+            ct state new counter
+        }
+    }";
+    let [of_flowlog, of_nft] = [(); 2].map(|()| Namespace::bare());
+    let output = tempfile::tempdir().unwrap();
+    doctor(output.path(), &of_flowlog, &["--fix"]).success();
+    of_nft.nft(RULES);
+    let shown = |namespace: &Namespace, options: &[&str]| {
+        let mut command = Command::new("nft");
+        command.arg("--stateless").args(options).args(["list", "ruleset"]);
+        // Counters are no part of the rules, but of their instructions.
+        let counts = |line: &str| line.trim_start().starts_with("[ counter");
+        namespace.exec(command).lines().filter(|line| !counts(line)).collect::<Vec<_>>().join("\n")
+    };
+    for options in [&[][..], &["--debug=netlink"]] {
+        assert_eq!(shown(&of_flowlog, options), shown(&of_nft, options));
+    }
+}
+
 #[test]
 fn a_second_fix_changes_nothing() {
     let namespace = Namespace::bare();

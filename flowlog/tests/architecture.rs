@@ -21,6 +21,7 @@ const WITHOUT_IO: &[&str] = &[
     "connections/ctnetlink/sets/",
     "connections/ctnetlink/socket_filter.rs",
     "connections/ctnetlink/socket_filter/",
+    "connections/ctnetlink/table.rs",
     "connections/proc_net.rs",
     "connections/proc_net/",
     "connections/duplicates.rs",

@@ -7,6 +7,7 @@
 //! | [`decode`] | bytes to [`Flow`](crate::flow::Flow), or to a whole [`Entry`]; no IO |
 //! | [`sets`] | all that a message may hold, as values, in both directions; no IO |
 //! | [`encode`] | requests to bytes; no IO |
+//! | `table` | the rules of nftables that make the kernel track, as a request; no IO |
 //! | [`socket_filter`] | which events a listener wants, as a program for the kernel; no IO |
 //! | [`Listener`] | receives events of entries and expectations |
 //! | [`Requests`] | lists, finds, makes, changes, removes and counts entries and expectations |
@@ -89,6 +90,7 @@ mod requests;
 pub mod sets;
 mod socket;
 pub mod socket_filter;
+mod table;
 pub mod uapi;
 
 pub use listener::{

@@ -2,7 +2,6 @@
 //! is asked for.
 
 use std::collections::HashMap;
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -47,8 +46,7 @@ pub(super) struct Needed {
     said_evicted: Doubling,
     /// What is missing is set right.
     keep: bool,
-    mending: Option<Receiver<Result<Fixed>>>,
-    /// When rules were added.
+    /// When it was last tried to add rules.
     mended: Option<Instant>,
     said: Said,
     /// Why something could not be mended, as it was said.
@@ -67,7 +65,6 @@ impl Needed {
             losses_read_us: now_us,
             said_evicted: Doubling::default(),
             keep,
-            mending: None,
             mended: None,
             said: Said::default(),
             said_why: HashMap::new(),
@@ -99,7 +96,6 @@ impl Needed {
             }
             has_silent |= need == Need::Events && !is_on;
         }
-        self.take_mended(namespace);
         let at_us = now_us();
         let tracking = self.watch.tracking(requests, buffers, Instant::now());
         if tracking.iter().all(|tracking| tracking.is_blind) && !self.has_said_unknown {
@@ -120,7 +116,7 @@ impl Needed {
             }
             self.observe(need, tracking.now, at_us, namespace, gaps);
         }
-        self.mend_tracking(namespace);
+        self.mend_tracking(namespace, requests);
         has_silent
     }
 
@@ -187,45 +183,15 @@ impl Needed {
         );
     }
 
-    /// Adds rules where none track, on a thread of its own: nft(8) is a program on a disk that may hang.
-    fn mend_tracking(&mut self, namespace: &Namespace) {
+    /// Adds rules where none track. The next look sees whether they do.
+    fn mend_tracking(&mut self, namespace: &Namespace, requests: &mut Requests) {
         let tracks = self.needs.is_met(Need::TracksIpv4) && self.needs.is_met(Need::TracksIpv6);
         let is_early = self.mended.is_some_and(|mended| mended.elapsed() < MEND_EVERY);
-        if tracks || !self.keep || self.mending.is_some() || is_early {
+        if tracks || !self.keep || is_early {
             return;
         }
         self.mended = Some(Instant::now());
-        let started =
-            namespace.try_clone().context("cannot open the network namespace again").and_then(|namespace| {
-                let (done, mending) = channel();
-                // Nobody waits for the result where flowlog stops.
-                let work =
-                    move || drop(done.send(namespace.run(add_rules).context("cannot enter it").flatten()));
-                std::thread::Builder::new().name("mend".to_owned()).spawn(work)?;
-                Ok(mending)
-            });
-        match started {
-            Ok(mending) => {
-                self.mending = Some(mending);
-                // A look may see the rules before the thread has said that it is done.
-                self.has_mended(&TRACKING, Ok(()), namespace);
-            }
-            Err(error) => drop(self.has_mended(&TRACKING, Err(error), namespace)),
-        }
-    }
-
-    /// Takes the result of the thread that adds rules.
-    fn take_mended(&mut self, namespace: &Namespace) {
-        let Some(mending) = &self.mending else { return };
-        let result = match mending.try_recv() {
-            Err(TryRecvError::Empty) => return,
-            Err(TryRecvError::Disconnected) => {
-                Err(anyhow::anyhow!("the thread that adds rules ended without a result"))
-            }
-            Ok(result) => result,
-        };
-        self.mending = None;
-        let result = result.map(|Fixed { done, undo }| {
+        let result = add_rules(requests).map(|Fixed { done, undo }| {
             let name = namespace.label();
             if self.said.is_time(Topic::Added, Instant::now()) {
                 info!("in the network namespace `{name}`: {done}; to undo: {undo}");

@@ -25,6 +25,8 @@ pub struct Request {
     pub family: u8,
     /// `NFNETLINK_V0`, except where the kernel is to look at the family of a flush.
     pub version: u8,
+    /// `nfgenmsg.res_id`: of whom a transaction is.
+    pub resource: u16,
 }
 
 /// Makes an entry that does not exist yet.
@@ -86,7 +88,7 @@ fn set(
     set: &impl Set,
 ) {
     let family = family.unwrap_or(AF_UNSPEC);
-    let header = Request { subsystem, operation, sequence, flags, family, version: NFNETLINK_V0 };
+    let header = Request { subsystem, operation, sequence, flags, family, ..Request::default() };
     request(buffer, header, |buffer| set.encode_all(buffer));
 }
 
@@ -102,14 +104,15 @@ fn conntrack(buffer: &mut Vec<u8>, operation: u8, sequence: u32, flags: u16) {
 
 /// Appends `struct nlmsghdr`, `struct nfgenmsg` and what `fill` appends.
 pub(super) fn request(buffer: &mut Vec<u8>, request: Request, fill: impl FnOnce(&mut Vec<u8>)) {
-    let Request { subsystem, operation, sequence, flags, family, version } = request;
+    let Request { subsystem, operation, sequence, flags, family, version, resource } = request;
     let start = buffer.len();
     buffer.extend_from_slice(&[0; 4]);
     buffer.extend_from_slice(&u16::from_be_bytes([subsystem, operation]).to_ne_bytes());
     buffer.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
     buffer.extend_from_slice(&sequence.to_ne_bytes());
     buffer.extend_from_slice(&[0; 4]);
-    buffer.extend_from_slice(&[family, version, 0, 0]);
+    buffer.extend_from_slice(&[family, version]);
+    buffer.extend_from_slice(&resource.to_be_bytes());
     fill(buffer);
     write_length(buffer, start, u32::to_ne_bytes);
 }

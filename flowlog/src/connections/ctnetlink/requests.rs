@@ -14,6 +14,7 @@ use super::encode::{self, Request};
 use super::nla::{Attributes, attribute};
 use super::sets::Set;
 use super::socket::{Error, is_unknown_request, open_socket};
+use super::table;
 use super::uapi::*;
 use crate::flow::{Flow, Tuple};
 
@@ -25,9 +26,6 @@ const ANSWER_BYTES: usize = 64 * 1024;
 /// Entries that are made with one system call. If the kernel refuses all of them, that many answers
 /// wait in the socket at once; they fit into the default receive buffer (208 KiB).
 const CREATE_AT_ONCE: usize = 64;
-
-/// The first of the hooks of connection tracking, by the number of `enum nf_inet_hooks`.
-const NF_INET_PRE_ROUTING: u32 = 0;
 
 /// What connection tracking hooks in there, by IP version (`nf_conntrack_proto.c`).
 const HOOKS: [(u8, &[u8]); 2] = [(AF_INET, b"ipv4_conntrack_in"), (AF_INET6, b"ipv6_conntrack_in")];
@@ -244,6 +242,18 @@ impl Requests {
         self.exchange(request, sequence, |message| each(message))
     }
 
+    /// Adds the table `inet flowlog`, whose rules make the kernel track all connections of the network namespace. If it
+    /// is there already, it is made anew, and no moment is without it.
+    ///
+    /// # Errors
+    ///
+    /// Also where the kernel has no nftables.
+    pub fn add_table(&mut self) -> Result<(), Error> {
+        let sequence = self.begin();
+        table::add(&mut self.request, sequence);
+        self.exchange("add the nftables table `inet flowlog`", sequence, |_| Ok(()))
+    }
+
     /// Whether connection tracking is hooked in for an IP version, as `nft list hooks` shows. `None` where the kernel
     /// does not name its functions.
     ///
@@ -259,7 +269,7 @@ impl Requests {
             sequence: self.begin(),
             flags: NLM_F_DUMP,
             family,
-            version: NFNETLINK_V0,
+            ..Request::default()
         };
         encode::request(&mut self.request, header, |buffer| {
             attribute(buffer, NFNLA_HOOK_HOOKNUM, &NF_INET_PRE_ROUTING.to_be_bytes());

@@ -36,6 +36,8 @@ pub const NLM_F_DUMP: u16 = 0x100 | 0x200;
 pub const NLM_F_EXCL: u16 = 0x200;
 /// `NLM_F_CREATE`: make the entry where it does not exist.
 pub const NLM_F_CREATE: u16 = 0x400;
+/// `NLM_F_APPEND`: behind those that are there.
+pub const NLM_F_APPEND: u16 = 0x800;
 
 /// Size of `struct nlattr`: length, type.
 pub const NLA_HDRLEN: usize = 4;
@@ -50,6 +52,12 @@ pub const NLA_TYPE_MASK: u16 = 0x3fff;
 pub const NFGENMSG_LEN: usize = 4;
 /// `NFNETLINK_V0`
 pub const NFNETLINK_V0: u8 = 0;
+/// `NFNL_MSG_BATCH_BEGIN`: what follows, up to the end, is one transaction of the subsystem in `nfgenmsg.res_id`.
+pub const NFNL_MSG_BATCH_BEGIN: u8 = 0x10;
+/// `NFNL_MSG_BATCH_END`
+pub const NFNL_MSG_BATCH_END: u8 = 0x11;
+/// `NFNL_SUBSYS_NONE`: of the two messages above.
+pub const NFNL_SUBSYS_NONE: u8 = 0;
 /// `NFNL_SUBSYS_CTNETLINK`: the upper byte of a message's type.
 pub const NFNL_SUBSYS_CTNETLINK: u8 = 1;
 /// `NFNL_SUBSYS_CTNETLINK_EXP`
@@ -73,8 +81,23 @@ pub const NFNLGRP_CONNTRACK_EXP_DESTROY: u32 = 6;
 /// `NFNLGRP_NFTABLES` of `enum nfnetlink_groups`
 pub const NFNLGRP_NFTABLES: u32 = 7;
 
+// linux/netfilter.h
+
+/// `NF_INET_PRE_ROUTING` of `enum nf_inet_hooks`
+pub const NF_INET_PRE_ROUTING: u32 = 0;
+/// `NF_INET_LOCAL_OUT`
+pub const NF_INET_LOCAL_OUT: u32 = 3;
+/// `NF_ACCEPT`: what becomes of a packet that no rule decides.
+pub const NF_ACCEPT: u32 = 1;
+
 // linux/netfilter/nf_tables.h
 
+/// `NFT_MSG_NEWTABLE`
+pub const NFT_MSG_NEWTABLE: u8 = 0;
+/// `NFT_MSG_DELTABLE`
+pub const NFT_MSG_DELTABLE: u8 = 2;
+/// `NFT_MSG_NEWCHAIN`
+pub const NFT_MSG_NEWCHAIN: u8 = 3;
 /// `NFT_MSG_NEWRULE`: a rule that was added, or one of a list.
 pub const NFT_MSG_NEWRULE: u8 = 6;
 /// `NFT_MSG_GETRULE`
@@ -87,8 +110,34 @@ pub const NFT_MSG_NEWGEN: u8 = 15;
 pub const NFT_MSG_GETGEN: u8 = 16;
 /// `NFT_MSG_DESTROYRULE`, since Linux 6.3
 pub const NFT_MSG_DESTROYRULE: u8 = 28;
+/// `NFTA_LIST_ELEM` of `enum nft_list_attributes`
+pub const NFTA_LIST_ELEM: u16 = 1;
+/// `NFTA_TABLE_NAME` of `enum nft_table_attributes`
+pub const NFTA_TABLE_NAME: u16 = 1;
+/// `NFTA_TABLE_FLAGS` of `enum nft_table_attributes`
+pub const NFTA_TABLE_FLAGS: u16 = 2;
+/// `NFTA_TABLE_USERDATA` of `enum nft_table_attributes`, since Linux 5.10
+pub const NFTA_TABLE_USERDATA: u16 = 6;
+/// `NFTNL_UDATA_TABLE_COMMENT`: in there, of libnftnl.
+pub const NFTNL_UDATA_TABLE_COMMENT: u8 = 0;
+/// `NFTA_CHAIN_TABLE` of `enum nft_chain_attributes`
+pub const NFTA_CHAIN_TABLE: u16 = 1;
+/// `NFTA_CHAIN_NAME` of `enum nft_chain_attributes`
+pub const NFTA_CHAIN_NAME: u16 = 3;
+/// `NFTA_CHAIN_HOOK` of `enum nft_chain_attributes`
+pub const NFTA_CHAIN_HOOK: u16 = 4;
+/// `NFTA_CHAIN_POLICY` of `enum nft_chain_attributes`
+pub const NFTA_CHAIN_POLICY: u16 = 5;
+/// `NFTA_CHAIN_TYPE` of `enum nft_chain_attributes`
+pub const NFTA_CHAIN_TYPE: u16 = 7;
+/// `NFTA_HOOK_HOOKNUM` of `enum nft_hook_attributes`
+pub const NFTA_HOOK_HOOKNUM: u16 = 1;
+/// `NFTA_HOOK_PRIORITY` of `enum nft_hook_attributes`
+pub const NFTA_HOOK_PRIORITY: u16 = 2;
 /// `NFTA_RULE_TABLE` of `enum nft_rule_attributes`
 pub const NFTA_RULE_TABLE: u16 = 1;
+/// `NFTA_RULE_CHAIN` of `enum nft_rule_attributes`
+pub const NFTA_RULE_CHAIN: u16 = 2;
 /// `NFTA_RULE_HANDLE` of `enum nft_rule_attributes`
 pub const NFTA_RULE_HANDLE: u16 = 3;
 /// `NFTA_RULE_EXPRESSIONS` of `enum nft_rule_attributes`
@@ -99,6 +148,36 @@ pub const NFTA_GEN_ID: u16 = 1;
 pub const NFTA_EXPR_NAME: u16 = 1;
 /// `NFTA_EXPR_DATA` of `enum nft_expr_attributes`
 pub const NFTA_EXPR_DATA: u16 = 2;
+/// `NFT_REG_1` of `enum nft_registers`
+pub const NFT_REG_1: u32 = 1;
+/// `NFTA_DATA_VALUE` of `enum nft_data_attributes`
+pub const NFTA_DATA_VALUE: u16 = 1;
+/// `NFTA_CT_DREG` of `enum nft_ct_attributes`
+pub const NFTA_CT_DREG: u16 = 1;
+/// `NFTA_CT_KEY` of `enum nft_ct_attributes`
+pub const NFTA_CT_KEY: u16 = 2;
+/// `NFT_CT_STATE` of `enum nft_ct_keys`
+pub const NFT_CT_STATE: u32 = 0;
+/// `NF_CT_STATE_BIT(IP_CT_NEW)`, linux/netfilter/nf_conntrack_common.h
+pub const NF_CT_STATE_NEW: u32 = 1 << 3;
+/// `NFTA_BITWISE_SREG` of `enum nft_bitwise_attributes`
+pub const NFTA_BITWISE_SREG: u16 = 1;
+/// `NFTA_BITWISE_DREG` of `enum nft_bitwise_attributes`
+pub const NFTA_BITWISE_DREG: u16 = 2;
+/// `NFTA_BITWISE_LEN` of `enum nft_bitwise_attributes`
+pub const NFTA_BITWISE_LEN: u16 = 3;
+/// `NFTA_BITWISE_MASK` of `enum nft_bitwise_attributes`
+pub const NFTA_BITWISE_MASK: u16 = 4;
+/// `NFTA_BITWISE_XOR` of `enum nft_bitwise_attributes`
+pub const NFTA_BITWISE_XOR: u16 = 5;
+/// `NFTA_CMP_SREG` of `enum nft_cmp_attributes`
+pub const NFTA_CMP_SREG: u16 = 1;
+/// `NFTA_CMP_OP` of `enum nft_cmp_attributes`
+pub const NFTA_CMP_OP: u16 = 2;
+/// `NFTA_CMP_DATA` of `enum nft_cmp_attributes`
+pub const NFTA_CMP_DATA: u16 = 3;
+/// `NFT_CMP_NEQ` of `enum nft_cmp_ops`
+pub const NFT_CMP_NEQ: u32 = 1;
 /// `NFTA_NAT_FAMILY` of `enum nft_nat_attributes`
 pub const NFTA_NAT_FAMILY: u16 = 2;
 /// `NFTA_MATCH_NAME` and `NFTA_TARGET_NAME`: what iptables calls a match or target.

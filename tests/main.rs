@@ -123,6 +123,8 @@ mod coexistence;
 mod host_watch;
 /// Hosts that lack something, or refuse it.
 mod hosts;
+/// What flowlog may do, and what it gives up.
+mod rights;
 /// The service of systemd.
 mod service;
 

@@ -11,6 +11,7 @@ use crate::harness::dataset::{Dataset, Row};
 use crate::harness::process::run;
 use crate::harness::systemd::Systemd;
 use crate::harness::wait::wait_for;
+use crate::rights::assert_given_up;
 
 /// By what `systemd-analyze` says of it: from 0, nothing, to 10, everything.
 const EXPOSED_AT_MOST: f64 = 3.0;
@@ -95,6 +96,9 @@ fn it_is_a_service_that_is_reloaded_watched_and_started_again() {
     };
     systemctl(&systemd, &["start", "flowlog"]);
     let pid = main_pid(&systemd);
+    // In a pid namespace of its own, as in most containers, its number is another one here.
+    let host_pid = systemd.host_pid(pid);
+    assert_given_up(host_pid, false);
 
     serve_and_ask(&systemd, "");
     systemctl(&systemd, &["reload", "flowlog"]);

@@ -2,6 +2,8 @@
 //!
 //! | module | owns | IO |
 //! |---|---|---|
+//! | [`rights`] | capabilities: which, what for, given up and used for a moment | yes |
+//! | [`confinement`] | what flowlog forbids itself: Landlock and seccomp | yes |
 //! | [`namespace`] | network namespaces | yes |
 //! | [`identity`] | what identifies this host, boot and run | yes |
 //! | [`time_zone`] | the zone of local times | yes |
@@ -9,6 +11,10 @@
 //! | [`nft_rules`] | which rules of nftables make the kernel track connections | no |
 //! | [`kernel_losses`] | what the kernel counted as lost | no |
 //! | [`watch`] | looks at what the host has of what flowlog needs | yes |
+
+pub mod rights;
+
+pub mod confinement;
 
 pub mod namespace;
 

@@ -32,6 +32,15 @@ pub(crate) fn unmount_all(fs_type: &str) {
     }
 }
 
+/// Mounts tracefs, if nobody has.
+#[track_caller]
+pub(crate) fn mount_tracefs() {
+    const TRACEFS: &str = "/sys/kernel/tracing";
+    if !Path::new(TRACEFS).join("events").exists() {
+        mount(Some("tracefs"), TRACEFS, Some("tracefs"), MsFlags::empty(), NONE).unwrap();
+    }
+}
+
 /// Puts an empty directory in the place of another.
 #[track_caller]
 pub(crate) fn cover(directory: &str) {

@@ -4,6 +4,8 @@
 //! What a test has to know of it, such as a port, a program writes to its standard error: a word and
 //! a number.
 
+/// What flowlog forbids itself.
+mod confined;
 /// Sockets without a connection.
 mod datagram;
 /// Other programs in the same process.
@@ -39,6 +41,9 @@ pub(crate) fn play(words: &[&str]) {
         ["connect-when-told", to] => tcp::connect_when_told(to.parse().unwrap()),
         ["talk-to-itself", listens_at, answers_at] => {
             tcp::talk_to_itself(listens_at.parse().unwrap(), answers_at.parse().unwrap());
+        }
+        ["confined", side, below, elsewhere] => {
+            confined::try_all(side, below.as_ref(), elsewhere.as_ref());
         }
         ["listen-unbound"] => tcp::listen_unbound(),
         ["connect-many", to, times] => tcp::connect_many(to.parse().unwrap(), times.parse().unwrap()),

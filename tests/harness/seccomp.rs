@@ -17,6 +17,11 @@ pub(crate) fn without_bpf<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     refusing(libc::SYS_bpf, Vec::new(), libc::EPERM, work)
 }
 
+/// Runs `work` where the kernel has no Landlock.
+pub(crate) fn without_landlock<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    refusing(libc::SYS_landlock_create_ruleset, Vec::new(), libc::ENOSYS, work)
+}
+
 /// Runs `work` where the kernel has no netfilter netlink: socket(2) fails with `EPROTONOSUPPORT`.
 pub(crate) fn without_ctnetlink<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let domain = is(0, libc::AF_NETLINK);

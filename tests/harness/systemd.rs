@@ -126,6 +126,22 @@ impl Systemd {
         run(inside)
     }
 
+    /// The number that a process of it has here.
+    #[track_caller]
+    pub(crate) fn host_pid(&self, inside: u32) -> i32 {
+        let namespace = fs::read_link(format!("/proc/{}/ns/pid", self.pid)).unwrap();
+        let numbers = fs::read_dir("/proc").unwrap().flatten();
+        let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let is_it = |pid: &i32| {
+            let is_of_it = fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|of| of == namespace);
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            let last = numbers.and_then(|numbers| numbers.split_whitespace().last()?.parse().ok());
+            is_of_it && last == Some(inside)
+        };
+        numbers.into_iter().find(is_it).unwrap()
+    }
+
     /// A path of it, as it is to be read from here.
     pub(crate) fn path(&self, path: &str) -> String {
         format!("/proc/{}/root{path}", self.pid)

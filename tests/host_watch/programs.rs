@@ -1,6 +1,7 @@
 //! Others detach the eBPF programs.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::chown;
 use std::time::{Duration, Instant};
 
 use super::{flush, verify, wait_for_log};
@@ -8,23 +9,30 @@ use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, run_command};
 use crate::harness::dataset::Dataset;
 use crate::harness::ebpf;
+use crate::harness::host::{NOBODY, as_nobody};
 use crate::harness::kernel::{OLDER_SOCKETS, lacks};
 use crate::harness::namespace::Namespace;
 use crate::harness::program::Program;
 use crate::harness::tally::{gaps, now_us};
 use crate::harness::traffic::Ends;
 use crate::harness::wait::wait_for;
+use crate::rights::all_but;
 
 /// Programs of others may be detached by whoever has the right to: `bpftool link detach`.
 // Long, since the two cases share each step but a few.
 #[test]
 fn programs_that_somebody_detaches_are_noticed() {
-    for keep in [false, true] {
+    // The last one is as the service runs, which has given up rights by then.
+    for (keep, is_service) in [(false, false), (true, false), (true, true)] {
         let namespace = Namespace::tracked();
         let output = tempfile::tempdir().unwrap();
         let mut command = run_command(output.path(), &[&namespace]);
         if keep {
             command.env("FLOWLOG__HOST__KEEP", "true").env("FLOWLOG_LOG", "debug");
+        }
+        if is_service {
+            chown(output.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+            command = as_nobody(&command, &all_but(&[]));
         }
         let daemon = Daemon::spawn(command);
         let connect = |port| {

@@ -31,6 +31,7 @@ use self::cgroups::{Cgroups, Hierarchy, told};
 use crate::attribution::clocks::read::now_ns;
 use crate::attribution::containers::{container_id, pod_uid, unit};
 use crate::attribution::recent::Recent;
+use crate::host::rights::Raised;
 use crate::record::{Cgroup, Origin};
 use crate::time::NS_PER_S;
 
@@ -140,7 +141,7 @@ impl Origins {
     fn look_for(&mut self, owner: &Owner) -> Option<Arc<Cgroup>> {
         let hierarchy = self.hierarchy.as_ref()?;
         if self.lookups.take()
-            && let Some(path) = path_of(owner.tgid)
+            && let Some(path) = in_proc(|| path_of(owner.tgid))
             && hierarchy.is_at(&path, owner.cgroup_id)
         {
             self.cgroups.add(owner.cgroup_id, &path);
@@ -160,6 +161,8 @@ impl Origins {
     /// Learns all cgroups that exist now, as far as the bound allows. Says whether it did.
     pub fn walk(&mut self) -> bool {
         let Self { hierarchy: Some(hierarchy), cgroups, next_walk, .. } = self else { return false };
+        // Some engines make directories that are only for their user.
+        let _raised = Raised::to_read();
         let begun = Instant::now();
         let found_all = hierarchy.walk(MAX_WALKED, |id, path| {
             cgroups.add(id, path);
@@ -184,7 +187,9 @@ impl Origins {
         if was_suspended || !self.lookups.take() {
             return known;
         }
-        let Some((from_ns, until_ns, lines)) = running(owner.tgid, suspended_ns) else { return known };
+        let Some((from_ns, until_ns, lines)) = in_proc(|| running(owner.tgid, suspended_ns)) else {
+            return known;
+        };
         if !(from_ns..=until_ns).contains(&owner.time_ns) {
             return known;
         }
@@ -228,6 +233,14 @@ fn only<T: PartialEq>(mut items: impl Iterator<Item = T>) -> Option<T> {
 
 fn is_v1(line: &ProcessCGroup) -> bool {
     line.hierarchy != 0
+}
+
+/// What `look` finds in /proc, also where that hides the processes of others.
+fn in_proc<T>(look: impl Fn() -> Option<T>) -> Option<T> {
+    look().or_else(|| {
+        let _raised = Raised::to_see();
+        look()
+    })
 }
 
 /// The path of the cgroup of v2 in which /proc has this process now.

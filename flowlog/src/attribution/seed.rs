@@ -10,9 +10,10 @@ mod waiting;
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use flowlog_common::{COMM_LEN, Owner, flags};
@@ -29,6 +30,7 @@ use crate::attribution::ebpf::cgroup2_root;
 use crate::attribution::endpoints::Port;
 use crate::attribution::sockets::{Ends, mapped};
 use crate::flow::Protocol;
+use crate::host::rights::Raised;
 
 pub use self::waiting::{Waiting, waiting};
 
@@ -40,7 +42,7 @@ nix::getsockopt_impl!(NetnsCookie, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, u64,
 
 /// Whether sockets tell their network namespace, without which none is found.
 pub fn sockets_tell_namespaces() -> bool {
-    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_ok_and(|socket| getsockopt(&socket, NetnsCookie).is_ok())
+    UnixDatagram::unbound().is_ok_and(|socket| getsockopt(&socket, NetnsCookie).is_ok())
 }
 
 /// A socket that was there when /proc was read.
@@ -111,6 +113,7 @@ pub struct Missed {
 ///
 /// Where /proc cannot be listed.
 pub fn walk(now_ns: impl Fn() -> u64, mut each: impl FnMut(&OwnedFd, Older)) -> ProcResult<Missed> {
+    let _raised = Raised::to_look_into();
     let mut missed = Missed::default();
     let Listing { sockets, parents, flowlogs } = list(&mut missed)?;
 
@@ -334,7 +337,7 @@ fn errno(error: rustix::io::Errno) -> Errno {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
 
     use super::*;
 

@@ -18,10 +18,12 @@
 //! | `said` | logging the same not too often |
 //! | `output` | the sink: batch, channel, and what waits for room. Whoever else wants records gets them here |
 //! | `writing` | the writing side, and what it does while the disk refuses |
+//! | `confined` | what is given up after the start: capabilities, files, programs, connections |
 //! | `counts`, `scrape` | counters, and the answers to Prometheus |
 
 mod addresses;
 mod clock;
+mod confined;
 mod counts;
 mod in_flight;
 mod local;
@@ -267,10 +269,12 @@ impl Daemon {
             if local.ebpf.is_some() { "processes from eBPF" } else { "no processes" },
             directory_name.display(),
         );
-        let mut output =
-            Output::start(FlowBatch::new(&run), store, metrics.clone(), memory.in_flight.round())?;
+        let first_round = memory.in_flight.round();
+        let (mut output, writing) =
+            Output::start(FlowBatch::new(&run), store, directory_name.clone(), metrics.clone(), first_round)?;
         takeover.finish(round, &mut watched, &mut memory, &mut local, &mut output)?;
         gaps.take().into_iter().for_each(|gap| output.gaps.add(gap));
+        confined::receiving_side(&watched, &directory_name, writing);
         Ok(Self {
             watched,
             readable: async_fd(readable.0)?,

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 
+use crate::host::rights::Raised;
+
 /// Where `ip netns add NAME` leaves the file of a namespace.
 const NAMED: &str = "/run/netns";
 
@@ -162,6 +164,7 @@ impl Namespace {
                 // tell, it is entered.
                 let is_there = Self::own().is_ok_and(|own| own.inode == self.inode);
                 if !is_there {
+                    let _raised = Raised::to_enter();
                     setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| NamespaceError::Enter {
                         name: self.label().to_owned(),
                         source: errno.into(),

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use flowlog_common::CgroupLayout;
+use nix::errno::Errno;
 
 use super::mounts;
 
@@ -22,10 +23,15 @@ pub(super) fn cgroup_layout() -> io::Result<CgroupLayout> {
 
 /// What to do where that cannot be read.
 pub(super) fn advice(error: &io::Error) -> String {
+    let mount = format!("mount tracefs with `mount -t tracefs none {}`", mounts::TRACEFS);
+    // It could not be mounted. What may not be read there is another error.
+    if error.raw_os_error() == Some(Errno::EPERM as i32) {
+        return format!("{mount}, or run it with CAP_SYS_ADMIN");
+    }
     if error.kind() == io::ErrorKind::PermissionDenied {
         return "run it as root, or with CAP_DAC_READ_SEARCH: tracefs is for root alone".to_owned();
     }
-    format!("mount tracefs with `mount -t tracefs none {}`", mounts::TRACEFS)
+    mount
 }
 
 fn parse(format: &str) -> Option<CgroupLayout> {

@@ -75,7 +75,8 @@ pub(super) fn is_branch(cgroup: &File) -> bool {
 
 /// Does `work` where tracefs is mounted.
 pub(super) fn with_tracefs<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
-    if Path::new(TRACEFS).join("events").exists() {
+    // Mounted, but for root alone: to mount it once more would not help.
+    if Path::new(TRACEFS).join("events").try_exists()? {
         return Ok(work());
     }
     with_mount("tracefs", TRACEFS, work)

@@ -11,6 +11,7 @@ use procfs::{ProcResult, ticks_per_second};
 
 use super::exe::resolved;
 use crate::attribution::cmdline::{self, Mode};
+use crate::host::rights::Raised;
 use crate::record::{CommandLine, Process};
 use crate::time::NS_PER_S;
 
@@ -24,6 +25,7 @@ const UNSET: u32 = u32::MAX;
 ///
 /// Where /proc cannot be listed.
 pub fn walk(boot_ns: u64, mode: Mode, mut each: impl FnMut(Process)) -> ProcResult<()> {
+    let _raised = Raised::to_look_into();
     for directory in all_processes()?.flatten() {
         if let Ok(Some(process)) = read(&directory, boot_ns, mode) {
             each(process);

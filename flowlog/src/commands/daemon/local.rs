@@ -370,7 +370,7 @@ impl Local {
             );
             return;
         }
-        if !caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_PTRACE).unwrap_or(false) {
+        if !caps::has_cap(None, CapSet::Permitted, Capability::CAP_SYS_PTRACE).unwrap_or(false) {
             warn!(
                 "the sockets and programs of other users that are older than flowlog are not known: found no \
                  CAP_SYS_PTRACE; run it as root, or with that"

@@ -1,6 +1,7 @@
 //! The batch that is filled, the channel, and what waits for room in it.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use super::counts::Counts;
 use super::writing::{Status, ToWriter, Written, start_writer};
 use crate::commands::metrics::Metrics;
 use crate::connections::ctnetlink::DATAGRAMS;
+use crate::host::confinement::ConfinementError;
 use crate::log::schema::FlowBatch;
 use crate::log::store::Store;
 use crate::record::{FlowRecord, Sink};
@@ -65,15 +67,22 @@ impl Sink for Output {
 }
 
 impl Output {
-    /// The rows that come first are of this `round`.
-    pub(super) fn start(batch: FlowBatch, store: Store, metrics: Metrics, round: u64) -> Result<Self> {
+    /// Starts the writing side, and says what became of its confinement to the directory. The rows that come first are of
+    /// this `round`.
+    pub(super) fn start(
+        batch: FlowBatch,
+        store: Store,
+        directory: PathBuf,
+        metrics: Metrics,
+        round: u64,
+    ) -> Result<(Self, Result<(), ConfinementError>)> {
         let (to_writer, from_reader) = mpsc::channel(CHANNEL_BATCHES);
         let status = Arc::new(Status::default());
         let began_us = now_us();
         // What an earlier run did not read is still to be read.
         let complete_until_us = store.restart().map_or(began_us, |restart| restart.since_us);
-        let written = start_writer(store, from_reader, Arc::clone(&status), metrics)?;
-        Ok(Self {
+        let (written, confined) = start_writer(store, directory, from_reader, Arc::clone(&status), metrics)?;
+        let output = Self {
             batch,
             gaps: Pending::default(),
             counts: Counts::default(),
@@ -87,7 +96,8 @@ impl Output {
             to_writer,
             status,
             written,
-        })
+        };
+        Ok((output, confined))
     }
 
     /// The round of the rows in the batch.

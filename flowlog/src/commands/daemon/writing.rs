@@ -1,7 +1,9 @@
 //! The writing side: a thread that takes batches from the channel to the disk, and tries again while the disk refuses.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -11,8 +13,10 @@ use flowlog_reader::gaps::{Cause, Gap};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
+use super::confined;
 use crate::causes::one_line;
 use crate::commands::metrics::{Metrics, set};
+use crate::host::confinement::ConfinementError;
 use crate::log::store::{Store, Summary};
 
 /// How long the writing side waits before it tries again what the disk refused.
@@ -99,22 +103,27 @@ pub(super) struct Written {
     pub(super) lost_rows: u64,
 }
 
-/// Starts the thread. The result comes when the channel was closed and all is written.
+/// Starts the thread, which can write below `output` only, or says why it can write elsewhere. The result comes when the
+/// channel was closed and all is written.
 pub(super) fn start_writer(
     store: Store,
+    output: PathBuf,
     from_reader: mpsc::Receiver<ToWriter>,
     status: Arc<Status>,
     metrics: Metrics,
-) -> Result<oneshot::Receiver<Written>> {
+) -> Result<(oneshot::Receiver<Written>, Result<(), ConfinementError>)> {
     let (done, written) = oneshot::channel();
+    let (confined, of_writer) = sync_channel(1);
     std::thread::Builder::new()
         .name("writer".to_owned())
         .spawn(move || {
+            let _ = confined.send(confined::writing_side(&output));
             // Nobody waits any more where the stop has run out of time.
             let _ = done.send(write(store, from_reader, &status, &metrics));
         })
         .context("cannot start the writing thread")?;
-    Ok(written)
+    let confined = of_writer.recv().context("the writing thread ended at once")?;
+    Ok((written, confined))
 }
 
 /// Rows that come and go in between leave holes in the heap that together are as large as they were.

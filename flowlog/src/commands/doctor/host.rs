@@ -12,16 +12,11 @@ use crate::attribution::ebpf::{
 };
 use crate::attribution::seed::sockets_tell_namespaces;
 use crate::causes::one_line;
+use crate::host::confinement::{has_filters, landlock};
+use crate::host::rights::{RIGHTS, Right};
 
-/// What `run` needs, and for what. `CAP_SYS_ADMIN` contains the two for eBPF.
-const CAPABILITIES: [(Capability, &str); 6] = [
-    (Capability::CAP_NET_ADMIN, "to listen to connection tracking events"),
-    (Capability::CAP_NET_RAW, "to find out whether connections are tracked"),
-    (Capability::CAP_BPF, "to load eBPF programs"),
-    (Capability::CAP_PERFMON, "to attach eBPF programs to tracepoints"),
-    (Capability::CAP_SYS_ADMIN, "to enter other network namespaces"),
-    (Capability::CAP_DAC_READ_SEARCH, "to read tracefs"),
-];
+/// What `CAP_SYS_ADMIN` contains.
+const ADMINISTRATOR: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
 
 /// Where the kernel tells which clock it reads.
 const CLOCK_SOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
@@ -34,7 +29,16 @@ const RING_BUFFER_BYTES: u32 = 64 << 10;
 
 /// Checks what does not belong to a network namespace.
 pub fn check_host(output: &Path) -> Vec<Finding> {
-    vec![capabilities(), clocks(), older_sockets(), cgroup2(), btf(), programs(), output_directory(output)]
+    vec![
+        capabilities(),
+        confinement(),
+        clocks(),
+        older_sockets(),
+        cgroup2(),
+        btf(),
+        programs(),
+        output_directory(output),
+    ]
 }
 
 fn capabilities() -> Finding {
@@ -49,10 +53,15 @@ fn capabilities() -> Finding {
             );
         }
     };
-    let missing: Vec<String> = CAPABILITIES
+    // What is missing without CAP_SYS_PTRACE, the check of older sockets tells.
+    let missing: Vec<String> = RIGHTS
         .iter()
-        .filter(|(capability, _)| !held.contains(capability) && !is_of_root(*capability))
-        .map(|(capability, why)| format!("{capability} ({why})"))
+        .filter(|right| right.capability != Capability::CAP_SYS_PTRACE)
+        .filter(|right| !held.contains(&right.capability) && !is_of_root(right.capability))
+        .filter(|right| {
+            !(ADMINISTRATOR.contains(&right.capability) && held.contains(&Capability::CAP_SYS_ADMIN))
+        })
+        .map(|Right { capability, purpose, without, .. }| format!("{capability} ({purpose}): {without}"))
         .collect();
     if missing.is_empty() {
         Finding::ok("capabilities", "has all that flowlog needs")
@@ -60,10 +69,26 @@ fn capabilities() -> Finding {
         Finding::bad(
             "capabilities",
             Level::Problem,
-            format!("missing {}", missing.join(", ")),
+            format!("missing {}", missing.join("; ")),
             "run as root, or with these capabilities",
         )
     }
+}
+
+/// What `run` can forbid itself once it has started. Without it flows are the same, so nothing of this is a warning.
+fn confinement() -> Finding {
+    let files = match landlock() {
+        Some(version) => format!("can write only below its output directory (Landlock {version})"),
+        None => "cannot limit where it writes: this kernel has no Landlock that flowlog can use (Linux 5.19 or newer, \
+                 with `landlock` among `lsm=`)"
+            .to_owned(),
+    };
+    let calls = if has_filters() {
+        "can refuse itself programs and new connections (seccomp)"
+    } else {
+        "cannot refuse itself programs and new connections: this kernel has no CONFIG_SECCOMP_FILTER"
+    };
+    Finding::ok("confinement", format!("flowlog {files}, and {calls}"))
 }
 
 /// Whether root may do so anyhow, since the files are its own.

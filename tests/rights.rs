@@ -1,7 +1,7 @@
 //! What flowlog may do, and what it gives up: as a user of its own, with the capabilities of the unit.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -61,7 +61,7 @@ fn the_unit_the_documentation_and_the_program_name_the_same() {
 struct Known {
     /// The processes of a connection that is made while it runs.
     new: bool,
-    /// The process of a server that was there before.
+    /// The process of a connection that was there before.
     older: bool,
 }
 
@@ -77,10 +77,8 @@ fn run_without(without: &[Capability], has_tracefs: bool) -> (Known, String) {
     let [output, programs] = [of_nobody(), tempfile::tempdir().unwrap()];
     let [older, server, client] =
         ["fl-older", "fl-server", "fl-client"].map(|name| Program::new(programs.path(), name));
-    let mut answering = older.start(&namespace, "serve-kind udp 127.0.0.1:6000");
-    answering.wait_for("made");
-    answering.go_on();
-    answering.wait_for("serving");
+    let mut talking = older.start(&namespace, "talk-to-itself 127.0.0.1:6000 127.0.0.1:6001");
+    talking.wait_for("waiting");
 
     let command = as_nobody(&run_command(output.path(), &[]), &all_but(without));
     let daemon = with_own_mounts(|| {
@@ -91,10 +89,8 @@ fn run_without(without: &[Capability], has_tracefs: bool) -> (Known, String) {
         }
         namespace.inside(|| Daemon::spawn(command))
     });
-    let mut asking = client.start(&namespace, "connect-kind udp 6000");
-    asking.wait_for("connected");
-    asking.go_on();
-    asking.finish();
+    talking.go_on();
+    let older_pid = talking.finish().pid;
     let running = server.serve(&namespace, 0, "127.0.0.1:5000".parse().unwrap());
     let closing = no_starts();
     let (client_pid, _) = client.connect(&namespace, 0, "127.0.0.1:5000".parse().unwrap());
@@ -106,7 +102,7 @@ fn run_without(without: &[Capability], has_tracefs: bool) -> (Known, String) {
     let pid = |port, end: &str| dataset.row_to(port).int(&format!("{end}_pid"));
     let is = |found: Option<i64>, pid: i32| found == Some(i64::from(pid));
     let new = is(pid(5000, "src"), client_pid) && is(pid(5000, "dst"), running.pid());
-    let older = is(pid(6000, "dst"), answering.pid());
+    let older = is(pid(6000, "src"), older_pid) && is(pid(6000, "dst"), older_pid);
     (Known { new, older }, log)
 }
 
@@ -227,6 +223,8 @@ fn try_as(side: &str) -> Told {
     let [below, programs] = [of_nobody(), of_nobody()];
     let elsewhere = tempfile::tempdir().unwrap();
     fs::set_permissions(elsewhere.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let linked = of_nobody();
+    symlink(linked.path(), below.path().join("link")).unwrap();
     let program = Program::new(programs.path(), "fl-confined");
     let [below, elsewhere] = [&below, &elsewhere].map(|directory| directory.path().display());
     let command = program.command(0, &format!("confined {side} {below} {elsewhere}"));
@@ -262,6 +260,7 @@ fn the_receiving_side_is_refused_files_programs_and_connections() {
             ("elsewhere", Errno::EPERM),
             ("sysctl", Errno::EPERM),
             ("below", Errno::EPERM),
+            ("linked", Errno::EPERM),
             ("directory", Errno::EPERM),
             ("move", Errno::EPERM),
             ("unshare", Errno::EPERM),
@@ -293,7 +292,7 @@ fn the_writing_side_is_refused_all_but_its_directory() {
             ("unshare", Errno::EPERM),
         ],
     );
-    for needed in ["after-below", "after-directory", "after-move"] {
+    for needed in ["after-below", "after-linked", "after-directory", "after-move"] {
         assert_eq!(told.number(needed), 0, "{needed}");
     }
     for refused in ["raised-exe", "raised-fd"] {

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
@@ -88,9 +88,9 @@ pub fn has_filters() -> bool {
     std::fs::read_to_string(ACTIONS).is_ok_and(|actions| actions.split_whitespace().any(|one| one == "errno"))
 }
 
-/// From now on the calling thread, and those that it starts, reads and writes files below this directory, and no other
-/// ones, executes nothing, neither binds nor connects a socket of TCP, and reaches no other process. What is open stays
-/// so.
+/// From now on the calling thread, and those that it starts, reads and writes files below this directory, or one that a
+/// link in it leads to, and no other ones; executes nothing, neither binds nor connects a socket of TCP, and reaches no
+/// other process. What is open stays so.
 ///
 /// # Errors
 ///
@@ -99,20 +99,30 @@ pub fn write_only_below(directory: &Path) -> Result<(), ConfinementError> {
     if !has_landlock(OLDEST) {
         return Err(ConfinementError::NoLandlock);
     }
-    let open = |source| ConfinementError::Directory { path: directory.display().to_string(), source };
-    let root = PathFd::new(directory).map_err(open)?;
     let below = make_bitflags!(AccessFs::{
         ReadFile | ReadDir | WriteFile | Truncate | MakeReg | MakeDir | RemoveFile | RemoveDir | Refer
     });
-    Ruleset::default()
+    let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
         .handle_access(AccessNet::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?
-        .create()?
-        .add_rule(PathBeneath::new(root, below))?
-        .restrict_self()?;
+        .create()?;
+    for root in [directory.to_owned()].into_iter().chain(linked_from(directory)) {
+        let opened = PathFd::new(&root);
+        let opened = opened
+            .map_err(|source| ConfinementError::Directory { path: root.display().to_string(), source })?;
+        ruleset = ruleset.add_rule(PathBeneath::new(opened, below))?;
+    }
+    ruleset.restrict_self()?;
     Ok(())
+}
+
+/// Links in the directory that lead to others: somebody may keep what is below it elsewhere.
+fn linked_from(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+    links.map(|link| link.path()).filter(|link| link.is_dir())
 }
 
 /// Which calls are refused.

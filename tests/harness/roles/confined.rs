@@ -46,6 +46,7 @@ fn try_each(when: &str, below: &Path, elsewhere: &Path) {
     tell("elsewhere", File::create(elsewhere.join("file")).map(drop));
     tell("sysctl", File::options().write(true).open("/proc/self/comm").map(drop));
     tell("below", File::create(below.join(when)).map(drop));
+    tell("linked", File::create(below.join("link").join(when)).map(drop));
     tell("directory", fs::create_dir(below.join(format!("{when}-directory"))));
     let moved = || fs::rename(below.join(when), below.join(format!("{when}-directory/file")));
     tell("move", moved());

@@ -1,15 +1,17 @@
 //! Restarts with a service manager that keeps sockets and memory: nothing is lost, nothing comes twice, and nothing is
 //! declared as lost.
 
-use std::env;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, fs};
 
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 use crate::harness::conntrack;
 use crate::harness::daemon::{Daemon, flowlog, run_command};
@@ -25,7 +27,7 @@ const KILLS: u32 = 40;
 
 fn command(output: &Path, namespaces: &[&Namespace]) -> Command {
     let mut command = run_command(output, namespaces);
-    command.arg("--no-ebpf");
+    command.arg("--no-ebpf").env("FLOWLOG__HOLD__RECEIVE_BUFFER", "4MiB");
     command
 }
 
@@ -115,4 +117,118 @@ fn what_ends_while_nobody_runs_is_recorded_by_the_next_start() {
     Daemon::spawn(manager.command(&command)).stop();
     check_all(output.path(), 2000, 0);
     assert_eq!(manager.names(), [format!("events-{}", namespace.inode()), "in-flight".to_owned()]);
+}
+
+/// Runs of the daemon with a manager: each makes flows and is stopped; between the runs more flows are made.
+struct Service {
+    namespace: Namespace,
+    output: TempDir,
+    manager: Manager,
+    made: u32,
+}
+
+impl Service {
+    fn new() -> Self {
+        let (namespace, output) = (Namespace::tracked(), tempfile::tempdir().unwrap());
+        Self { namespace, output, manager: Manager::new(), made: 0 }
+    }
+
+    fn start(&self, args: &[&str]) -> Daemon {
+        let mut command = command(self.output.path(), &[&self.namespace]);
+        command.args(args);
+        Daemon::spawn(self.manager.command(&command))
+    }
+
+    fn make(&mut self, flows: u32) {
+        make_and_flush(&self.namespace, self.made..self.made + flows);
+        self.made += flows;
+    }
+
+    fn events(&self) -> String {
+        format!("events-{}", self.namespace.inode())
+    }
+
+    /// What was lost, by its causes.
+    #[track_caller]
+    fn gaps(&self) -> Vec<String> {
+        let tally = Tally::read(self.output.path());
+        tally.check_each_once();
+        let verified = flowlog(&["verify", self.output.path().to_str().unwrap()]);
+        assert!(verified.status.success(), "{verified}");
+        tally.causes().into_iter().map(str::to_owned).collect()
+    }
+}
+
+#[test]
+fn what_the_manager_does_not_keep_or_keeps_wrongly_is_a_gap() {
+    let other = || OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+    type Replace = fn(&Service, fn() -> OwnedFd);
+    let cases: [(&str, Replace); 5] = [
+        ("", |service, _| service.manager.replace(&service.events(), None)),
+        ("", |service, _| service.manager.replace("in-flight", None)),
+        ("kept a socket of the network namespace", |service, other| {
+            service.manager.replace(&service.events(), Some(other()));
+        }),
+        ("kept memory of an earlier flowlog that this one cannot use", |service, other| {
+            service.manager.replace("in-flight", Some(other()));
+        }),
+        ("kept `what`, which is not needed any more", |service, other| {
+            service.manager.replace(&service.events(), None);
+            service.manager.add("what", other());
+        }),
+    ];
+    for (line, replace) in cases {
+        let mut service = Service::new();
+        let daemon = service.start(&[]);
+        service.make(10);
+        daemon.kill();
+        replace(&service, other);
+        let daemon = service.start(&[]);
+        service.make(10);
+        let log = daemon.stop();
+        assert!(log.contains(line) && !log.contains("goes on where run"), "{line}: {log}");
+        assert_eq!(service.gaps(), ["daemon_down"], "{line}");
+        // From here on it is kept.
+        service.make(10);
+        let log = service.start(&[]).stop();
+        assert!(log.contains("goes on where run"), "{log}");
+        let names = [service.events(), "in-flight".to_owned()];
+        assert_eq!(service.manager.names(), names);
+        assert_eq!(service.gaps(), ["daemon_down"]);
+    }
+}
+
+#[test]
+fn what_a_full_socket_could_not_take_is_held_or_declared() {
+    for (delivery, lost) in [("reliable", false), ("best-effort", true)] {
+        let mut service = Service::new();
+        let args = ["--delivery", delivery];
+        service.start(&args).kill();
+        service.make(30_000);
+        let daemon = service.start(&args);
+        service.make(10);
+        daemon.stop();
+        let tally = Tally::read(service.output.path());
+        assert_eq!(tally.check_exact(service.made) > 0, lost, "{delivery}: {:?}", tally.gaps);
+        assert!(tally.causes().iter().all(|cause| *cause == "overrun"), "{:?}", tally.gaps);
+        service.gaps();
+    }
+}
+
+#[test]
+fn another_filter_is_a_gap_only_if_more_is_recorded_than_before() {
+    let mut service = Service::new();
+    let settings = service.output.path().with_extension("toml");
+    fs::write(&settings, "filter.except.address = ['192.0.2.7']\n").unwrap();
+    let filtered = ["--config", settings.to_str().unwrap()];
+    service.start(&[]).stop();
+    service.make(10);
+    service.start(&filtered).stop();
+    assert_eq!(service.gaps(), [""; 0]);
+    service.make(10);
+    service.start(&filtered).stop();
+    assert_eq!(service.gaps(), [""; 0]);
+    service.start(&[]).stop();
+    assert_eq!(service.gaps(), ["daemon_down"]);
+    fs::remove_file(settings).unwrap();
 }

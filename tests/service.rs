@@ -10,6 +10,7 @@ use crate::harness::daemon::binary;
 use crate::harness::dataset::{Dataset, Row};
 use crate::harness::process::run;
 use crate::harness::systemd::Systemd;
+use crate::harness::tally::gaps;
 use crate::harness::wait::wait_for;
 use crate::rights::assert_given_up;
 
@@ -117,6 +118,9 @@ fn it_is_a_service_that_is_reloaded_watched_and_started_again() {
     wait_for_another(&systemd, pid);
     systemctl(&systemd, &["stop", "flowlog"]);
     systemd.run(&["flowlog", "verify", "/var/log/flowlog"]).success();
+    // All of that was no gap: systemd kept the sockets.
+    let gaps = gaps(Path::new(&systemd.path("/var/log/flowlog")));
+    assert!(gaps.iter().all(|gap| gap.cause != "daemon_down"), "{gaps:?}");
     let state = systemctl(&systemd, &["show", "--value", "--property=Result", "flowlog"]);
     assert_eq!(state.trim(), "success", "{}", systemd.run(&["journalctl", "-u", "flowlog"]).stdout);
 }

@@ -83,6 +83,11 @@ impl Manager {
         kept.extend(with.map(|with| (name.to_owned(), with)));
     }
 
+    /// Keeps something besides.
+    pub(crate) fn add(&self, name: &str, descriptor: OwnedFd) {
+        self.kept.borrow_mut().push((name.to_owned(), descriptor));
+    }
+
     /// Reads what it was told.
     #[track_caller]
     fn read(&self) {

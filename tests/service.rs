@@ -1,5 +1,6 @@
 //! flowlog as a service of systemd, by the unit of `packaging`.
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -123,6 +124,73 @@ fn it_is_a_service_that_is_reloaded_watched_and_started_again() {
     assert!(gaps.iter().all(|gap| gap.cause != "daemon_down"), "{gaps:?}");
     let state = systemctl(&systemd, &["show", "--value", "--property=Result", "flowlog"]);
     assert_eq!(state.trim(), "success", "{}", systemd.run(&["journalctl", "-u", "flowlog"]).stdout);
+}
+
+/// A package with a higher version and the same files.
+fn newer(deb: &Path, directory: &Path) -> PathBuf {
+    let tree = directory.join("tree");
+    let mut unpack = Command::new("dpkg-deb");
+    unpack.arg("--raw-extract").args([deb, &tree]);
+    run(unpack).success();
+    let control = tree.join("DEBIAN/control");
+    let text = fs::read_to_string(&control).unwrap();
+    let version = text.lines().find(|line| line.starts_with("Version: ")).unwrap();
+    fs::write(&control, text.replace(version, &format!("{version}.1"))).unwrap();
+    let newer = directory.join("newer.deb");
+    let mut pack = Command::new("dpkg-deb");
+    pack.args(["--root-owner-group", "--build"]).args([&tree, &newer]);
+    run(pack).success();
+    newer
+}
+
+#[test]
+#[ignore = "needs a package of `cargo xtask dist`"]
+fn the_package_is_installed_upgraded_and_purged() {
+    let Some(deb) = env::var_os("FLOWLOG_DEB").map(PathBuf::from) else {
+        println!("FLOWLOG_DEB is not set: there is no package");
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let newer = newer(&deb, directory.path());
+    let Some(systemd) = Systemd::boot(&[(&deb, "/opt/flowlog.deb"), (&newer, "/opt/newer.deb")]) else {
+        return;
+    };
+    // Images of containers have it, so that no package starts a service.
+    systemd.run(&["rm", "-f", "/usr/sbin/policy-rc.d"]).success();
+    let exists = |path: &str| Path::new(&systemd.path(path)).symlink_metadata().is_ok();
+    systemd.run(&["dpkg", "--install", "/opt/flowlog.deb"]).success();
+    assert_eq!(systemctl(&systemd, &["is-enabled", "flowlog"]).trim(), "enabled");
+    let pid = wait_for_another(&systemd, 0);
+    serve_and_ask(&systemd, "");
+    systemctl(&systemd, &["reload", "flowlog"]);
+    wait_for_row(&systemd);
+
+    systemctl(&systemd, &["restart", "flowlog"]);
+    let pid = wait_for_another(&systemd, pid);
+    systemctl(&systemd, &["kill", "--signal=SIGKILL", "--kill-whom=main", "flowlog"]);
+    let pid = wait_for_another(&systemd, pid);
+    let settings = "/etc/flowlog/flowlog.toml";
+    systemd.run(&["sed", "-i", "s/^#rows = .*/rows = 1000/", settings]).success();
+    systemd.run(&["dpkg", "--install", "/opt/newer.deb"]).success();
+    wait_for_another(&systemd, pid);
+    assert!(systemd.run(&["cat", settings]).success().contains("\nrows = 1000\n"), "settings are kept");
+    assert!(systemd.run(&["nft", "list", "tables"]).success().contains("table inet flowlog"));
+
+    let files = systemd.run(&["dpkg", "--listfiles", "flowlog"]).success();
+    let files: Vec<&str> = files.lines().filter(|file| file.contains("flowlog")).collect();
+    assert!(files.len() > 20 && files.iter().all(|file| exists(file)), "{files:?}");
+    systemctl(&systemd, &["stop", "flowlog"]);
+    systemd.run(&["/usr/bin/flowlog", "verify", "/var/log/flowlog"]).success();
+    systemd.run(&["dpkg", "--purge", "flowlog"]).success();
+    let others = [
+        "/var/log/flowlog",
+        "/etc/systemd/system/multi-user.target.wants/flowlog.service",
+        "/etc/systemd/system/flowlog.service",
+        "/var/lib/systemd/deb-systemd-helper-enabled/flowlog.service.dsh-also",
+    ];
+    let left: Vec<&&str> = files.iter().chain(&others).filter(|file| exists(file)).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(!systemd.run(&["nft", "list", "tables"]).success().contains("flowlog"));
 }
 
 #[test]

@@ -77,13 +77,25 @@ impl EbpfToolchain {
             .env("RUSTC", self.sysroot.join("bin/rustc"))
             // Lets a compiler that is not a nightly use `-Z` and the unstable features of aya-ebpf.
             .env("RUSTC_BOOTSTRAP", "1")
-            .env("CARGO_ENCODED_RUSTFLAGS", rustflags(arch))
+            .env("CARGO_ENCODED_RUSTFLAGS", self.rustflags(arch))
             // Wrappers belong to the outer build: clippy's driver, for one, is that of another compiler.
             .env("RUSTC_WRAPPER", "")
             .env("RUSTC_WORKSPACE_WRAPPER", "")
             .env("PATH", path_with(self.bpf_linker.parent())?)
             .env("LD_LIBRARY_PATH", self.llvm_directory(target_dir)?);
         Ok(())
+    }
+
+    /// Flags for the compiler, separated as `CARGO_ENCODED_RUSTFLAGS` wants them: which registers hold
+    /// the arguments (for aya-ebpf), that the linker makes BTF, and that no path of this machine is in it.
+    fn rustflags(&self, arch: &str) -> String {
+        let mut flags = vec![format!("--cfg=bpf_target_arch=\"{arch}\""), "-Clink-arg=--btf".to_owned()];
+        let places =
+            [(cargo_home(), "/cargo"), (Some(self.sysroot.clone()), "/rust"), (workspace(), "/flowlog")];
+        for (place, name) in places {
+            flags.extend(place.map(|place| format!("--remap-path-prefix={}={name}", place.display())));
+        }
+        flags.join("\x1f")
     }
 
     /// A directory in which the wanted `libLLVM` is the only one.
@@ -128,10 +140,7 @@ pub(crate) fn compiler() -> Result<PathBuf> {
 ///
 /// When there is none of the expected version.
 pub(crate) fn bpf_linker() -> Result<PathBuf> {
-    let cargo_bin = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::home_dir().map(|home| home.join(".cargo")))
-        .map(|cargo_home| cargo_home.join("bin"));
+    let cargo_bin = cargo_home().map(|cargo_home| cargo_home.join("bin"));
     let path = env::var_os("PATH").unwrap_or_default();
     let expected = format!("bpf-linker {BPF_LINKER_VERSION}");
     env::split_paths(&path)
@@ -139,6 +148,17 @@ pub(crate) fn bpf_linker() -> Result<PathBuf> {
         .map(|directory| directory.join("bpf-linker"))
         .find(|file| output(Command::new(file).arg("--version")).is_some_and(|found| found == expected))
         .with_context(|| format!("no `{expected}` in PATH or cargo's bin directory"))
+}
+
+/// Where cargo keeps what it fetches and installs.
+pub(crate) fn cargo_home() -> Option<PathBuf> {
+    env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| env::home_dir().map(|home| home.join(".cargo")))
+}
+
+/// The root of the workspace, from either of the packages that this file is part of.
+fn workspace() -> Option<PathBuf> {
+    let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).parent().map(Path::to_path_buf)
 }
 
 /// Where compilers are looked for, best first: rustup's nightly, the toolchain that builds the
@@ -204,12 +224,6 @@ pub(crate) fn target(endian: &str) -> Result<&'static str> {
         "big" => Ok("bpfeb-unknown-none"),
         _ => bail!("unknown byte order `{endian}`, expected `little` or `big`"),
     }
-}
-
-/// Flags for the compiler, separated as `CARGO_ENCODED_RUSTFLAGS` wants them: which registers hold
-/// the arguments (for aya-ebpf), and that the linker makes BTF.
-fn rustflags(arch: &str) -> String {
-    [format!("--cfg=bpf_target_arch=\"{arch}\"").as_str(), "-Clink-arg=--btf"].join("\x1f")
 }
 
 /// PATH with `first` before all others, since rustc looks for its linker there.

@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod debian;
 mod demo;
+mod dist;
 mod ebpf_toolchain;
 mod fuzz;
 mod interrupt;
@@ -35,6 +36,8 @@ usage: cargo xtask COMMAND
   test [--long]      formatting, lints, documentation, all tests (needs root); --long: also those that take
                      many minutes, and the fuzzer
   vm-test            the end-to-end tests on kernels of Debian, in virtual machines
+  dist [--target x86_64|aarch64]... [--check]
+                     make deb, rpm, tarball and container image in target/dist, by default for this machine
   fuzz [--seconds N] [TARGET...]
                      feed decoders and recovery with made-up bytes, 60 s each
   bench NAME         measure in throw-away network namespaces (needs root); without a name: what there is
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(test::Length::Usual),
         ["test", "--long"] => test::run(test::Length::Long),
         ["vm-test", arguments @ ..] => vm_test::run(arguments),
+        ["dist", arguments @ ..] => dist::run(arguments),
         ["fuzz", arguments @ ..] => fuzz::run(arguments),
         ["bench", arguments @ ..] => bench::run(arguments),
         _ => {

@@ -3,13 +3,14 @@
 //! Each command calls the part that it needs. A part looks first, says what it is about to install,
 //! and looks again afterwards: an installation that does not help is an error.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::dist::Machine;
 use crate::ebpf_toolchain::{self, BPF_LINKER_VERSION};
-use crate::{debian, python, sh};
+use crate::{debian, python, sh, workspace};
 
 /// The Debian packages with a compiler that is recent enough, and with the sources of `core`.
 const DEBIAN_COMPILER: [&str; 2] = ["rustc-web", "rust-web-src"];
@@ -46,6 +47,21 @@ const MACHINE_TOOLS: [(&str, &str); 5] = [
     ("mkfs.ext4", "e2fsprogs"),
     ("fsfreeze", "util-linux"),
 ];
+
+/// The tools of cargo that make packages, with their versions and features. They are installed below the target directory.
+const PACKAGE_TOOLS: [(&str, &str, &str); 3] =
+    [("cargo-deb", "3.8.0", ""), ("cargo-generate-rpm", "0.21.1", ""), ("cargo-about", "0.9.3", "cli")];
+
+/// What shows man pages, and the shells that have completions.
+const MANUAL_TOOLS: [(&str, &str); 3] = [("mandoc", "mandoc"), ("zsh", "zsh"), ("fish", "fish")];
+
+/// Programs that make packages.
+const DIST_TOOLS: [(&str, &str); 4] =
+    [("git", "git"), ("dpkg-deb", "dpkg"), ("gzip", "gzip"), ("buildah", "buildah")];
+
+/// Programs that check packages.
+const DIST_CHECKS: [(&str, &str); 4] =
+    [("lintian", "lintian"), ("rpm", "rpm"), ("rpm2cpio", "rpm2cpio"), ("cpio", "cpio")];
 
 /// How long rustup may try, in seconds, before another way is taken: it fetches 4 MB, and may be
 /// cut off from its server without an error.
@@ -104,6 +120,74 @@ pub(crate) fn for_network() -> Result<()> {
 pub(crate) fn for_machines() -> Result<()> {
     for_network()?;
     programs(&MACHINE_TOOLS, "virtual machines")
+}
+
+/// What checks man pages and completions.
+pub(crate) fn for_manual() -> Result<()> {
+    programs(&MANUAL_TOOLS, "man pages and completions")
+}
+
+/// What makes packages for these machines.
+pub(crate) fn for_dist(machines: &[Machine]) -> Result<()> {
+    programs(&DIST_TOOLS, "packages")?;
+    for machine in machines {
+        let compiler = machine.gnu_tool("gcc");
+        if sh::find(&compiler).is_none() {
+            debian::install(&machine.compiler_packages(), &format!("programs for {}", machine.name()))?;
+        }
+        for triple in machine.triples() {
+            target(&triple)?;
+        }
+    }
+    for (name, version, features) in PACKAGE_TOOLS {
+        package_tool(name, version, features)?;
+    }
+    Ok(())
+}
+
+/// What checks packages for these machines.
+pub(crate) fn for_dist_check(machines: &[Machine]) -> Result<()> {
+    programs(&DIST_CHECKS, "the checks of packages")?;
+    let emulators: Vec<_> = machines.iter().filter_map(|machine| machine.emulator()).collect();
+    programs(&emulators, "programs for other machines")
+}
+
+/// Where a tool is that makes packages.
+pub(crate) fn cargo_tool(name: &str) -> PathBuf {
+    workspace::target_dir().join("tools/bin").join(name)
+}
+
+fn package_tool(name: &str, version: &str, features: &str) -> Result<()> {
+    let is_there = || {
+        let found = sh::output(Command::new(cargo_tool(name)).arg("--version"));
+        found.is_ok_and(|found| found.split_whitespace().any(|word| word == version))
+    };
+    if is_there() {
+        return Ok(());
+    }
+    eprintln!("setup: installing {name} {version} with cargo (some minutes)");
+    let mut install = sh::cargo("install");
+    install.args(["--quiet", "--locked", name, "--version", version, "--features", features, "--root"]);
+    install.arg(workspace::target_dir().join("tools")).env_remove("CARGO_TARGET_DIR");
+    sh::run(&mut install)?;
+    if !is_there() {
+        bail!("{name} {version} was installed, but does not run");
+    }
+    Ok(())
+}
+
+/// The standard library for a target of the compiler.
+fn target(triple: &str) -> Result<()> {
+    let mut rustc = Command::new("rustc");
+    let directory = sh::output(rustc.args(["--print=target-libdir", "--target", triple]))?;
+    if Path::new(directory.trim_end()).is_dir() {
+        return Ok(());
+    }
+    eprintln!("setup: adding the target {triple} with rustup");
+    let mut rustup = Command::new("timeout");
+    rustup.args([RUSTUP_SECONDS, "rustup", "target", "add", triple]);
+    sh::output(&mut rustup).with_context(|| format!("cannot add the target {triple}"))?;
+    Ok(())
 }
 
 /// Installs the packages of programs that are not there.

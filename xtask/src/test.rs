@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::dist::{self, manual};
 use crate::ebpf_toolchain::EbpfToolchain;
 use crate::results::Counts;
 use crate::{build, fuzz, python, setup, sh, vm_test, workspace};
@@ -67,6 +68,12 @@ pub(crate) fn run(length: Length) -> Result<ExitCode> {
         build::lake(build::Profile::Dev)
     })?;
 
+    step("man pages and completions", || {
+        let directory = workspace::target_dir().join("tmp/manual");
+        manual::write(&directory)?;
+        manual::check(&directory)
+    })?;
+
     let mut counts = Counts::default();
     step("unit and property tests", || {
         let mut test = sh::cargo("test");
@@ -91,10 +98,16 @@ pub(crate) fn run(length: Length) -> Result<ExitCode> {
         step("build for long tests", || {
             sh::run(sh::cargo("build").args(["--package=flowlog", "--release"]))
         })?;
+        let mut deb = None;
+        step("packages", || {
+            deb = Some(dist::make_and_check()?);
+            Ok(())
+        })?;
         step("long tests", || {
             let mut test = sh::cargo("test");
             test.args(["--package=flowlog-tests", "--", "--ignored", "--nocapture"])
                 .env("FLOWLOG_BIN", workspace::flowlog(build::Profile::Release));
+            test.envs(deb.iter().map(|deb| ("FLOWLOG_DEB", deb)));
             counts.add(run_tests(&mut test)?);
             Ok(())
         })?;

@@ -1,8 +1,12 @@
 //! Where things are in the workspace.
 
 use std::env;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+
+use anyhow::{Context as _, Result};
 
 use crate::build::Profile;
 
@@ -37,4 +41,19 @@ pub(crate) fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt as _;
     // The owner of a process's own directory is its effective user.
     std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+/// Makes an empty directory, whatever was there.
+///
+/// # Errors
+///
+/// When the disk refuses it.
+pub(crate) fn make_empty(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove `{}`", directory.display()));
+        }
+        _ => {}
+    }
+    fs::create_dir_all(directory).with_context(|| format!("cannot make `{}`", directory.display()))
 }

@@ -31,6 +31,7 @@ mod tuples;
 mod values;
 
 use std::ffi::OsString;
+use std::io;
 use std::process::ExitCode;
 
 use commands::Command;
@@ -43,6 +44,15 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }
+}
+
+/// What `-h` prints: all options. For the man page.
+///
+/// # Errors
+///
+/// When `out` fails.
+pub fn write_help(out: &mut impl io::Write) -> io::Result<()> {
+    help::write(out, None)
 }
 
 /// Whether a line of a file for `-R` makes sense. For the tests and the fuzzer.

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::sh;
+use crate::{sh, workspace};
 
 /// The first process.
 const INIT: &str = include_str!("init.sh");
@@ -96,7 +95,7 @@ pub(super) fn make(
     arguments: &[String],
     archive: &Path,
 ) -> Result<()> {
-    make_empty(tree)?;
+    workspace::make_empty(tree)?;
     for directory in DIRECTORIES {
         fs::create_dir_all(tree.join(directory)).context("cannot make a directory")?;
     }
@@ -151,21 +150,6 @@ pub(super) fn pack(tree: &Path, archive: &Path) -> Result<()> {
     let script = "find . -print0 | cpio --null --create --format=newc --owner=0:0 --quiet > \"$1\"";
     sh::output(Command::new("sh").args(["-c", script, "sh"]).arg(archive).current_dir(tree))?;
     Ok(())
-}
-
-/// Makes an empty directory, whatever was there.
-///
-/// # Errors
-///
-/// When the disk refuses it.
-pub(super) fn make_empty(directory: &Path) -> Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot remove `{}`", directory.display()));
-        }
-        _ => {}
-    }
-    fs::create_dir_all(directory).with_context(|| format!("cannot make `{}`", directory.display()))
 }
 
 fn write(tree: &Path, name: &str, text: &str) -> Result<()> {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::archive::Archive;
 use super::image;
-use crate::sh;
+use crate::{sh, workspace};
 
 /// What the kernels of Debian are called after the version, with the package that needs the newest one.
 const FLAVOURS: [(&str, &str); 2] =
@@ -127,8 +127,8 @@ impl Kernel {
 
         println!("vm-test: fetching Linux {}", bootable.release);
         let unpacked = directory.join("unpacked");
-        image::make_empty(&unpacked)?;
-        image::make_empty(&kept)?;
+        workspace::make_empty(&unpacked)?;
+        workspace::make_empty(&kept)?;
         let package = format!("linux-image-{}", bootable.release);
         // Newer kernels are several packages.
         let mut packages =
@@ -148,7 +148,7 @@ impl Kernel {
         .with_context(|| format!("{packages:?} have no kernel"))?;
         fs::copy(kernel, &bootable.image).context("cannot keep a kernel")?;
         let tree = directory.join("modules");
-        image::make_empty(&tree)?;
+        workspace::make_empty(&tree)?;
         copy_modules(&unpacked, &bootable.release, &tree)?;
         image::pack(&tree, &bootable.modules)?;
         for rest in [tree, unpacked] {

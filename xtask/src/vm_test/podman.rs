@@ -6,8 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::image;
-use crate::sh;
+use crate::{sh, workspace};
 
 /// What has Podman, what it calls, and the libraries that few machines have. Busybox is what runs in a container: one
 /// program without libraries.
@@ -51,7 +50,7 @@ impl Podman {
         let wanted = PACKAGES.join("\n");
         if !fs::read_to_string(&complete).is_ok_and(|kept| kept == wanted) {
             println!("vm-test: fetching Podman");
-            image::make_empty(&kept)?;
+            workspace::make_empty(&kept)?;
             let mut download = Command::new("apt-get");
             sh::output(download.args(["--quiet", "download"]).args(PACKAGES).current_dir(&kept))?;
             for file in fs::read_dir(&kept).context("cannot read what was fetched")? {

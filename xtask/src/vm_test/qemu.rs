@@ -7,8 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::archive::Archive;
-use super::image;
-use crate::sh;
+use crate::{sh, workspace};
 
 /// The program.
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -52,7 +51,7 @@ impl Qemu {
             return Ok(qemu);
         }
         println!("vm-test: fetching QEMU, which is unpacked to `{}` and not installed", kept.display());
-        image::make_empty(&kept)?;
+        workspace::make_empty(&kept)?;
         Archive::open(&directory.join("apt"), &SUITES)?.unpack_whole(PACKAGE, &kept)?;
         sh::output(qemu.command().arg("--version")).context("QEMU was unpacked and does not run")?;
         Ok(qemu)

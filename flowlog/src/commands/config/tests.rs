@@ -6,6 +6,9 @@ use super::*;
 
 const DOCUMENT: &str = include_str!("../../../docs/configuration.md");
 
+/// What packages install as /etc/flowlog/flowlog.toml.
+const PACKAGED: &str = include_str!("../../../../packaging/flowlog.toml");
+
 fn file(text: &str) -> Result<Settings, String> {
     Settings::from_toml(Path::new("f.toml"), text).map_err(|error| error.to_string())
 }
@@ -168,29 +171,56 @@ fn documented() -> String {
     rest.split_once("```").unwrap().0.to_owned()
 }
 
-/// The same, with the keys that have no default.
-fn documented_in_full() -> String {
+/// The text, with those keys that are behind this.
+fn uncommented(text: &str, comment: &str) -> String {
     let uncommented = |line: &str| {
         let is_key = line
-            .strip_prefix("# ")
+            .strip_prefix(comment)
             .and_then(|line| line.split_once(" = "))
             .is_some_and(|(key, _)| key.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_'));
-        line.strip_prefix("# ").filter(|_| is_key).unwrap_or(line).to_owned()
+        line.strip_prefix(comment).filter(|_| is_key).unwrap_or(line).to_owned()
     };
-    documented().lines().map(uncommented).collect::<Vec<_>>().join("\n")
+    text.lines().map(uncommented).collect::<Vec<_>>().join("\n")
+}
+
+/// The file in the document, with the keys that have no default.
+fn documented_in_full() -> String {
+    uncommented(&documented(), "# ")
+}
+
+#[track_caller]
+fn assert_has_the_defaults(text: &str) {
+    let settings = file(text).unwrap();
+    assert_eq!(format!("{:?}", config(settings)), format!("{:?}", config(Settings::default())));
+}
+
+#[track_caller]
+fn assert_has_all_keys(text: &str) {
+    let settings = file(text).unwrap();
+    let debug = format!("{settings:#?}");
+    assert!(!debug.contains("None"), "a key is missing: {debug}");
 }
 
 #[test]
 fn the_document_has_the_defaults() {
-    let documented = file(&documented()).unwrap();
-    assert_eq!(format!("{:?}", config(documented)), format!("{:?}", config(Settings::default())));
+    assert_has_the_defaults(&documented());
 }
 
 #[test]
 fn the_document_has_all_keys_and_no_other() {
-    let settings = file(&documented_in_full()).unwrap();
-    let debug = format!("{settings:#?}");
-    assert!(!debug.contains("None"), "a key is missing in the document: {debug}");
+    assert_has_all_keys(&documented_in_full());
+}
+
+#[test]
+fn the_packaged_file_sets_nothing() {
+    assert_eq!(file(PACKAGED).unwrap(), Settings::default());
+}
+
+#[test]
+fn the_packaged_file_has_all_keys_with_their_defaults() {
+    let with_defaults = uncommented(PACKAGED, "#");
+    assert_has_the_defaults(&with_defaults);
+    assert_has_all_keys(&uncommented(&with_defaults, "# "));
 }
 
 /// The key, or those within it.

@@ -10,7 +10,11 @@ use crate::flow::Protocol;
 
 /// Prints all options, and those of a protocol.
 pub(super) fn print(protocol: Option<Protocol>) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
+    Ok(write(&mut io::stdout().lock(), protocol)?)
+}
+
+/// Writes all options, and those of a protocol.
+pub(super) fn write(out: &mut impl Write, protocol: Option<Protocol>) -> io::Result<()> {
     writeln!(
         out,
         "Lists, changes and watches the kernel's connection tracking, as conntrack(8) 1.4.7 does."
@@ -20,10 +24,10 @@ pub(super) fn print(protocol: Option<Protocol>) -> Result<(), Failure> {
     let (commands, options): (Vec<&Spec>, Vec<&Spec>) =
         OPTIONS.iter().partition(|spec| matches!(spec.what, What::Command(_)));
     writeln!(out, "\nCommands:")?;
-    commands.into_iter().try_for_each(|spec| describe(&mut out, spec))?;
+    commands.into_iter().try_for_each(|spec| describe(out, spec))?;
     writeln!(out, "  -R, --load-file FILE")?;
     writeln!(out, "\nOptions:")?;
-    options.into_iter().try_for_each(|spec| describe(&mut out, spec))?;
+    options.into_iter().try_for_each(|spec| describe(out, spec))?;
     if let Some(protocol) = protocol {
         let known = Known::by_number(protocol);
         let name = match known {
@@ -32,7 +36,7 @@ pub(super) fn print(protocol: Option<Protocol>) -> Result<(), Failure> {
         };
         writeln!(out, "\nOptions of {name}:")?;
         match known {
-            Some(known) => known.options.iter().try_for_each(|spec| describe(&mut out, spec))?,
+            Some(known) => known.options.iter().try_for_each(|spec| describe(out, spec))?,
             None => writeln!(out, "  none")?,
         }
     }

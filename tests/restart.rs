@@ -21,6 +21,7 @@ use crate::harness::namespace::Namespace;
 use crate::harness::process::Process;
 use crate::harness::tally::Tally;
 use crate::harness::traffic::Ends;
+use crate::harness::wait::wait_for;
 
 /// How often the daemon is killed; `FLOWLOG_KILLS` sets another number.
 const KILLS: u32 = 40;
@@ -231,4 +232,36 @@ fn another_filter_is_a_gap_only_if_more_is_recorded_than_before() {
     service.start(&[]).stop();
     assert_eq!(service.gaps(), ["daemon_down"]);
     fs::remove_file(settings).unwrap();
+}
+
+#[test]
+fn what_ends_without_an_event_while_nobody_runs_is_declared_with_its_number() {
+    for (end_meanwhile, lost) in [(true, 10), (false, 0)] {
+        let service = Service::new();
+        // Entries that are made while events are off send none.
+        service.namespace.sysctl("net/netfilter/nf_conntrack_events", "0");
+        make(&service.namespace, 0..10);
+        service.namespace.sysctl("net/netfilter/nf_conntrack_events", "1");
+        let mut daemon = service.start(&[]);
+        // When it has a row, it has also noted what its first list of the table had.
+        let one = make(&service.namespace, 10..11).remove(0);
+        let mut delete = Command::new("conntrack");
+        delete.args(["--delete", "--orig-src", &one.src.to_string()]);
+        service.namespace.exec(delete);
+        wait_for("the row", || {
+            daemon.rotate();
+            (Tally::read(service.output.path()).rows.len() == 1).then_some(())
+        });
+        daemon.kill();
+        if end_meanwhile {
+            conntrack::flush(&service.namespace);
+        }
+        let daemon = service.start(&[]);
+        if !end_meanwhile {
+            conntrack::flush(&service.namespace);
+        }
+        daemon.stop();
+        let tally = Tally::read(service.output.path());
+        assert_eq!(tally.check_exact(11), lost, "{:?}", tally.gaps);
+    }
 }

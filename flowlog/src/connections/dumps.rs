@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
-use crate::connections::duplicates::entry_key;
+use crate::connections::duplicates::{entry_key, identity_while_open};
 use crate::flow::{Counters, Flow, Tuple};
 use crate::record::Sighting;
 
@@ -185,6 +185,27 @@ impl Dumps {
     /// Whether records wait to be taken. No dump should be made then: there may be no room for more.
     pub fn has_records(&self) -> bool {
         !self.records.is_empty()
+    }
+
+    /// How many dumps there were.
+    pub fn dumps(&self) -> u32 {
+        self.dump
+    }
+
+    /// When the last one began, in nanoseconds since 1970.
+    pub fn began_ns(&self) -> u64 {
+        self.began_ns
+    }
+
+    /// Entries that have not ended, as far as they are followed.
+    pub fn open(&self) -> impl Iterator<Item = u64> {
+        self.entries.values().filter(|entry| !entry.ended).map(|entry| identity_while_open(&entry.flow))
+    }
+
+    /// Those of them that may end without a message.
+    pub fn silent(&self) -> impl Iterator<Item = u64> {
+        let silent = self.entries.values().filter(|entry| entry.may_be_silent && !entry.ended);
+        silent.map(|entry| identity_while_open(&entry.flow))
     }
 
     /// Until when the end of each entry without a message is known and taken; `None` where no such entry is left. What is

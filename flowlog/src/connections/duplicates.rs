@@ -94,6 +94,11 @@ impl Seen {
         self.new.drain(..)
     }
 
+    /// Whether a flow with this identity was noted.
+    pub fn has(&self, identity: u64) -> bool {
+        self.young.contains(&identity) || self.old.contains(&identity)
+    }
+
     /// Notes a flow that an earlier process has noted.
     pub fn remember(&mut self, identity: u64, now_ns: u64) {
         self.young.insert(identity);
@@ -131,12 +136,21 @@ pub fn entry_key(flow: &Flow) -> u64 {
     u64::from(flow.id.unwrap_or_default()) << 32 | tuple >> 32
 }
 
+/// What identifies a flow that has not ended: its identity when it does, if it has a start.
+pub fn identity_while_open(flow: &Flow) -> u64 {
+    identity_of(flow, flow.start_ns.unwrap_or_default())
+}
+
 fn identity(flow: &Flow) -> Identity {
     let start = flow.start_ns.unwrap_or_else(|| {
         let counters =
             [flow.orig_counters, flow.reply_counters].map(|counters| counters.map(|c| (c.packets, c.bytes)));
         FixedState::default().hash_one((counters, &flow.reply))
     });
+    identity_of(flow, start)
+}
+
+fn identity_of(flow: &Flow, start: u64) -> Identity {
     FixedState::default().hash_one((&flow.orig, flow.zone, flow.id, start))
 }
 

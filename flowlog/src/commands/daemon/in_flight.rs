@@ -28,7 +28,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 pub(super) use self::layout::Subscription;
-use self::layout::{CHUNK_SLOTS, Head, Memory, SLOT_BYTES};
+use self::layout::{CHUNK_SLOTS, Ended, Head, Memory, SLOT_BYTES};
 use crate::connections::ctnetlink::{DATAGRAMS, Slots};
 
 /// A chunk with less room is full: receiving a few datagrams at a time costs a system call each time.
@@ -223,6 +223,19 @@ impl InFlight {
         known
             .filter(|known| !netns.contains(&known.netns))
             .for_each(|known| *known = Subscription::default());
+    }
+
+    /// Notes the connections that may end without an event: of network namespaces. The rows of those that have ended are in
+    /// this round or in earlier ones.
+    pub(super) fn note_silent(&mut self, round: u64, silent: impl Iterator<Item = (u64, u64)>) {
+        self.memory.note_silent(round, silent.map(|(netns, identity)| Ended { identity, netns }));
+    }
+
+    /// Those that an earlier process noted, when it had all rows up to the round `durable` in the write-ahead log; `None` if
+    /// there were more than there is room for.
+    pub(super) fn silent(&mut self, durable: u64) -> Option<Vec<(u64, u64)>> {
+        let silent = self.memory.silent(durable)?.into_iter();
+        Some(silent.map(|silent| (silent.netns, silent.identity)).collect())
     }
 
     /// Notes whether losses are not declared yet.

@@ -112,6 +112,11 @@ impl Output {
         if durable >= self.sent_round { self.round - 1 } else { durable }
     }
 
+    /// The round that has the last row.
+    pub(super) fn last_round(&self) -> u64 {
+        if self.batch.is_empty() { self.round - 1 } else { self.round }
+    }
+
     /// Begins another round: there is no room for more datagrams of this one.
     pub(super) fn end_round(&mut self) -> Result<()> {
         if self.batch.is_empty() {

@@ -69,6 +69,8 @@ impl Daemon {
             }
             watched.needed.declare(&mut output.gaps, false);
         }
+        super::takeover::look_for_unseen(watched, output);
+        memory.note_silent(watched, output);
         memory.in_flight.set_undeclared(output.has_undeclared());
         programs.declare(&mut output.gaps, false);
         local.declare_lost(&mut output.gaps);

@@ -45,6 +45,25 @@ impl ReceiveMemory {
         let slots = in_flight.room(netns, output.round(), output.settled_round());
         Ok(slots.map(|slots| listener.recv_into(slots, headers)).transpose()?)
     }
+
+    /// Notes the connections that may end without an event, after each dump: if the process is killed, the next one can tell
+    /// whether one of them has ended meanwhile.
+    pub(super) fn note_silent(&mut self, watched: &mut [Watched], output: &Output) {
+        let dumps = |watched: &Watched| watched.observed.dumps.dumps();
+        let is_due = |watched: &Watched| watched.noted_dump != dumps(watched);
+        // What a dump told is not in a round yet, or what an earlier process knew is still needed.
+        let must_wait =
+            |watched: &Watched| watched.observed.dumps.has_records() || !watched.unsure.is_empty();
+        if !watched.iter().any(is_due) || watched.iter().any(must_wait) {
+            return;
+        }
+        let silent = watched.iter().flat_map(|watched| {
+            let netns = watched.namespace.inode();
+            watched.observed.dumps.silent().map(move |identity| (netns, identity))
+        });
+        self.in_flight.note_silent(output.last_round(), silent);
+        watched.iter_mut().for_each(|watched| watched.noted_dump = watched.observed.dumps.dumps());
+    }
 }
 
 /// What was kept, while it is taken over.
@@ -132,6 +151,12 @@ impl Takeover {
                 watched.observed.seen.remember(identity, now_ns);
             }
         }
+        let silent = in_flight.silent(durable);
+        for (netns, identity) in silent.iter().flatten() {
+            if let Some(watched) = of_netns(watched, *netns) {
+                watched.unsure.push(*identity);
+            }
+        }
         let (mut datagrams, mut unwanted) = (0, 0);
         for (chunk, netns) in in_flight.left() {
             let datagrams_of_chunk = Datagrams::left(in_flight.again(chunk, output.round()), headers);
@@ -162,9 +187,27 @@ impl Takeover {
         if left.has_undeclared {
             let detail = "losses that an earlier flowlog noticed, and could not declare before it was killed"
                 .to_owned();
+            output.lose(Gap { lost_flows: None, detail: Some(detail), ..gap.clone() });
+        }
+        if silent.is_none() {
+            let detail = "more connections than flowlog remembers may have ended without an event".to_owned();
             output.lose(Gap { lost_flows: None, detail: Some(detail), ..gap });
         }
         Ok(())
+    }
+}
+
+/// Declares connections that ended without an event while nobody looked, when that is known.
+pub(super) fn look_for_unseen(watched: &mut [Watched], output: &mut Output) {
+    for watched in watched {
+        if let Some(lost) = watched.ended_unseen().filter(|lost| *lost > 0) {
+            let detail = format!(
+                "network namespace `{}`: connections that ended without an event while flowlog was restarted",
+                watched.name()
+            );
+            let gap = Gap::new(Cause::DaemonDown, Stage::Receive, output.began_us, output.began_us);
+            output.lose(Gap { lost_flows: Some(lost), detail: Some(detail), ..gap });
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! A network namespace that is watched: its listener, and what has to be known of it.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,6 +31,7 @@ use crate::connections::filter::FlowFilter;
 use crate::connections::timeouts::Timeouts;
 use crate::host::namespace::Namespace;
 use crate::host::needs::Need;
+use crate::time::to_us;
 
 /// How often timeouts and the sizes of tables are read, and addresses listed, of which each change is told in between.
 pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
@@ -126,6 +128,10 @@ pub(super) struct Watched {
     pub(super) read_until_us: i64,
     /// Its socket is the one of an earlier process.
     pub(super) is_taken: bool,
+    /// Connections that may have ended without an event since an earlier process looked: a dump, and what is read, will tell.
+    pub(super) unsure: Vec<u64>,
+    /// The dump after which its silent connections were noted.
+    pub(super) noted_dump: u32,
     /// When something came the last time.
     pub(super) received: Instant,
     /// When it subscribed, by the clock that does not jump and by the other one.
@@ -247,6 +253,8 @@ impl Watched {
             is_shedding: false,
             read_until_us: now_us(),
             is_taken,
+            unsure: Vec::new(),
+            noted_dump: 0,
             received: Instant::now(),
             since_monotonic_ns,
             since_ns,
@@ -273,6 +281,21 @@ impl Watched {
     pub(super) fn subscription(&self) -> Subscription {
         let Self { since_monotonic_ns, since_ns, dropped, .. } = *self;
         Subscription { netns: self.namespace.inode(), since_monotonic_ns, since_ns, dropped }
+    }
+
+    /// How many connections ended without an event while an earlier process had ended and this one had not begun; `None` as long
+    /// as that is not known. They have no rows.
+    pub(super) fn ended_unseen(&mut self) -> Option<u64> {
+        let Self { observed: Observed { dumps, seen, .. }, unsure, .. } = self;
+        // What has sent an event is known when all that was sent before the dump is read.
+        let has_read_dumped = to_us(dumps.began_ns()) < self.read_until_us;
+        if unsure.is_empty() || dumps.dumps() == 0 || self.is_held || !has_read_dumped {
+            return None;
+        }
+        let open: HashSet<u64> = dumps.open().collect();
+        let unsure = std::mem::take(unsure);
+        let is_missing = |identity: &&u64| !open.contains(*identity) && !seen.has(**identity);
+        u64::try_from(unsure.iter().filter(is_missing).count()).ok()
     }
 
     /// Its name for messages.

@@ -7,6 +7,7 @@
 //! Round    the last rounds: from where on the ended flows are theirs
 //! Label    of each chunk
 //! Ended    flows that ended last, a ring
+//! Silent   connections that may end without an event, twice
 //! chunks   slots of datagrams
 //! ```
 
@@ -16,6 +17,7 @@ use std::mem::size_of;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use bytemuck::{Pod, Zeroable};
 use flowlog_common::shared::{self, MmapMut};
@@ -43,6 +45,9 @@ const ROUNDS: usize = 64;
 
 /// Ended flows that are kept at most, as many as are remembered of a namespace.
 const ENDED: usize = 1 << 20;
+
+/// Connections that may end without an event, and are kept.
+const SILENT: usize = 1 << 16;
 
 /// Runs that did not come to say whether they are in the ledger.
 const RUNS: usize = 64;
@@ -118,7 +123,17 @@ pub(super) struct Label {
     pub(super) netns: u64,
 }
 
-/// A flow that ended.
+/// What stands before a list of connections that may end without an event.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct SilentHead {
+    /// The rows of those that had ended before are in this round or in earlier ones.
+    round: u64,
+    /// How many there are, if that is not more than there is room for.
+    len: u64,
+}
+
+/// A flow that ended, or may.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Ended {
@@ -130,8 +145,10 @@ const SUBSCRIPTIONS_AT: usize = size_of::<Facts>();
 const ROUNDS_AT: usize = SUBSCRIPTIONS_AT + SUBSCRIPTIONS * size_of::<Subscription>();
 const LABELS_AT: usize = ROUNDS_AT + ROUNDS * size_of::<Round>();
 const ENDED_AT: usize = LABELS_AT + CHUNKS * size_of::<Label>();
+const SILENT_AT: usize = ENDED_AT + ENDED * size_of::<Ended>();
+const SILENT_BYTES: usize = size_of::<SilentHead>() + SILENT * size_of::<Ended>();
 /// Chunks begin at a page.
-const CHUNKS_AT: usize = (ENDED_AT + ENDED * size_of::<Ended>()).next_multiple_of(4096);
+const CHUNKS_AT: usize = (SILENT_AT + 2 * SILENT_BYTES).next_multiple_of(4096);
 const BYTES: usize = CHUNKS_AT + CHUNKS * CHUNK_BYTES;
 
 /// The memory.
@@ -233,6 +250,42 @@ impl Memory {
         // Later ones may have taken the places of the oldest.
         let numbers = noted.saturating_sub(kept).min(end)..end;
         numbers.filter_map(|number| ring.get(index(number, kept)).copied()).collect()
+    }
+
+    /// Notes the connections that may end without an event, in place of the older list.
+    pub(super) fn note_silent(&mut self, round: u64, silent: impl Iterator<Item = Ended>) {
+        let [first, second] = [0, 1].map(|list| self.silent_list(list).0.round);
+        let (head, places) = self.silent_list(usize::from(second <= first));
+        // Not valid while it is written.
+        *head = SilentHead { round: u64::MAX, len: 0 };
+        compiler_fence(Ordering::SeqCst);
+        let mut len = 0;
+        for found in silent {
+            if let Some(place) = places.get_mut(len) {
+                *place = found;
+            }
+            len += 1;
+        }
+        head.len = u64::try_from(len).unwrap_or(u64::MAX);
+        compiler_fence(Ordering::SeqCst);
+        head.round = round;
+    }
+
+    /// The connections that might have ended without an event since what has its rows up to this round; `None` if there were
+    /// too many.
+    pub(super) fn silent(&mut self, durable: u64) -> Option<Vec<Ended>> {
+        let rounds = [0, 1].map(|list| self.silent_list(list).0.round);
+        let valid = rounds.iter().zip(0..).filter(|(round, _)| **round <= durable);
+        let (_, list) = valid.max().or_else(|| rounds.iter().zip(0..).min())?;
+        let (head, places) = self.silent_list(list);
+        let len = usize::try_from(head.len).ok()?;
+        places.get(..len).map(<[Ended]>::to_vec)
+    }
+
+    fn silent_list(&mut self, list: usize) -> (&mut SilentHead, &mut [Ended]) {
+        let bytes = self.part(SILENT_AT + list * SILENT_BYTES, SILENT_BYTES);
+        let (head, places) = bytes.split_at_mut(size_of::<SilentHead>());
+        (bytemuck::from_bytes_mut(head), bytemuck::cast_slice_mut(places))
     }
 
     /// Notes that the flows that are noted from now on are of this round or of later ones.

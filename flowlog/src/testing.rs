@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::attribution::ebpf::RingEvent;
 use crate::flow::{Flow, L4, Protocol, Tuple};
 use crate::log::retention::RetentionLimits;
-use crate::log::store::{Store, StoreConfig};
+use crate::log::store::{OpenError, Store, StoreConfig};
 use crate::log::wal::WalSync;
 use crate::log::writer::{Compatibility, Directory, Rotation};
 use crate::record::{FlowRecord, Sighting};
@@ -107,6 +107,16 @@ pub(crate) fn started() -> Started {
 /// The store of a run that begins now. It watches from now on, if it watches anything.
 #[track_caller]
 pub(crate) fn store(output: &Path, facts: RunFacts, netns: Vec<u64>, now: SystemTime) -> Store {
+    try_store(output, facts, netns, now).unwrap()
+}
+
+/// The same, or why it cannot be opened.
+pub(crate) fn try_store(
+    output: &Path,
+    facts: RunFacts,
+    netns: Vec<u64>,
+    now: SystemTime,
+) -> Result<Store, OpenError> {
     let watched_since_us = (!netns.is_empty()).then(|| us_since_1970(now));
     let config = StoreConfig {
         directory: Directory::open(output).unwrap(),
@@ -121,7 +131,7 @@ pub(crate) fn store(output: &Path, facts: RunFacts, netns: Vec<u64>, now: System
         kept: None,
         in_flight: None,
     };
-    Store::open(config, now).unwrap()
+    Store::open(config, now)
 }
 
 /// An output directory, in memory where that can be: syncs cost nothing there.

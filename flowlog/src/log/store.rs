@@ -140,6 +140,7 @@ impl Store {
     /// # Errors
     ///
     /// They cannot be used.
+    // Long, since each step needs what the one before found.
     pub fn open(config: StoreConfig, now: SystemTime) -> Result<Self, OpenError> {
         let StoreConfig {
             directory,
@@ -156,6 +157,7 @@ impl Store {
         } = config;
         let directory = Arc::new(directory);
         let unusable = |path: PathBuf| move |source| OpenError::Unusable { path, source };
+        recover::refuse_newer(&directory)?;
         let (ledger, history) = Ledger::open(&directory.ledger()).map_err(unusable(directory.ledger()))?;
         if let Some(damage) = &history.damaged {
             warn!(

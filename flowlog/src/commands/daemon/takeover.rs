@@ -189,6 +189,13 @@ impl Takeover {
                 .to_owned();
             output.lose(Gap { lost_flows: None, detail: Some(detail), ..gap.clone() });
         }
+        if local.ebpf.is_some() {
+            let detail =
+                "flowlog was restarted: flows of sockets that were closed before may have no process"
+                    .to_owned();
+            let detached = Gap { cause: Cause::ProgramsDetached, stage: Stage::Attribute, ..gap.clone() };
+            output.lose(Gap { lost_flows: Some(0), detail: Some(detail), ..detached });
+        }
         if silent.is_none() {
             let detail = "more connections than flowlog remembers may have ended without an event".to_owned();
             output.lose(Gap { lost_flows: None, detail: Some(detail), ..gap });

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use flowlog_reader::gaps::Cause;
+use flowlog_reader::segments::HeaderError;
 
 use crate::log::wal::WalError;
 use crate::log::writer;
@@ -24,6 +25,17 @@ pub enum OpenError {
         path: PathBuf,
         /// The cause.
         source: io::Error,
+    },
+    /// A newer flowlog left rows that this one cannot publish. Nothing was changed.
+    #[error(
+        "`{}` is of a newer flowlog; start that one with this directory once, which publishes its rows, or choose another \
+         directory with --output", path.display()
+    )]
+    Newer {
+        /// A segment of the write-ahead log.
+        path: PathBuf,
+        /// What is newer.
+        source: HeaderError,
     },
 }
 

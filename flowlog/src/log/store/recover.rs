@@ -13,7 +13,7 @@ use flowlog_reader::gaps::{Cause, Gap, Stage, unnoticed_since_us};
 use flowlog_reader::layout;
 use flowlog_reader::ledger::{DeclaredGap, Event, PublishedFile, Recovered, Restart};
 use flowlog_reader::run::RunFacts;
-use flowlog_reader::segments::{self, FrameError, Head, ReadError, SegmentHeader};
+use flowlog_reader::segments::{self, FrameError, Head, HeaderError, ReadError, SegmentHeader};
 use rangemap::RangeInclusiveSet;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::convert::{Fault, Readout, read_out, set_aside};
 use super::queue::Unlogged;
 use super::run_gaps::{RunGaps, gap_file};
-use super::{Kept, Store};
+use super::{Kept, OpenError, Store};
 use crate::causes::one_line;
 use crate::log::ledger::{self, History, LastLine};
 use crate::log::wal::{self, Damage, DamageCause, Frame, Frames};
@@ -395,6 +395,21 @@ fn read_if_intact(path: &Path) -> Result<Option<(SegmentHeader, SegmentFrames)>,
 fn began_us(run_id: Uuid) -> i64 {
     let Some((began_s, nanos)) = run_id.get_timestamp().map(|began| began.to_unix()) else { return i64::MIN };
     to_us(began_s.saturating_mul(NS_PER_S).saturating_add(nanos.into()))
+}
+
+/// Looks whether all segments are of a version that can be read, before anything is changed.
+pub(super) fn refuse_newer(directory: &Directory) -> Result<(), OpenError> {
+    let wal = directory.wal();
+    let listing = segments::list(&wal).map_err(|source| OpenError::Unusable { path: wal, source })?;
+    for segment in listing.segments {
+        // Whatever else is wrong with one is told when it is recovered.
+        if let Err(ReadError::Header { bytes: _, cause: source @ HeaderError::Version { .. } }) =
+            segments::open(&segment.path)
+        {
+            return Err(OpenError::Newer { path: segment.path, source });
+        }
+    }
+    Ok(())
 }
 
 /// What the last intact frame of the segments says of itself, and the header before it.

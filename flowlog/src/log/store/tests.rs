@@ -409,3 +409,58 @@ fn an_import_leaves_the_time_without_a_daemon_to_the_next_one() {
     assert_eq!(found, [(Cause::DaemonDown, micros(0), micros(50))]);
     check_verified(output.path());
 }
+
+/// What a flowlog left that was killed, by the version of the format of its write-ahead log (`flowlog/testdata/state`): three
+/// rows each.
+#[test]
+fn what_earlier_versions_left_is_published() {
+    for version in 1..=2 {
+        let output = left_by(version);
+        let mut store = testing::store(output.path(), testing::facts(run_id(9)), vec![1], SystemTime::now());
+        store.recover(SystemTime::now());
+        let (_, is_complete) = store.finish(true, SystemTime::now());
+        assert!(is_complete);
+        let flows = files(&output.path().join("flows"));
+        let rows = flows.iter().map(|path| {
+            let below = path.strip_prefix(output.path()).unwrap().to_owned();
+            Published::read(output.path(), below).unwrap().rows
+        });
+        assert_eq!(rows.sum::<u64>(), 3, "version {version}");
+        check_verified(output.path());
+    }
+}
+
+#[test]
+fn what_a_newer_version_left_is_refused_before_anything_is_changed() {
+    let output = left_by(2);
+    let segment = files(&output.path().join("_flowlog/wal")).remove(0);
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[8] = 3;
+    fs::write(&segment, bytes).unwrap();
+    let contents = |path: PathBuf| (fs::read(&path).unwrap(), path);
+    let before: Vec<_> = files(output.path()).into_iter().map(contents).collect();
+    let error = testing::try_store(output.path(), testing::facts(run_id(9)), vec![1], at(0)).err().unwrap();
+    assert!(error.to_string().contains("is of a newer flowlog; start that one"), "{error}");
+    let mut after: Vec<_> = files(output.path()).into_iter().map(contents).collect();
+    after.retain(|(_, path)| !path.ends_with("lock"));
+    assert_eq!(after, before);
+}
+
+/// A copy of what a version left.
+#[track_caller]
+fn left_by(version: u32) -> TempDir {
+    let output = tempfile::tempdir().unwrap();
+    let log = output.path().join("_flowlog");
+    fs::create_dir_all(log.join("wal")).unwrap();
+    let state = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("testdata/state/{version}"));
+    for path in files(&state) {
+        let name = path.file_name().unwrap();
+        let place = if path.extension().is_some_and(|extension| extension == "wal") {
+            log.join("wal")
+        } else {
+            log.clone()
+        };
+        fs::copy(&path, place.join(name)).unwrap();
+    }
+    output
+}

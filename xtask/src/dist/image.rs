@@ -60,6 +60,7 @@ pub(super) fn make(release: &Release, machine: Machine) -> Result<()> {
     commit.args([
         "commit",
         "--quiet",
+        "--disable-compression=false",
         "--format",
         "oci",
         "--timestamp",

@@ -10,6 +10,17 @@ use super::machine::{Linkage, Machine};
 use super::{Release, manual, program};
 use crate::{setup, sh, workspace};
 
+/// What the rpm has of the repository, besides the documentation.
+const FROM_THE_REPOSITORY: [&str; 7] = [
+    "packaging/flowlog.service",
+    "packaging/flowlog.sysusers",
+    "packaging/flowlog.toml",
+    "README.md",
+    "CHANGELOG.md",
+    "LICENSE-APACHE",
+    "LICENSE-MIT",
+];
+
 /// Puts what is generated beside the program, where `flowlog/Cargo.toml` looks for it.
 ///
 /// # Errors
@@ -31,6 +42,17 @@ pub(super) fn stage(release: &Release, machine: Machine, generated: &Path, licen
     fs::write(package.join("THIRD-PARTY-LICENSES"), licences)?;
     copy(&workspace::root().join("CHANGELOG.md"), &package.join("changelog"))?;
     compress(&package.join("changelog"))?;
+
+    let root = workspace::root();
+    for file in FROM_THE_REPOSITORY {
+        let file = root.join(file);
+        copy(&file, &package.join(file.file_name().context("a file has no name")?))?;
+    }
+    workspace::make_empty(&package.join("docs"))?;
+    for document in fs::read_dir(root.join("flowlog/docs")).context("there is no documentation")? {
+        let document = document?;
+        copy(&document.path(), &package.join("docs").join(document.file_name()))?;
+    }
 
     let date = sh::output(
         Command::new("date").args(["-u", "-R", "-d", &format!("@{}", release.epoch)]).env("LC_ALL", "C"),

@@ -429,7 +429,11 @@ impl Daemon {
             }
         };
         if !matches!(read, Ok(true)) {
-            self.declare_unread();
+            if self.memory.is_kept {
+                info!("events that were not read wait for the next start");
+            } else {
+                self.declare_unread();
+            }
         }
         let handed_over = tokio::time::timeout(WAL_DEADLINE, self.hand_over()).await;
         let handed_over = handed_over

@@ -100,13 +100,37 @@ pub struct KernelLosses {
     before: HashMap<u16, Counters, foldhash::fast::RandomState>,
     /// The first reading is what others count from.
     has_begun: bool,
+    /// What an earlier process had read, which the first reading counts from.
+    earlier: Option<Sums>,
     total: Counted,
 }
+
+/// The counters that losses are made of, of all processors together: `drop`, `insert_failed` and `chain_toolong`. They go
+/// round.
+pub type Sums = [u32; 3];
 
 impl KernelLosses {
     /// What was counted before the first reading counts, too.
     pub fn from_zero() -> Self {
         Self { has_begun: true, ..Self::default() }
+    }
+
+    /// What was counted since an earlier process read these counts, too.
+    pub fn from_earlier(sums: Sums) -> Self {
+        Self { earlier: Some(sums), ..Self::default() }
+    }
+
+    /// What was read last, for a later process. Before the first reading, what the earlier one had read.
+    pub fn sums(&self) -> Sums {
+        self.earlier.unwrap_or_else(|| {
+            self.before.values().fold(Sums::default(), |[drop, insert_failed, chain_toolong], counters| {
+                [
+                    drop.wrapping_add(counters.drop),
+                    insert_failed.wrapping_add(counters.insert_failed),
+                    chain_toolong.wrapping_add(counters.chain_toolong),
+                ]
+            })
+        })
     }
 
     /// Takes in a reading; gives what was counted since the last one.
@@ -129,6 +153,12 @@ impl KernelLosses {
             }
         }
         self.has_begun = true;
+        if let Some(earlier) = self.earlier.take() {
+            let [now, earlier] = [self.sums(), earlier].map(|[drop, insert_failed, chain_toolong]| {
+                Counters { drop, insert_failed, chain_toolong, ..Counters::default() }
+            });
+            new.add(earlier, now);
+        }
         let Counted { drop, early_drop, insert_failed, chain_toolong, error, search_restart } = new;
         self.total.drop += drop;
         self.total.early_drop += early_drop;
@@ -181,6 +211,17 @@ mod tests {
         let mut losses = KernelLosses::default();
         losses.read([(0, statistics(u32::MAX - 1, 0, None))]);
         assert_eq!(losses.read([(0, statistics(3, 0, None))]).drop, 5);
+    }
+
+    #[test]
+    fn what_was_counted_since_an_earlier_process_read_counts() {
+        let mut earlier = KernelLosses::default();
+        earlier.read([(0, statistics(u32::MAX, 1, None)), (1, statistics(9, 0, None))]);
+        let mut later = KernelLosses::from_earlier(earlier.sums());
+        assert_eq!(later.sums(), earlier.sums());
+        let new = later.read([(0, statistics(1, 3, None)), (1, statistics(9, 0, None))]);
+        assert_eq!((new.drop, new.insert_failed), (2, 2));
+        assert_eq!(later.read([(0, statistics(2, 3, None))]).drop, 1);
     }
 
     #[test]

@@ -249,11 +249,13 @@ impl Store {
         now: SystemTime,
     ) -> Result<(), Refused> {
         let declared_until_us = self.declared_until_us(complete_until_us);
+        let mut is_logged = true;
         match self.wal.append(batch, declared_until_us, round) {
             Ok(()) => {}
             Err(error) if error.is_taken() => warn!("{}", one_line(&error)),
             // Waiting does not help.
             Err(error @ WalError::Encode { .. }) => {
+                is_logged = false;
                 error!(
                     "rows are not in the write-ahead log, so a crash would lose them: {}",
                     one_line(&error)
@@ -264,7 +266,7 @@ impl Store {
                 return Err(Refused(error));
             }
         }
-        if let Some(in_flight) = &self.in_flight {
+        if let Some(in_flight) = self.in_flight.as_ref().filter(|_| is_logged) {
             (in_flight.has_round)(round);
         }
         self.complete_until_us = complete_until_us;

@@ -73,6 +73,11 @@ impl Kept {
         Self { descriptors, is_kept, has_said: false }
     }
 
+    /// Whether there is a manager that may keep descriptors.
+    pub(super) fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
     /// Takes the one with this name. The manager keeps it all the same.
     pub(super) fn take(&mut self, name: &str) -> Option<OwnedFd> {
         self.descriptors.remove(name)

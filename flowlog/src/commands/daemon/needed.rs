@@ -13,7 +13,7 @@ use super::said::{Doubling, Said, Topic};
 use crate::causes::one_line;
 use crate::commands::doctor::{Fixed, add_rules};
 use crate::connections::ctnetlink::{self, Buffers, Requests};
-use crate::host::kernel_losses::{Counted, KernelLosses};
+use crate::host::kernel_losses::{Counted, KernelLosses, Sums};
 use crate::host::namespace::Namespace;
 use crate::host::needs::{Change, Need, Needs, Severity, lasting};
 use crate::host::watch::NamespaceWatch;
@@ -34,6 +34,14 @@ const TRACKING: [Need; 2] = [Need::TracksIpv4, Need::TracksIpv6];
 /// Why tracking may not have worked between two looks.
 const RELOADED: &str = "the rules that make the kernel track were removed and added again, and connections in between \
                         may not have been tracked";
+
+/// What the kernel had counted at a time.
+#[derive(Clone, Copy)]
+pub(super) struct Counts {
+    pub(super) sums: Sums,
+    /// Microseconds since 1970.
+    pub(super) read_us: i64,
+}
 
 /// The needs of one network namespace.
 pub(super) struct Needed {
@@ -56,13 +64,15 @@ pub(super) struct Needed {
 
 impl Needed {
     /// Of the namespace of the calling thread.
-    pub(super) fn open(name: &str, keep: bool) -> Result<Self, ctnetlink::Error> {
+    /// What the kernel counted since an `earlier` process read this counts as lost.
+    pub(super) fn open(name: &str, keep: bool, earlier: Option<Counts>) -> Result<Self, ctnetlink::Error> {
         let now_us = now_us();
+        let losses = earlier.map(|earlier| KernelLosses::from_earlier(earlier.sums));
         Ok(Self {
             watch: NamespaceWatch::open()?,
             needs: Needs::of_namespace(name, now_us),
-            losses: KernelLosses::default(),
-            losses_read_us: now_us,
+            losses: losses.unwrap_or_default(),
+            losses_read_us: earlier.map_or(now_us, |earlier| earlier.read_us),
             said_evicted: Doubling::default(),
             keep,
             mended: None,
@@ -285,6 +295,11 @@ impl Needed {
     /// Each need, and whether it is met.
     pub(super) fn each(&self) -> impl Iterator<Item = (Need, bool)> {
         self.needs.each()
+    }
+
+    /// What the kernel had counted when that was read last, for a later process.
+    pub(super) fn counts(&self) -> Counts {
+        Counts { sums: self.losses.sums(), read_us: self.losses_read_us }
     }
 
     /// What the kernel counted since the start.

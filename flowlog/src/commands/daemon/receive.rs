@@ -60,18 +60,20 @@ impl Daemon {
     pub(super) fn tick(&mut self) -> anyhow::Result<()> {
         let Self { watched, local, output, programs, memory, .. } = self;
         for watched in &mut *watched {
-            // If it is killed in between, what is declared twice is better than what is not declared.
-            let dropped = watched.subscription().dropped;
             watched.declare_dropped(&mut output.gaps);
-            if watched.subscription().dropped != dropped {
-                memory.in_flight.set_undeclared(true);
-                memory.in_flight.keep(watched.subscription());
-            }
             watched.needed.declare(&mut output.gaps, false);
         }
         super::takeover::look_for_unseen(watched, output);
         memory.note_silent(watched, output);
+        // Before what was lost is noted as told: if the process is killed in between, it is declared once more.
         memory.in_flight.set_undeclared(output.has_undeclared());
+        for watched in &mut *watched {
+            let subscription = watched.subscription();
+            if watched.kept != subscription {
+                watched.kept = subscription;
+                memory.in_flight.keep(subscription);
+            }
+        }
         programs.declare(&mut output.gaps, false);
         local.declare_lost(&mut output.gaps);
         local.expire();

@@ -24,6 +24,9 @@ const IN_FLIGHT: &str = "in-flight";
 pub(super) struct ReceiveMemory {
     pub(super) in_flight: InFlight,
     pub(super) headers: Headers,
+    /// A service manager keeps it, and the sockets. If it refuses to, the next start declares the time from the last event
+    /// that was read on.
+    pub(super) is_kept: bool,
 }
 
 impl ReceiveMemory {
@@ -38,7 +41,7 @@ impl ReceiveMemory {
         netns: u64,
         output: &mut Output,
     ) -> Result<Option<Received<'_>>> {
-        let Self { in_flight, headers } = self;
+        let Self { in_flight, headers, .. } = self;
         if !in_flight.has_room(netns, output.round(), output.settled_round()) {
             output.end_round()?;
         }
@@ -97,7 +100,8 @@ impl Takeover {
                 (in_flight, None)
             }
         };
-        Ok((Self { kept, left }, ReceiveMemory { in_flight, headers: Headers::default() }))
+        let memory = ReceiveMemory { in_flight, headers: Headers::default(), is_kept: kept.is_kept() };
+        Ok((Self { kept, left }, memory))
     }
 
     /// The socket of a network namespace.
@@ -142,7 +146,7 @@ impl Takeover {
         output: &mut Output,
     ) -> Result<()> {
         let Some(left) = self.left else { return Ok(()) };
-        let ReceiveMemory { in_flight, headers } = memory;
+        let ReceiveMemory { in_flight, headers, .. } = memory;
         let durable =
             in_flight.durable_round().context("cannot read the memory of received events")?.max(durable);
         let now_ns = now_ns(ClockId::CLOCK_MONOTONIC);

@@ -16,7 +16,7 @@ use super::addresses::LocalAddresses;
 use super::clock::{now_ns, now_us};
 use super::in_flight::Subscription;
 use super::local::Local;
-use super::needed::Needed;
+use super::needed::{Counts, Needed};
 use super::observed::Observed;
 use super::pace::Room;
 use super::said::Doubling;
@@ -128,6 +128,8 @@ pub(super) struct Watched {
     pub(super) read_until_us: i64,
     /// Its socket is the one of an earlier process.
     pub(super) is_taken: bool,
+    /// What a later process will know of it.
+    pub(super) kept: Subscription,
     /// Connections that may have ended without an event since an earlier process looked: a dump, and what is read, will tell.
     pub(super) unsure: Vec<u64>,
     /// The dump after which its silent connections were noted.
@@ -206,7 +208,11 @@ impl Watched {
                     Some(taken) => taken,
                     None => (Listener::open(receive_buffer_bytes, delivery, filter)?, None),
                 };
-                Ok((requests, listener, subscription, Needed::open(name, keep)?))
+                let earlier = subscription.map(|subscription: Subscription| Counts {
+                    sums: subscription.counted,
+                    read_us: subscription.counted_us,
+                });
+                Ok((requests, listener, subscription, Needed::open(name, keep, earlier)?))
             });
             (opened, UdpSocket::bind("0.0.0.0:0"), read_settings())
         })?;
@@ -227,13 +233,13 @@ impl Watched {
             timeouts: Timeouts::default(),
         };
         let is_taken = subscription.is_some();
-        let Subscription { netns: _, since_monotonic_ns, since_ns, dropped } =
-            subscription.unwrap_or_else(|| Subscription {
-                netns: namespace.inode(),
-                since_monotonic_ns: now_ns(ClockId::CLOCK_MONOTONIC),
-                since_ns: now_ns(ClockId::CLOCK_REALTIME),
-                dropped: 0,
-            });
+        let subscription = subscription.unwrap_or_else(|| Subscription {
+            netns: namespace.inode(),
+            since_monotonic_ns: now_ns(ClockId::CLOCK_MONOTONIC),
+            since_ns: now_ns(ClockId::CLOCK_REALTIME),
+            ..Subscription::default()
+        });
+        let Subscription { since_monotonic_ns, since_ns, dropped, .. } = subscription;
         let mut watched = Self {
             namespace,
             place,
@@ -253,6 +259,7 @@ impl Watched {
             is_shedding: false,
             read_until_us: now_us(),
             is_taken,
+            kept: subscription,
             unsure: Vec::new(),
             noted_dump: 0,
             received: Instant::now(),
@@ -273,14 +280,18 @@ impl Watched {
         }
         watched.place.addresses = LocalAddresses::open(&watched.namespace, changes);
         watched.refresh();
-        watched.read_losses(&mut Pending::default());
+        if !is_taken {
+            watched.read_losses(&mut Pending::default());
+        }
         Ok((watched, settings))
     }
 
     /// What a later process has to know of it.
     pub(super) fn subscription(&self) -> Subscription {
         let Self { since_monotonic_ns, since_ns, dropped, .. } = *self;
-        Subscription { netns: self.namespace.inode(), since_monotonic_ns, since_ns, dropped }
+        let Counts { sums: counted, read_us: counted_us } = self.needed.counts();
+        let netns = self.namespace.inode();
+        Subscription { netns, since_monotonic_ns, since_ns, dropped, counted, padding: 0, counted_us }
     }
 
     /// How many connections ended without an event while an earlier process had ended and this one had not begun; `None` as long

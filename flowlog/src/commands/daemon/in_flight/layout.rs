@@ -92,7 +92,7 @@ pub(super) struct Facts {
 }
 
 /// What is known of a network namespace.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(in super::super) struct Subscription {
     /// Its inode; 0: of none.
@@ -102,6 +102,10 @@ pub(in super::super) struct Subscription {
     pub(in super::super) since_ns: u64,
     /// Messages that were dropped and are declared.
     pub(in super::super) dropped: u64,
+    /// What the kernel had counted as lost, and when that was read: what is above is not declared yet.
+    pub(in super::super) counted: [u32; 3],
+    pub(in super::super) padding: u32,
+    pub(in super::super) counted_us: i64,
 }
 
 /// The beginning of a round.

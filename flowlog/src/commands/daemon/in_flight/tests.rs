@@ -117,7 +117,7 @@ fn runs_are_noted_until_one_is_known_to_have_begun() {
 #[test]
 fn subscriptions_are_kept() {
     let mut in_flight = InFlight::create().unwrap();
-    let of = |netns, dropped| Subscription { netns, since_monotonic_ns: 1, since_ns: 2, dropped };
+    let of = |netns, dropped| Subscription { netns, dropped, ..Subscription::default() };
     for subscription in [of(1, 1), of(2, 2), of(1, 3)] {
         in_flight.keep(subscription);
     }

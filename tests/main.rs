@@ -121,6 +121,8 @@ mod requests;
 mod coexistence;
 /// Others change the host while flowlog runs.
 mod host_watch;
+/// Network namespaces that come and go.
+mod namespaces;
 /// Hosts that lack something, or refuse it.
 mod hosts;
 /// What flowlog may do, and what it gives up.

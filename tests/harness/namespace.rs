@@ -30,7 +30,12 @@ impl Namespace {
     #[track_caller]
     pub(crate) fn bare() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("fl-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        Self::named(format!("fl-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// With a name of its own, as the kernel makes it.
+    #[track_caller]
+    pub(crate) fn named(name: String) -> Self {
         ip(&["netns", "add", &name]);
         let namespace = Self { name };
         namespace.ip(&["link", "set", "lo", "up"]);
@@ -40,10 +45,17 @@ impl Namespace {
     /// Connections are tracked, with counters and timestamps.
     #[track_caller]
     pub(crate) fn tracked() -> Self {
-        let namespace = Self::tracked_without_accounting();
-        namespace.sysctl("net/netfilter/nf_conntrack_acct", "1");
-        namespace.sysctl("net/netfilter/nf_conntrack_timestamp", "1");
+        let namespace = Self::bare();
+        namespace.track();
         namespace
+    }
+
+    /// Lets the kernel track its connections, with counters and timestamps.
+    #[track_caller]
+    pub(crate) fn track(&self) {
+        self.nft(TRACK);
+        self.sysctl("net/netfilter/nf_conntrack_acct", "1");
+        self.sysctl("net/netfilter/nf_conntrack_timestamp", "1");
     }
 
     /// Connections are tracked, and the kernel's defaults leave out counters and timestamps.

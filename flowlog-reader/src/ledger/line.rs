@@ -118,6 +118,8 @@ pub enum Event {
     Stop(Stopped),
     /// A published file is about to be deleted.
     Delete(Deleted),
+    /// The run begins or ends to watch a network namespace.
+    Namespace(NamespaceChange),
     /// Something that a later version of flowlog says. Cannot be appended.
     #[serde(other, skip_serializing)]
     Unknown,
@@ -138,7 +140,8 @@ pub struct Started {
     pub kernel: String,
     /// How the kernel delivers events: `reliable` or `best-effort`.
     pub delivery: String,
-    /// Inodes of the network namespaces that are watched. None are watched by an import.
+    /// Inodes of the network namespaces that are watched. None are watched by an import; 0 stands for those that may
+    /// come later if there is none yet.
     pub netns: Vec<u64>,
     /// Which flows are recorded; `None` for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -281,6 +284,33 @@ pub struct Stopped {
     /// All flows that ended before were taken; microseconds since 1970. Earlier than the line by the time
     /// that the last files took.
     pub complete_until_us: i64,
+}
+
+/// A network namespace that came or went while the run goes on. Those of its start are in [`Started::netns`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceChange {
+    /// Its inode.
+    pub netns: u64,
+    /// Its name in `ip netns`, or its path.
+    pub name: String,
+    /// What became of it.
+    pub change: Presence,
+    /// Since when it is watched, or until when all was read, in microseconds since 1970.
+    pub at_us: i64,
+    /// How many connections were open when it was deleted: the kernel tells nothing of their end, so they have rows as of
+    /// that time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_flows: Option<u64>,
+}
+
+/// What became of a network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    /// It is watched.
+    Came,
+    /// It was deleted, and is watched no more.
+    Gone,
 }
 
 /// A file that is about to be deleted: the line comes first, so that no file is missing without one.

@@ -100,7 +100,7 @@ impl Gather {
                 self.end(run_id, time_us, End::Stopped { complete_until_us });
             }
             Event::Delete(deleted) => self.delete(&deleted.path),
-            Event::Unknown => {}
+            Event::Namespace(_) | Event::Unknown => {}
         }
     }
 

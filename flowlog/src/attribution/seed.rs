@@ -45,6 +45,11 @@ pub fn sockets_tell_namespaces() -> bool {
     UnixDatagram::unbound().is_ok_and(|socket| getsockopt(&socket, NetnsCookie).is_ok())
 }
 
+/// The cookie of the network namespace of the calling thread; `None` before Linux 5.14.
+pub fn netns_cookie() -> Option<u64> {
+    getsockopt(&UnixDatagram::unbound().ok()?, NetnsCookie).ok()
+}
+
 /// A socket that was there when /proc was read.
 #[derive(Clone, Debug)]
 pub struct Older {

@@ -29,7 +29,7 @@ pub use values::{Address, Every, Expected, Interval, Network, Percent, ReceiveBu
 use crate::attribution::cmdline;
 use crate::connections::ctnetlink::Delivery;
 use crate::connections::filter::{self, FlowFilter};
-use crate::host::namespace::Namespace;
+use crate::host::namespace::{Namespace, Wanted};
 use crate::log::retention::RetentionLimits;
 use crate::log::wal::WalSync;
 use crate::log::writer::{Compatibility, Rotation};
@@ -55,8 +55,10 @@ const SHORTEST_LISTS: Duration = Duration::from_millis(100);
 pub struct Config {
     /// Directory of the flow log.
     pub output: PathBuf,
-    /// The network namespaces to watch; at least one.
+    /// The network namespaces to watch that are there.
     pub namespaces: Vec<Namespace>,
+    /// Which there may be.
+    pub wanted: Wanted,
     /// Whether to load the eBPF programs.
     pub ebpf: bool,
     /// What the kernel does with events that the receive buffer has no room for.
@@ -97,8 +99,8 @@ pub struct Config {
 
 impl Config {
     /// The settings, with the defaults for what they leave open. `namespaces` are those of
-    /// [`Settings::netns`].
-    pub fn new(settings: Settings, namespaces: Vec<Namespace>) -> Self {
+    /// [`Settings::netns`], as they are `wanted`, that are there.
+    pub fn new(settings: Settings, wanted: Wanted, namespaces: Vec<Namespace>) -> Self {
         let Settings {
             output,
             netns: _,
@@ -140,6 +142,7 @@ impl Config {
         Self {
             output: output.unwrap_or_else(|| PathBuf::from(OUTPUT)),
             namespaces,
+            wanted,
             ebpf: ebpf.unwrap_or(true),
             delivery: delivery.unwrap_or_default(),
             dump_interval: match active_interval {

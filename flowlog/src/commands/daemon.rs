@@ -9,6 +9,7 @@
 //! | `receive` | reading: which sockets, how long, what happens while writing is behind; the stop |
 //! | `in_flight`, `takeover` | where events are until the write-ahead log has their rows; what an earlier process left |
 //! | `pace`, `ticker` | how long it sleeps between two reads; what wakes it when nothing comes |
+//! | `follow` | network namespaces that come and go |
 //! | `watched` | a network namespace: its sockets, dumps, room in its table |
 //! | `observed` | messages and dumps = records, handed to a sink; without sockets, so its tests join messages with events |
 //! | `local` | the tables of sockets and processes, fed from the ring buffer |
@@ -25,6 +26,7 @@ mod addresses;
 mod clock;
 mod confined;
 mod counts;
+mod follow;
 mod in_flight;
 mod local;
 mod manager;
@@ -49,7 +51,6 @@ use anyhow::{Context, Result, bail};
 use flowlog_common::heap;
 use flowlog_reader::gaps::Pending;
 use flowlog_reader::run::RunFacts;
-use nix::sys::epoll::Epoll;
 use serde_json::Value;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -57,6 +58,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use self::clock::now_us;
+use self::follow::Following;
 use self::local::Local;
 use self::manager::{Kept, ServiceManager};
 use self::observed::Tally;
@@ -78,7 +80,7 @@ use crate::host::identity::Host;
 use crate::host::namespace::Namespace;
 use crate::host::needs::Need;
 use crate::log::schema::FlowBatch;
-use crate::log::store::{InFlight, Store, StoreConfig};
+use crate::log::store::{InFlight, NONE_YET, Store, StoreConfig};
 use crate::log::writer::Directory;
 
 /// How often the ring buffer is read where no flow ends: it must not fill up in between.
@@ -153,8 +155,9 @@ struct Daemon {
     watched: Vec<Watched>,
     /// Readable when any listener is, and when `changes` is.
     readable: AsyncFd<OwnedFd>,
-    /// Readable when addresses have changed: that does not wait for the end of a nap.
-    changes: Epoll,
+    /// What tells which of them, and of changes of addresses: those do not wait for the end of a nap.
+    sockets: Sockets,
+    following: Following,
     pace: Pace,
     buffers: Buffers,
     memory: ReceiveMemory,
@@ -173,6 +176,7 @@ impl Daemon {
         let Config {
             output: directory_name,
             namespaces,
+            wanted,
             ebpf,
             delivery,
             dump_interval,
@@ -196,9 +200,9 @@ impl Daemon {
             delivery,
             receive_buffer_bytes,
             active_interval,
-            filter: &filter,
+            filter: filter.clone(),
             keep,
-            is_only: namespaces.len() == 1,
+            is_only: wanted.is_one(),
         };
         let metrics = Metrics::default();
         if let Some(address) = metrics_address {
@@ -208,8 +212,7 @@ impl Daemon {
         let mut local = Local::start(ebpf, ring_buffer_bytes, memory_bytes, cmdline)?;
 
         let programs = Programs::new(keep);
-        let (mut watched, settings, Sockets { readable, changes }) =
-            open_all(namespaces, watch, &local, &mut takeover)?;
+        let (mut watched, settings, sockets) = open_all(namespaces, &watch, &local, &mut takeover)?;
         takeover.keep(&watched, &mut memory.in_flight);
         // After the subscription: what ends from now on is either in the dump or sends a message.
         for watched in &mut watched {
@@ -241,7 +244,11 @@ impl Daemon {
             retention,
             facts,
             delivery: delivery.name(),
-            netns: watched.iter().map(|watched| watched.namespace.inode()).collect(),
+            netns: if watched.is_empty() {
+                vec![NONE_YET]
+            } else {
+                watched.iter().map(|watched| watched.namespace.inode()).collect()
+            },
             watched_since_us: Some(watched_since_us),
             kept: takeover.facts(&watched),
             in_flight: Some(InFlight {
@@ -272,13 +279,15 @@ impl Daemon {
         let first_round = memory.in_flight.round();
         let (mut output, writing) =
             Output::start(FlowBatch::new(&run), store, directory_name.clone(), metrics.clone(), first_round)?;
-        takeover.finish(round, &mut watched, &mut memory, &mut local, &mut output)?;
+        let kept = takeover.finish(round, &mut watched, &mut memory, &mut local, &mut output)?;
         gaps.take().into_iter().for_each(|gap| output.gaps.add(gap));
-        confined::receiving_side(&watched, &directory_name, writing);
+        let needs = confined::StillNeeded { namespaces: wanted.can_change(), writes: wanted.can_change() && keep };
+        confined::receiving_side(&watched, needs, &directory_name, writing);
         Ok(Self {
             watched,
-            readable: async_fd(readable.0)?,
-            changes,
+            readable: async_fd(sockets.readable.0.try_clone().context("cannot watch the netlink sockets")?)?,
+            sockets,
+            following: Following::new(wanted, watch, kept),
             pace: Pace::new(Instant::now()),
             buffers,
             memory,
@@ -337,6 +346,7 @@ impl Daemon {
                     self.local.drain()?;
                     more |= self.check_hold();
                     self.record_dumps()?;
+                    self.follow()?;
                     self.look()?;
                     self.tick()?;
                     counts::update_metrics(self);
@@ -439,8 +449,8 @@ impl Daemon {
         let handed_over = handed_over
             .context("the disk does not answer: flows that are not in the write-ahead log are lost")
             .flatten();
-        let ListenerLosses { overruns, truncated } = counts::losses(&self.watched);
-        let Self { watched, local, output, .. } = self;
+        let ListenerLosses { overruns, truncated } = counts::losses(&self.watched, &self.following.gone);
+        let Self { watched, local, output, following, .. } = self;
         let Tally { flows: _, undecodable, unknown_attributes, duplicates, lost } = output.counts.tally;
         let status = std::sync::Arc::clone(&output.status);
         let mut written = output.close();
@@ -475,7 +485,7 @@ impl Daemon {
             truncated,
             undecodable,
             unknown_attributes,
-            zeroed = watched.iter().map(|watched| watched.observed.dumps.zeroed()).sum::<u64>(),
+            zeroed = watched.iter().map(|watched| watched.observed.dumps.zeroed()).sum::<u64>() + following.gone.zeroed,
             lost_events = local.lost,
             evicted_sockets = local.tables.evicted(),
             "stopped"
@@ -490,7 +500,7 @@ impl Daemon {
 /// Subscribes in each namespace; gives also the settings that were found there, and what waits for all sockets.
 fn open_all(
     namespaces: Vec<Namespace>,
-    watch: Watch<'_>,
+    watch: &Watch,
     local: &Local,
     takeover: &mut Takeover,
 ) -> Result<(Vec<Watched>, Vec<Settings>, Sockets)> {

@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::commands::arguments::Where;
 use crate::commands::config;
 use crate::commands::terminal;
-use crate::host::namespace::Namespace;
+use crate::host::namespace::{Namespace, Wanted};
 
 pub use fix::{Fixed, add_rules, fix};
 pub use host::check_host;
@@ -88,7 +88,7 @@ pub fn run(args: &DoctorArgs) -> Result<bool> {
     let output = output.as_deref().unwrap_or(Path::new(config::OUTPUT));
     let mut findings = check_host(output);
     let mut fixes = Vec::new();
-    for namespace in Namespace::open_all(netns)? {
+    for namespace in Wanted::new(netns)?.open()? {
         let name = namespace.label().to_owned();
         if *fix {
             let fixed = fix_namespace(&namespace, |fixed| fixes.push((name.clone(), fixed)));

@@ -14,7 +14,7 @@ use crate::commands::config::{self, Address, Config, ConfigError, Interval, Sett
 use crate::commands::daemon;
 use crate::commands::doctor::{self, Finding, Fixed, Level, fix_namespace};
 use crate::connections::ctnetlink::Delivery;
-use crate::host::namespace::Namespace;
+use crate::host::namespace::Wanted;
 use crate::log::writer::Directory;
 
 /// Settings are read from here, if it exists and no other file is given.
@@ -86,8 +86,9 @@ fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
     let settings = settings(args)?;
     check_rights()?;
     settings.conflicts()?.into_iter().for_each(|what| warn!("{what}"));
-    let namespaces = Namespace::open_all(settings.netns.as_deref().unwrap_or_default())?;
-    let mut config = Config::new(settings, namespaces);
+    let wanted = Wanted::new(settings.netns.as_deref().unwrap_or_default())?;
+    let namespaces = wanted.open()?;
+    let mut config = Config::new(settings, wanted, namespaces);
     config.keep |= fix;
     // Before the checks, whose packets are flows for the log of the one that has the directory.
     let directory = Directory::open(&config.output)?;

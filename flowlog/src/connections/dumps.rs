@@ -344,6 +344,25 @@ impl Dumps {
         self.end_missing(1, now_ns);
     }
 
+    /// The table is about to go with its namespace, and all messages were read: whatever has not ended is recorded, as the
+    /// last dump that had it. No other follows. Gives how many there are.
+    pub fn end_deleted(&mut self, now_ns: u64) -> u64 {
+        self.dumped_ns = [self.began_ns; 2];
+        self.is_over = true;
+        let Self { entries, records, .. } = self;
+        let before = records.len();
+        let open = entries.drain().filter(|(_, entry)| !entry.ended);
+        records.extend(open.map(|(_, entry)| Record {
+            flow: entry.flow,
+            sighting: Sighting::Vanished,
+            at_ns: now_ns,
+        }));
+        let open = self.records.len() - before;
+        self.silent = 0;
+        self.count();
+        u64::try_from(open).unwrap_or(u64::MAX)
+    }
+
     fn end_missing(&mut self, dumps: u32, now_ns: u64) {
         let Self { entries, records, dump, asks, silent, .. } = self;
         entries.retain(|_, entry| {

@@ -3,7 +3,8 @@
 //! A namespace belongs to a thread. [`Namespace::run`] therefore does its work on a thread of its own,
 //! so that no other code of the process is ever in the wrong one.
 
-use std::fs::File;
+use std::collections::HashSet;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,10 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 
 use crate::host::rights::Raised;
+
+mod wanted;
+
+pub use wanted::{Found, Wanted};
 
 /// Where `ip netns add NAME` leaves the file of a namespace.
 const NAMED: &str = "/run/netns";
@@ -37,6 +42,14 @@ pub enum NamespaceError {
     NotANamespace {
         /// What was opened.
         path: PathBuf,
+    },
+    /// A pattern that means nothing.
+    #[error("`{pattern}` is not a pattern of network namespaces: {source}; give one such as \"qrouter-*\"")]
+    Pattern {
+        /// As it was given.
+        pattern: String,
+        /// Why not.
+        source: glob::PatternError,
     },
     /// It cannot be entered.
     #[error(
@@ -75,34 +88,8 @@ impl Namespace {
     ///
     /// Where there is none.
     pub fn open(name_or_path: &str) -> Result<Self, NamespaceError> {
-        let path = if name_or_path.contains('/') {
-            PathBuf::from(name_or_path)
-        } else {
-            Path::new(NAMED).join(name_or_path)
-        };
+        let path = wanted::path_of(name_or_path);
         Self::open_path(Some(name_or_path), &path)
-    }
-
-    /// The namespaces with these names or paths; the own one where there are none.
-    ///
-    /// # Errors
-    ///
-    /// Where one of them does not exist.
-    pub fn open_all(names: &[String]) -> Result<Vec<Self>, NamespaceError> {
-        if names.is_empty() {
-            return Ok(vec![Self::own()?]);
-        }
-        let mut namespaces: Vec<Self> = Vec::new();
-        for name in names {
-            let namespace = Self::open(name)?;
-            // Watched twice, each of its flows would be two rows.
-            if namespaces.iter().any(|known| known.inode == namespace.inode) {
-                tracing::warn!("the network namespace `{name}` was given twice, flowlog watches it once");
-            } else {
-                namespaces.push(namespace);
-            }
-        }
-        Ok(namespaces)
     }
 
     fn open_path(name: Option<&str>, path: &Path) -> Result<Self, NamespaceError> {
@@ -175,4 +162,15 @@ impl Namespace {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
+}
+
+/// Which of these network namespaces, by inode, have a process in them. Those of processes that this one may not look into
+/// are not known.
+pub fn with_processes(inodes: &HashSet<u64>) -> HashSet<u64> {
+    let _raised = Raised::to_look_into();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let is_process = |name: &std::ffi::OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    let processes = processes.filter(|entry| is_process(&entry.file_name()));
+    let namespaces = processes.filter_map(|entry| fs::metadata(entry.path().join("ns/net")).ok());
+    namespaces.map(|namespace| namespace.ino()).filter(|inode| inodes.contains(inode)).collect()
 }

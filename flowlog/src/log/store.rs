@@ -31,7 +31,7 @@ use std::time::{Instant, SystemTime};
 
 use arrow_array::RecordBatch;
 use flowlog_reader::gaps::{Cause, Declared, Gap};
-use flowlog_reader::ledger::{Event, PublishedFile, Restart, Started, Stopped, Table};
+use flowlog_reader::ledger::{Event, NamespaceChange, PublishedFile, Restart, Started, Stopped, Table};
 use flowlog_reader::run::{RunContext, RunFacts};
 use flowlog_reader::segments::SegmentHeader;
 use rangemap::RangeInclusiveSet;
@@ -48,7 +48,7 @@ use crate::log::writer::{Compatibility, Directory, Published, Rotation, WriteErr
 use crate::time::us_since_1970;
 use convert::{Conversion, Fault, read_out, set_aside};
 use delete::Retention;
-pub use kept::{InFlight, Kept};
+pub use kept::{InFlight, Kept, NONE_YET};
 use queue::{LineQueue, Unlogged};
 use recover::{Earlier, RunToRecover};
 use retry::Retry;
@@ -317,6 +317,11 @@ impl Store {
         let written = self.writer.rotate_all();
         self.settle(written, now);
         self.publish_gaps(now);
+    }
+
+    /// A network namespace came or went.
+    pub fn namespace(&mut self, change: NamespaceChange, now: SystemTime) {
+        self.log(Unlogged::Event(Event::Namespace(change)), now);
     }
 
     /// Ends the run: publishes all that is there where that is wanted, else leaves it in the write-ahead

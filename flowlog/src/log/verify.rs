@@ -182,6 +182,7 @@ impl Verification<'_> {
             }
             Event::Stop(stopped) => runs.stop(number, run_id, &stopped, findings),
             Event::Delete(deleted) => self.delete(number, deleted),
+            Event::Namespace(_) => {}
             Event::Unknown => {
                 let found = "is an event of a later version of flowlog, and was not checked";
                 findings.add(Finding::new(Level::Warning, Check::Line, found).line(number));

@@ -19,7 +19,7 @@ fn environment(variables: &[(&str, &str)]) -> Result<Settings, String> {
 }
 
 fn config(settings: Settings) -> Config {
-    Config::new(settings, Vec::new())
+    Config::new(settings, Wanted::new(&[]).unwrap(), Vec::new())
 }
 
 #[test]

@@ -35,7 +35,7 @@ impl LocalAddresses {
         let mut local = Self::default();
         local.subscribe(namespace);
         if let Some(watcher) = &local.watcher
-            && let Err(error) = epoll.add(watcher, EpollEvent::new(EpollFlags::EPOLLIN, 0))
+            && let Err(error) = epoll.add(watcher, EpollEvent::new(EpollFlags::EPOLLIN, namespace.inode()))
         {
             warn!(
                 "flowlog sees changes of addresses late, so flows that begin at that moment may have the wrong direction: \

@@ -24,12 +24,26 @@ pub(super) fn writing_side(output: &Path) -> Result<(), ConfinementError> {
     write_only_below(output)
 }
 
+/// What is needed after the start, too.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StillNeeded {
+    /// To enter network namespaces that come.
+    pub(super) namespaces: bool,
+    /// To set sysctls of those.
+    pub(super) writes: bool,
+}
+
 /// Confines the calling thread, which is the receiving side, and both as far as they are alike; says what was given up.
 /// `writing` is what became of the writing side.
-pub(super) fn receiving_side(watched: &[Watched], output: &Path, writing: Result<(), ConfinementError>) {
+pub(super) fn receiving_side(
+    watched: &[Watched],
+    needed: StillNeeded,
+    output: &Path,
+    writing: Result<(), ConfinementError>,
+) {
     let own = Namespace::own().map(|own| own.inode());
     let is_other = |watched: &Watched| own.as_ref().is_ok_and(|own| *own != watched.namespace.inode());
-    let enters_namespaces = own.is_err() || watched.iter().any(is_other);
+    let enters_namespaces = needed.namespaces || own.is_err() || watched.iter().any(is_other);
     let mut without = Vec::new();
     match give_up(Part::Receiving { enters_namespaces }) {
         Ok(given_up) if given_up.is_empty() => {}
@@ -40,7 +54,8 @@ pub(super) fn receiving_side(watched: &[Watched], output: &Path, writing: Result
         Ok(()) => without.push(format!("files outside of `{}`", output.display())),
         Err(error) => say_kept(&error),
     }
-    let refused = refuse_what_is_not_needed(enters_namespaces).and_then(|()| open_only_to_read());
+    let refused = refuse_what_is_not_needed(enters_namespaces);
+    let refused = refused.and_then(|()| if needed.writes { Ok(()) } else { open_only_to_read() });
     match refused {
         Ok(()) => without.push("programs and new connections".to_owned()),
         Err(error) => say_kept(&error),

@@ -3,7 +3,7 @@
 use super::Daemon;
 use super::observed::Tally;
 use super::watched::Watched;
-use crate::commands::metrics::{RowCounts, set};
+use crate::commands::metrics::{Metrics, RowCounts, set};
 use crate::connections::ctnetlink::ListenerLosses;
 
 /// What happened to messages and flows: plain integers, for the path of each flow.
@@ -13,21 +13,54 @@ pub(super) struct Counts {
     pub(super) rows: RowCounts,
 }
 
+/// What was counted of network namespaces that are watched no more.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gone {
+    losses: ListenerLosses,
+    pub(super) zeroed: u64,
+}
+
+impl Gone {
+    pub(super) fn add(&mut self, watched: &Watched) {
+        self.losses = sum(self.losses, watched.listener.losses());
+        self.zeroed += watched.observed.dumps.zeroed();
+    }
+}
+
+/// Forgets what is told of a network namespace that is gone.
+pub(super) fn forget(metrics: &Metrics, watched: &Watched) {
+    let netns = [("netns", watched.name().to_owned())];
+    metrics.conntrack_entries.remove(&netns);
+    metrics.conntrack_entries_max.remove(&netns);
+    metrics.conntrack_lists.remove(&netns);
+    metrics.conntrack_entries_asked.remove(&netns);
+    let [netns] = netns;
+    for (counter, _) in watched.needed.counted().by_name() {
+        metrics.conntrack_statistics.remove(&[("counter", counter.to_owned()), netns.clone()]);
+    }
+    for (need, _) in watched.needed.each() {
+        metrics.needs_unmet.remove(&[("need", need.name().to_owned()), netns.clone()]);
+    }
+}
+
 /// What all listeners have lost.
-pub(super) fn losses(watched: &[Watched]) -> ListenerLosses {
-    let of_all = watched.iter().map(|watched| watched.listener.losses());
-    of_all.fold(ListenerLosses::default(), |sum, ListenerLosses { overruns, truncated }| ListenerLosses {
-        overruns: sum.overruns + overruns,
-        truncated: sum.truncated + truncated,
-    })
+pub(super) fn losses(watched: &[Watched], gone: &Gone) -> ListenerLosses {
+    watched.iter().map(|watched| watched.listener.losses()).fold(gone.losses, sum)
+}
+
+fn sum(one: ListenerLosses, other: ListenerLosses) -> ListenerLosses {
+    ListenerLosses {
+        overruns: one.overruns + other.overruns,
+        truncated: one.truncated + other.truncated,
+    }
 }
 
 /// Copies the counts to the metrics.
 pub(super) fn update_metrics(daemon: &Daemon) {
-    let Daemon { watched, local, programs, output, metrics, .. } = daemon;
+    let Daemon { watched, local, programs, output, metrics, following, .. } = daemon;
     let Counts { tally, rows } = &output.counts;
     let Tally { flows, undecodable, unknown_attributes, duplicates, lost: _ } = tally;
-    let ListenerLosses { overruns, truncated } = losses(watched);
+    let ListenerLosses { overruns, truncated } = losses(watched, &following.gone);
     metrics.set_rows(rows);
     set(&metrics.flows_received, *flows);
     set(&metrics.duplicates, *duplicates);

@@ -110,7 +110,8 @@ impl Kept {
         }
     }
 
-    fn forget(&self, name: &str) {
+    /// The manager does not keep the one with this name any more.
+    pub(super) fn forget(&self, name: &str) {
         if self.is_kept {
             // A manager that knows none does nothing.
             let _ = sd_notify::notify(false, &[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use flowlog_reader::gaps::{Gap, Pending};
+use flowlog_reader::ledger::NamespaceChange;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -200,6 +201,12 @@ impl Output {
             self.send(ToWriter::Batch { rows, complete_until_us, round })?;
         }
         Ok(())
+    }
+
+    /// Hands over that a network namespace came or went, after its rows.
+    pub(super) fn namespace(&mut self, change: NamespaceChange) -> Result<()> {
+        self.flush()?;
+        self.send(ToWriter::Namespace(change))
     }
 
     fn send(&mut self, message: ToWriter) -> Result<()> {

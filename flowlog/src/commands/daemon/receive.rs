@@ -81,7 +81,8 @@ impl Daemon {
             let silent_us = watched.observed.dumps.complete_until_ns().map_or(i64::MAX, to_us);
             watched.read_until_us.min(silent_us)
         };
-        output.complete_until_us = watched.iter().map(complete_until_us).min().unwrap_or(i64::MIN);
+        // Where there is nothing to watch, nothing is missed.
+        output.complete_until_us = watched.iter().map(complete_until_us).min().unwrap_or_else(now_us);
         output.tick()
     }
 
@@ -111,11 +112,11 @@ impl Daemon {
     pub(super) fn receive_and_nap(&mut self) -> anyhow::Result<bool> {
         let turn = self.receive()?;
         if turn.has_received && turn.rest < Rest::Much {
-            let Self { watched, local, changes, pace, .. } = self;
+            let Self { watched, local, sockets, pace, .. } = self;
             let messages =
                 watched.iter_mut().map(|watched| (watched.room, std::mem::take(&mut watched.came)));
             let length = pace.next_nap(Instant::now(), messages.chain(local.take_read()));
-            nap(length, changes.0.as_fd());
+            nap(length, sockets.changes.0.as_fd());
         }
         Ok(turn.rest > Rest::Nothing)
     }
@@ -223,6 +224,10 @@ impl Watched {
     ) -> anyhow::Result<Turn> {
         let mut turn = Turn::default();
         let netns = self.namespace.inode();
+        // What is in its table is recorded as ended.
+        if self.leaving.is_some_and(|leaving| leaving.open_flows.is_some()) {
+            return Ok(turn);
+        }
         for read in 1.. {
             // It goes on when there is room, or too much is held.
             if output.is_blocked() && !self.is_shedding {

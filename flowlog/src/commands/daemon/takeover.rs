@@ -144,8 +144,8 @@ impl Takeover {
         memory: &mut ReceiveMemory,
         local: &mut Local,
         output: &mut Output,
-    ) -> Result<()> {
-        let Some(left) = self.left else { return Ok(()) };
+    ) -> Result<Kept> {
+        let Self { kept, left: Some(left) } = self else { return Ok(self.kept) };
         let ReceiveMemory { in_flight, headers, .. } = memory;
         let durable =
             in_flight.durable_round().context("cannot read the memory of received events")?.max(durable);
@@ -204,7 +204,7 @@ impl Takeover {
             let detail = "more connections than flowlog remembers may have ended without an event".to_owned();
             output.lose(Gap { lost_flows: None, detail: Some(detail), ..gap });
         }
-        Ok(())
+        Ok(kept)
     }
 }
 
@@ -227,6 +227,6 @@ fn of_netns(watched: &mut [Watched], netns: u64) -> Option<&mut Watched> {
 }
 
 /// How the service manager calls the socket of a network namespace.
-fn socket_name(netns: u64) -> String {
+pub(super) fn socket_name(netns: u64) -> String {
     format!("events-{netns}")
 }

@@ -22,6 +22,7 @@ use super::pace::Room;
 use super::said::Doubling;
 use crate::attribution::clocks::Clocks;
 use crate::attribution::join::{Linger, Observer};
+use crate::attribution::seed;
 use crate::causes::one_line;
 use crate::commands::doctor::{Settings, read_settings};
 use crate::connections::ctnetlink::{self, Buffers, Delivery, Listener, Requests};
@@ -54,17 +55,19 @@ pub(super) enum Dump {
     Due,
     /// To find what ends without an event, for whatever reason.
     Audit,
+    /// The namespace ends: nobody will tell of what is in the table.
+    Deleted,
     /// The run ends.
     Last,
 }
 
 /// How a namespace is watched.
-#[derive(Clone, Copy)]
-pub(super) struct Watch<'f> {
+#[derive(Clone)]
+pub(super) struct Watch {
     pub(super) delivery: Delivery,
     pub(super) receive_buffer_bytes: usize,
     pub(super) active_interval: Option<Duration>,
-    pub(super) filter: &'f FlowFilter,
+    pub(super) filter: FlowFilter,
     /// Whether what others take away is set right.
     pub(super) keep: bool,
     /// No other namespace is watched.
@@ -145,6 +148,17 @@ pub(super) struct Watched {
     pub(super) has_dropped: bool,
     /// Messages that were dropped and declared.
     dropped: u64,
+    /// Where it is named no more.
+    pub(super) leaving: Option<Leaving>,
+}
+
+/// A network namespace that is named no more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaving {
+    /// Since when.
+    pub(super) since: Instant,
+    /// How many connections were open at its end; `None` before their rows are made.
+    pub(super) open_flows: Option<u64>,
 }
 
 /// What the join has to know of a network namespace.
@@ -182,11 +196,11 @@ impl Watched {
     pub(super) fn open(
         namespace: Namespace,
         taken: Option<Taken>,
-        watch: Watch<'_>,
+        watch: &Watch,
         local: &Local,
         sockets: &Sockets,
     ) -> Result<(Self, Settings)> {
-        let Watch { delivery, receive_buffer_bytes, active_interval, filter, keep, is_only } = watch;
+        let Watch { delivery, receive_buffer_bytes, active_interval, ref filter, keep, is_only } = *watch;
         let name = namespace.label();
         let (opened, probe, settings) = namespace.run(|| {
             let opened = Requests::open().and_then(|mut requests| {
@@ -214,14 +228,18 @@ impl Watched {
                 });
                 Ok((requests, listener, subscription, Needed::open(name, keep, earlier)?))
             });
-            (opened, UdpSocket::bind("0.0.0.0:0"), read_settings())
+            // After the start a socket of IP is refused.
+            (opened, UdpSocket::bind("0.0.0.0:0").map_err(|_| seed::netns_cookie()), read_settings())
         })?;
         let (requests, listener, subscription, needed) = opened?;
         let Sockets { readable, changes } = sockets;
         readable
-            .add(listener.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))
+            .add(listener.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, namespace.inode()))
             .context("cannot watch the netlink socket")?;
-        let netns_cookie = probe.ok().and_then(|probe| local.ebpf.as_ref()?.netns_cookie(&probe));
+        let netns_cookie = local.ebpf.as_ref().and_then(|ebpf| match probe {
+            Ok(probe) => ebpf.netns_cookie(&probe),
+            Err(cookie) => cookie,
+        });
         let active_interval_ns =
             active_interval.map(|interval| u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX));
         let dumps = Dumps::new(active_interval_ns);
@@ -269,6 +287,7 @@ impl Watched {
             // What was dropped meanwhile is declared with the next events that are.
             has_dropped: is_taken && delivery == Delivery::BestEffort,
             dropped,
+            leaving: None,
         };
         // The kernel may hold what the earlier process had no room for.
         watched.is_held = is_taken && delivery == Delivery::Reliable && watched.has_undelivered();
@@ -388,9 +407,10 @@ impl Watched {
             // A mark may be another at the end, which the kernel tells of those only that are recorded.
             Dump::Audit if !self.observed.filter.has_marks() => Follow::All,
             Dump::Audit => Follow::Known,
+            Dump::Deleted => Follow::All,
             Dump::Due | Dump::Last => Follow::Known,
         };
-        let is_last = why == Dump::Last;
+        let is_last = matches!(why, Dump::Last | Dump::Deleted);
         // What the kernel could not deliver yet is in no list any more.
         if self.is_held && !is_last {
             return Ok(());

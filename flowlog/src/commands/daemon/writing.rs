@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use arrow_array::RecordBatch;
 use flowlog_common::heap;
 use flowlog_reader::gaps::{Cause, Gap};
+use flowlog_reader::ledger::NamespaceChange;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
@@ -38,6 +39,8 @@ pub(super) enum ToWriter {
     },
     /// Finish all files now.
     Rotate,
+    /// A network namespace came or went. Of one that went, all rows were handed over.
+    Namespace(NamespaceChange),
 }
 
 /// What the two sides know of each other besides the channel.
@@ -160,6 +163,7 @@ fn write(
             ToWriter::Tick { complete_until_us } if lost_rows == 0 => store.tick(complete_until_us, now),
             ToWriter::Tick { .. } => {}
             ToWriter::Rotate => store.rotate(now),
+            ToWriter::Namespace(change) => store.namespace(change, now),
         }
         if store.summary().files > files || is_tick && rows_since_given_back >= MANY_ROWS {
             heap::give_back();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use flowlog_reader::gaps::{Cause, Gap};
-use flowlog_reader::ledger::{DeclaredGap, Entry, Event, Hash, Line, PublishedFile, Started, Table, Torn};
+use flowlog_reader::ledger::{DeclaredGap, Entry, Event, Hash, Line, NamespaceChange, Presence, PublishedFile, Started, Table, Torn};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -106,6 +106,13 @@ impl History {
             }
             Event::Stop(_) => {
                 self.unfinished.remove(&run_id);
+            }
+            Event::Namespace(NamespaceChange { netns, change, .. }) => {
+                let Some(started) = &mut self.started else { return };
+                started.netns.retain(|known| *known != netns);
+                if change == Presence::Came {
+                    started.netns.push(netns);
+                }
             }
             Event::Delete(_) | Event::Unknown => {}
         }

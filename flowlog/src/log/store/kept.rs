@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 use crate::log::ledger::History;
 
+/// What [`Started::netns`](flowlog_reader::ledger::Started::netns) has where none is there yet.
+pub const NONE_YET: u64 = 0;
+
 /// Memory that has what was received until its rows are in the write-ahead log.
 pub struct InFlight {
     /// What tells it from other memory.
@@ -39,7 +42,7 @@ impl Kept {
     pub(super) fn is_all_since(&self, history: &History, wanted: &[u64], filter: Option<&Value>) -> bool {
         let (Some(last), Some(started)) = (&history.last, &history.started) else { return false };
         self.runs.contains(&last.run_id)
-            && started.netns.iter().all(|netns| !wanted.contains(netns) || self.netns.contains(netns))
+            && started.netns.iter().all(|netns| *netns == NONE_YET || !wanted.contains(netns) || self.netns.contains(netns))
             && started.filter.as_ref().is_none_or(|before| Some(before) == filter)
     }
 }

@@ -28,6 +28,8 @@ pub struct FlowRecord<'a> {
     pub counters_final: bool,
     /// Inode of the network namespace whose connection tracking table this is.
     pub observer_netns: u64,
+    /// Its name in `ip netns`, or its path, as it is watched.
+    pub observer_netns_name: Option<&'a Arc<str>>,
     /// When its last packet was, an estimate; `CLOCK_REALTIME` in nanoseconds.
     pub last_seen_ns: Option<u64>,
     /// Where it went, seen from the observer.

@@ -61,6 +61,7 @@ pub(crate) fn record(flow: &Flow) -> FlowRecord<'_> {
         received_ns: 0,
         counters_final: true,
         observer_netns: 1,
+        observer_netns_name: None,
         last_seen_ns: None,
         direction: None,
         src: None,

@@ -469,6 +469,7 @@ pub fn attribute<'a>(
             received_ns,
             counters_final: sighting == Sighting::Destroyed,
             observer_netns: observer.netns,
+            observer_netns_name: None,
             last_seen_ns,
             direction: Some(direction),
             src,

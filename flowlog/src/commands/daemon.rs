@@ -44,6 +44,7 @@ mod ticker;
 mod watched;
 mod writing;
 
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -68,7 +69,7 @@ use self::programs::Programs;
 use self::receive::Rest;
 use self::takeover::{ReceiveMemory, Takeover};
 use self::ticker::Ticker;
-use self::watched::{Dump, REFRESH_INTERVAL, Sockets, Watch, Watched};
+use self::watched::{Dump, FEW, REFRESH_INTERVAL, Sockets, Watch, Watched};
 use self::writing::Written;
 use crate::attribution::join::Linger;
 use crate::commands::config::Config;
@@ -164,6 +165,9 @@ struct Daemon {
     local: Local,
     programs: Programs,
     output: Output,
+    /// Of which it was the turn the last time, where there are many.
+    looked_until: usize,
+    refreshed_until: usize,
     table_share_percent: u8,
     dump_interval: Duration,
     audit_interval: Option<Duration>,
@@ -294,6 +298,8 @@ impl Daemon {
             local,
             programs,
             output,
+            looked_until: 0,
+            refreshed_until: 0,
             table_share_percent,
             dump_interval,
             audit_interval,
@@ -337,7 +343,9 @@ impl Daemon {
                 // On a slow host, what is done now and then may take longer than its interval: that must leave time for
                 // events, so each interval begins when the work is done.
                 _ = refresh.tick() => {
-                    self.refresh();
+                    if self.watched.len() <= FEW {
+                        self.refresh(0..self.watched.len());
+                    }
                     refresh.reset();
                 }
                 ticked = drain.tick() => {
@@ -347,9 +355,11 @@ impl Daemon {
                     more |= self.check_hold();
                     self.record_dumps()?;
                     self.follow()?;
-                    self.look()?;
+                    let few = self.next_few();
+                    self.look(few.clone())?;
+                    self.refresh_in_turn();
                     self.tick()?;
-                    counts::update_metrics(self);
+                    counts::update_metrics(self, few);
                     drain.reset()?;
                     self.pace.is_due_at(Instant::now() + DRAIN_INTERVAL);
                 }
@@ -376,9 +386,31 @@ impl Daemon {
         }
     }
 
-    /// Reads again what changes rarely, and what the kernel has lost.
-    fn refresh(&mut self) {
-        for watched in &mut self.watched {
+    /// The network namespaces that are looked at with this tick. Where there are many, it is the turn of each now and then:
+    /// to look at all of them twenty times a second would take more than to read their events.
+    fn next_few(&mut self) -> Range<usize> {
+        let all = self.watched.len();
+        let from = if self.looked_until < all { self.looked_until } else { 0 };
+        self.looked_until = (from + FEW).min(all);
+        from..self.looked_until
+    }
+
+    /// Where there are many network namespaces, reads again what changes rarely of some with each tick.
+    fn refresh_in_turn(&mut self) {
+        let all = self.watched.len();
+        if all <= FEW {
+            return;
+        }
+        let ticks = REFRESH_INTERVAL.as_millis() / DRAIN_INTERVAL.as_millis();
+        let some = all.div_ceil(usize::try_from(ticks).unwrap_or(1));
+        let from = if self.refreshed_until < all { self.refreshed_until } else { 0 };
+        self.refreshed_until = (from + some).min(all);
+        self.refresh(from..self.refreshed_until);
+    }
+
+    /// Reads again what changes rarely, and what the kernel has lost, of some.
+    fn refresh(&mut self, which: Range<usize>) {
+        for watched in self.watched.get_mut(which).into_iter().flatten() {
             watched.refresh();
             watched.read_losses(&mut self.output.gaps);
         }
@@ -388,12 +420,15 @@ impl Daemon {
         }
     }
 
-    /// Looks at what flowlog needs of the host. Where events were off until now, what was made meanwhile is listed.
-    fn look(&mut self) -> Result<()> {
+    /// Looks at what flowlog needs of the host, and of some network namespaces. Where events were off until now, what was
+    /// made meanwhile is listed.
+    fn look(&mut self, few: Range<usize>) -> Result<()> {
         let Self { watched, buffers, output, local, programs, .. } = self;
         programs.look(local, &mut output.gaps)?;
         local.look_again(watched)?;
-        watched.iter_mut().for_each(|watched| watched.look(buffers, &mut output.gaps));
+        for watched in watched.get_mut(few).into_iter().flatten() {
+            watched.look(buffers, &mut output.gaps);
+        }
         let is_due = |watched: &Watched| watched.has_silent && watched.needed.is_met(Need::Events);
         if self.watched.iter().any(is_due) && self.read_waiting()? {
             let Self { watched, local, .. } = self;

@@ -72,6 +72,13 @@ impl LocalAddresses {
         }
     }
 
+    /// No change waits to be read, as of this time of `CLOCK_MONOTONIC`.
+    pub(super) fn are_complete(&mut self, at_ns: u64) {
+        if self.watcher.is_some() && !self.has_lost {
+            self.complete_ns = at_ns;
+        }
+    }
+
     /// Lists all addresses, as a check on what was told: of some routes that go with their interface, the kernel tells
     /// nothing.
     pub(super) fn refresh(&mut self, namespace: &Namespace) {

@@ -1,5 +1,7 @@
 //! What the receiving side counts, and how it becomes metrics.
 
+use std::ops::Range;
+
 use super::Daemon;
 use super::observed::Tally;
 use super::watched::Watched;
@@ -55,8 +57,8 @@ fn sum(one: ListenerLosses, other: ListenerLosses) -> ListenerLosses {
     }
 }
 
-/// Copies the counts to the metrics.
-pub(super) fn update_metrics(daemon: &Daemon) {
+/// Copies the counts to the metrics: those of all, and of some network namespaces.
+pub(super) fn update_metrics(daemon: &Daemon, few: Range<usize>) {
     let Daemon { watched, local, programs, output, metrics, following, .. } = daemon;
     let Counts { tally, rows } = &output.counts;
     let Tally { flows, undecodable, unknown_attributes, duplicates, lost: _ } = tally;
@@ -79,7 +81,7 @@ pub(super) fn update_metrics(daemon: &Daemon) {
         let labels = [("need", need.name().to_owned()), ("netns", "host".to_owned())];
         metrics.needs_unmet.get_or_create(&labels).set(u64::from(!is_met));
     }
-    for watched in watched {
+    for watched in watched.get(few).into_iter().flatten() {
         let netns = [("netns", watched.name().to_owned())];
         metrics.conntrack_entries.get_or_create(&netns).set(watched.entries.into());
         metrics.conntrack_entries_max.get_or_create(&netns).set(watched.table_max.into());

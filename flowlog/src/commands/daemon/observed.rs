@@ -1,6 +1,8 @@
 //! From messages to records: what is known of the flows of one network namespace. Without sockets and clocks, which the
 //! caller has.
 
+use std::sync::Arc;
+
 use flowlog_reader::gaps::{Cause, Gap, Stage};
 use tracing::{debug, error};
 
@@ -22,6 +24,8 @@ pub(super) struct Observed {
     pub(super) seen: Seen,
     /// Those that go on.
     pub(super) dumps: Dumps,
+    /// What the namespace is called in rows.
+    pub(super) netns_name: Option<Arc<str>>,
     /// Those of one read.
     flows: Vec<Flow>,
     undecodable: u64,
@@ -67,7 +71,7 @@ impl std::ops::AddAssign for Tally {
 impl Observed {
     pub(super) fn new(filter: FlowFilter, seen: Seen, dumps: Dumps) -> Self {
         let said_undecodable = Doubling::default();
-        Self { filter, seen, dumps, flows: Vec::new(), undecodable: 0, said_undecodable }
+        Self { filter, seen, dumps, netns_name: None, flows: Vec::new(), undecodable: 0, said_undecodable }
     }
 
     /// Makes records of the flows that ended, and hands them to the sink.
@@ -101,7 +105,8 @@ impl Observed {
             let Known { received_ns, observer, .. } = *known;
             let Joined { record, spent } =
                 attribute(&flow, Sighting::Destroyed, received_ns, observer, tables);
-            sink.record(&FlowRecord { counters_final, ..record });
+            let observer_netns_name = self.netns_name.as_ref();
+            sink.record(&FlowRecord { counters_final, observer_netns_name, ..record });
             // What dumps told of it may still have to be joined.
             if !self.dumps.has_records() {
                 tables.forget(spent);
@@ -124,7 +129,8 @@ impl Observed {
                 // A later process does not know what dumps told of it, should a message come after all.
                 self.seen.note(&flow, at_ns, usize::MAX);
             }
-            sink.record(&attribute(&flow, sighting, at_ns, observer, tables).record);
+            let record = attribute(&flow, sighting, at_ns, observer, tables).record;
+            sink.record(&FlowRecord { observer_netns_name: self.netns_name.as_ref(), ..record });
         }
         true
     }

@@ -13,7 +13,7 @@ use super::observed::{Known, unreadable};
 use super::output::Output;
 use super::pace::nap;
 use super::takeover::ReceiveMemory;
-use super::watched::{Dump, Watched};
+use super::watched::{Dump, Ready, Watched};
 use super::{Daemon, Local};
 use crate::connections::ctnetlink::{Datagrams, Delivery, Received};
 use crate::record::Sink as _;
@@ -88,9 +88,9 @@ impl Daemon {
 
     /// Makes rows of what dumps told, as far as there is room for them.
     pub(super) fn record_dumps(&mut self) -> anyhow::Result<()> {
+        self.read_addresses();
         let Self { watched, local, output, .. } = self;
         for watched in watched {
-            watched.read_addresses();
             while !output.is_blocked() && watched.take_dumped(local, output) {
                 output.flush_if_full()?;
             }
@@ -98,12 +98,42 @@ impl Daemon {
         Ok(())
     }
 
-    /// Reads each listener for a while.
+    /// Takes in what changed of addresses.
+    fn read_addresses(&mut self) {
+        let at_ns = now_ns(ClockId::CLOCK_MONOTONIC);
+        let ready = self.sockets.ready(self.watched.len());
+        for watched in &mut self.watched {
+            if ready.as_ref().is_none_or(|ready| ready.addresses.contains(&watched.namespace.inode())) {
+                watched.read_addresses();
+            } else {
+                watched.has_no_new_addresses(at_ns);
+            }
+        }
+    }
+
+    /// Reads each listener for a while; where there are many, those that have something.
     pub(super) fn receive(&mut self) -> anyhow::Result<Turn> {
+        let (before_us, before_ns) = (now_us(), now_ns(ClockId::CLOCK_MONOTONIC));
+        let ready = self.sockets.ready(self.watched.len());
         let Self { watched, memory, local, output, .. } = self;
         let mut turn = Turn::default();
         for watched in watched {
-            turn = turn.and(watched.read(memory, local, output)?);
+            let netns = watched.namespace.inode();
+            let (is_ready, has_changes) = match &ready {
+                Some(Ready { events, addresses }) => (events.contains(&netns), addresses.contains(&netns)),
+                None => (true, false),
+            };
+            if has_changes {
+                watched.read_addresses();
+            }
+            if is_ready {
+                turn = turn.and(watched.read(memory, local, output)?);
+            } else {
+                if !has_changes {
+                    watched.has_no_new_addresses(before_ns);
+                }
+                watched.has_read_all(before_us);
+            }
         }
         Ok(turn)
     }

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::fs;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use flowlog_reader::gaps::{Cause, Gap, Pending, Stage};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::time::ClockId;
 use tracing::{debug, warn};
 
@@ -98,6 +99,31 @@ impl Sockets {
             .context("cannot watch epoll instances")?;
         Ok(Self { readable, changes })
     }
+
+    /// The network namespaces whose events, and whose changes of addresses, wait to be read, of so many; `None` where they
+    /// are so few that to read each costs less than to ask.
+    pub(super) fn ready(&self, watched: usize) -> Option<Ready> {
+        if watched <= FEW {
+            return None;
+        }
+        let addresses = waiting(&self.changes, watched)?;
+        Some(Ready { events: waiting(&self.readable, watched + 1)?, addresses })
+    }
+}
+
+/// So many network namespaces are few: each is looked at with each tick.
+pub(super) const FEW: usize = 16;
+
+/// Network namespaces of which something waits to be read, by inode.
+pub(super) struct Ready {
+    pub(super) events: HashSet<u64>,
+    pub(super) addresses: HashSet<u64>,
+}
+
+fn waiting(epoll: &Epoll, most: usize) -> Option<HashSet<u64>> {
+    let mut events = vec![EpollEvent::empty(); most];
+    let count = epoll.wait(&mut events, EpollTimeout::ZERO).ok()?;
+    Some(events.iter().take(count).map(EpollEvent::data).collect())
 }
 
 /// One network namespace.
@@ -297,6 +323,7 @@ impl Watched {
                 watched.name()
             );
         }
+        watched.observed.netns_name = watched.namespace.name().map(Arc::from);
         watched.place.addresses = LocalAddresses::open(&watched.namespace, changes);
         watched.refresh();
         if !is_taken {
@@ -350,6 +377,11 @@ impl Watched {
         }
         self.place.addresses.refresh(&self.namespace);
         self.count();
+    }
+
+    /// Nothing has changed of its addresses until this time of `CLOCK_MONOTONIC`.
+    pub(super) fn has_no_new_addresses(&mut self, at_ns: u64) {
+        self.place.addresses.are_complete(at_ns);
     }
 
     /// Takes in what changed of its addresses.

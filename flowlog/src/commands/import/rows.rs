@@ -257,6 +257,7 @@ impl Rows {
             received_ns: ns_since_1970(self.started),
             counters_final: matches!(sighting, Sighting::ImportedEnd { .. }),
             observer_netns: UNKNOWN_NAMESPACE,
+            observer_netns_name: None,
             last_seen_ns: None,
             direction: None,
             src: None,

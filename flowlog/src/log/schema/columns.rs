@@ -190,6 +190,9 @@ columns! {
         43 observer_netns: Int64, REQUIRED,
             "inode of the network namespace that tracked the flow; 0: not known (import)",
             |row| Some(saturate(row.record.observer_netns));
+        88 observer_netns_name: Shared, NULLABLE,
+            "its name in `ip netns`, or the path by which it is watched; NULL: the one that flowlog runs in",
+            |row| row.record.observer_netns_name;
     }
 }
 

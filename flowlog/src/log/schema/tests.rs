@@ -156,6 +156,7 @@ fn record(flow: &Flow) -> FlowRecord<'_> {
     FlowRecord {
         received_ns: 1_700_000_002_000_000_000,
         observer_netns: 4_026_531_840,
+        observer_netns_name: None,
         ..testing::record(flow)
     }
 }

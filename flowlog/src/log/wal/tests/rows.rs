@@ -62,6 +62,7 @@ impl Rows {
             received_ns: 1_795_248_000_000_000_000,
             counters_final: !every(6),
             observer_netns: 4_026_531_840,
+            observer_netns_name: None,
             last_seen_ns: flow.stop_ns.map(|stop_ns| stop_ns - noise % 120_000_000_000),
             direction: every(2).then_some(Direction::Outbound),
             src: (!every(5)).then_some(known),

@@ -6,8 +6,8 @@ mod line;
 mod lines;
 
 pub use line::{
-    BadLine, DeclaredGap, DeleteReason, Deleted, Event, Hash, Line, MAX_LINE_BYTES, NamespaceChange, Presence,
-    PublishedFile, Recovered, Restart, Started, Stopped, Table,
+    BadLine, DeclaredGap, DeleteReason, Deleted, Event, Hash, Line, MAX_LINE_BYTES, NamespaceChange,
+    Presence, PublishedFile, Recovered, Restart, Started, Stopped, Table,
 };
 pub use lines::{Entry, Lines, Torn, lines};
 

@@ -225,7 +225,8 @@ impl Daemon {
         let watched_since_us = now_us();
         let (mut buffers, mut gaps) = (Buffers::default(), Pending::default());
         for watched in &mut watched {
-            watched.look(&mut buffers, &mut gaps);
+            let was_checked = watched.namespace.name().is_none_or(|name| wanted.names(name));
+            watched.look_first(keep && !was_checked, &mut buffers, &mut gaps);
         }
 
         let facts = RunFacts {
@@ -285,7 +286,8 @@ impl Daemon {
             Output::start(FlowBatch::new(&run), store, directory_name.clone(), metrics.clone(), first_round)?;
         let kept = takeover.finish(round, &mut watched, &mut memory, &mut local, &mut output)?;
         gaps.take().into_iter().for_each(|gap| output.gaps.add(gap));
-        let needs = confined::StillNeeded { namespaces: wanted.can_change(), writes: wanted.can_change() && keep };
+        let needs =
+            confined::StillNeeded { namespaces: wanted.can_change(), writes: wanted.can_change() && keep };
         confined::receiving_side(&watched, needs, &directory_name, writing);
         Ok(Self {
             watched,
@@ -520,7 +522,8 @@ impl Daemon {
             truncated,
             undecodable,
             unknown_attributes,
-            zeroed = watched.iter().map(|watched| watched.observed.dumps.zeroed()).sum::<u64>() + following.gone.zeroed,
+            zeroed = watched.iter().map(|watched| watched.observed.dumps.zeroed()).sum::<u64>()
+                + following.gone.zeroed,
             lost_events = local.lost,
             evicted_sockets = local.tables.evicted(),
             "stopped"

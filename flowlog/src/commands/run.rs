@@ -14,7 +14,7 @@ use crate::commands::config::{self, Address, Config, ConfigError, Interval, Sett
 use crate::commands::daemon;
 use crate::commands::doctor::{self, Finding, Fixed, Level, fix_namespace};
 use crate::connections::ctnetlink::Delivery;
-use crate::host::namespace::Wanted;
+use crate::host::namespace::{Namespace, Wanted};
 use crate::log::writer::Directory;
 
 /// Settings are read from here, if it exists and no other file is given.
@@ -93,7 +93,9 @@ fn prepare(args: RunArgs) -> Result<(Config, Directory)> {
     // Before the checks, whose packets are flows for the log of the one that has the directory.
     let directory = Directory::open(&config.output)?;
     check_min_free(&config)?;
-    for namespace in &config.namespaces {
+    // Of a pattern there may be hundreds: what they lack, the daemon says.
+    let is_checked = |namespace: &&Namespace| namespace.name().is_none_or(|name| config.wanted.names(name));
+    for namespace in config.namespaces.iter().filter(is_checked) {
         let name = namespace.label();
         if config.keep {
             let fixed = fix_namespace(namespace, |Fixed { done, undo }| {

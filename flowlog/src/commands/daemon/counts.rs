@@ -51,10 +51,7 @@ pub(super) fn losses(watched: &[Watched], gone: &Gone) -> ListenerLosses {
 }
 
 fn sum(one: ListenerLosses, other: ListenerLosses) -> ListenerLosses {
-    ListenerLosses {
-        overruns: one.overruns + other.overruns,
-        truncated: one.truncated + other.truncated,
-    }
+    ListenerLosses { overruns: one.overruns + other.overruns, truncated: one.truncated + other.truncated }
 }
 
 /// Copies the counts to the metrics: those of all, and of some network namespaces.

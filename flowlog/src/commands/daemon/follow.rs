@@ -20,7 +20,6 @@ use super::counts;
 use super::manager::Kept;
 use super::takeover::socket_name;
 use super::watched::{Dump, Leaving, Watch, Watched};
-use crate::commands::doctor::{Fixed, fix_namespace};
 use crate::host::namespace::{Found, Namespace, NamespaceError, Wanted, with_processes};
 
 /// How long new namespaces are opened in one turn: events of the others must not wait.
@@ -96,7 +95,8 @@ impl Daemon {
         let known: HashSet<u64> = self.watched.iter().map(|watched| watched.namespace.inode()).collect();
         let has_own = own.is_some_and(|own| known.contains(&own));
         let found = &self.following.found;
-        let came = found.iter().filter(|(inode, _)| !known.contains(inode) && !(has_own && own == Some(**inode)));
+        let came =
+            found.iter().filter(|(inode, _)| !known.contains(inode) && !(has_own && own == Some(**inode)));
         let came: Vec<(u64, String)> = came.map(|(inode, name)| (*inode, name.clone())).collect();
         self.following.refused.retain(|inode| self.following.found.contains_key(inode));
         self.following.has_more = false;
@@ -119,32 +119,22 @@ impl Daemon {
         let namespace = match Namespace::open(name) {
             Ok(namespace) if namespace.inode() == inode => namespace,
             // It is gone already, or is another one by now: the next look tells.
-            Ok(_) | Err(NamespaceError::Open { .. } | NamespaceError::NotANamespace { .. }) => return Ok(Ok(())),
+            Ok(_) | Err(NamespaceError::Open { .. } | NamespaceError::NotANamespace { .. }) => {
+                return Ok(Ok(()));
+            }
             Err(error) => return Ok(Err(error.into())),
         };
         let Self { watched, following, memory, local, output, sockets, buffers, .. } = self;
         let watch = &following.watch;
-        if watch.keep {
-            let fixed = fix_namespace(&namespace, |Fixed { done, undo }| {
-                info!("in the network namespace `{name}`: {done}; to undo: {undo}");
-            });
-            if let Err(error) = fixed
-                && following.refused.insert(inode)
-            {
-                error!(
-                    "flows of the network namespace `{name}` stay incomplete or missing, flowlog keeps trying: {error:#}"
-                );
-            }
-        }
         let mut came = match Watched::open(namespace, None, watch, local, sockets) {
             Ok((came, _)) => came,
             Err(error) => return Ok(Err(error)),
         };
-        let at_us = now_us();
         following.refused.remove(&inode);
         // After the subscription: what ends from now on is either in the dump or sends a message.
         came.dump(local, Dump::Due)?;
-        came.look(buffers, &mut output.gaps);
+        came.look_first(watch.keep, buffers, &mut output.gaps);
+        let at_us = now_us();
         memory.in_flight.keep(came.subscription());
         following.kept.keep(&socket_name(inode), &came.listener);
         watched.push(came);
@@ -161,7 +151,8 @@ impl Daemon {
 
     /// Lets go of network namespaces that have no name any more, as far as nobody is in them.
     fn let_go(&mut self, now: Instant) -> Result<()> {
-        let leaving = |watched: &&mut Watched| watched.leaving.is_some_and(|leaving| leaving.open_flows.is_none());
+        let leaving =
+            |watched: &&mut Watched| watched.leaving.is_some_and(|leaving| leaving.open_flows.is_none());
         let leaving: HashSet<u64> =
             self.watched.iter_mut().filter(leaving).map(|watched| watched.namespace.inode()).collect();
         if !leaving.is_empty() {
@@ -197,7 +188,9 @@ impl Daemon {
         let is_to_go = |watched: &Watched| ended.contains(&watched.namespace.inode());
         for watched in self.watched.iter_mut().filter(|watched| is_to_go(watched)) {
             let is_late = watched.leaving.is_some_and(|leaving| now > leaving.since + HELD_BACK_FOR);
-            if watched.is_held && watched.has_undelivered() && !is_late || watched.observed.dumps.has_records() {
+            if watched.is_held && watched.has_undelivered() && !is_late
+                || watched.observed.dumps.has_records()
+            {
                 continue;
             }
             let lists = watched.observed.dumps.dumps();
@@ -206,7 +199,9 @@ impl Daemon {
         }
         // A message that came meanwhile wins over what the list has.
         if listed.is_empty() || !self.read_waiting()? {
-            for watched in self.watched.iter_mut().filter(|watched| listed.contains_key(&watched.namespace.inode())) {
+            for watched in
+                self.watched.iter_mut().filter(|watched| listed.contains_key(&watched.namespace.inode()))
+            {
                 watched.observed.dumps.end(now_ns(ClockId::CLOCK_REALTIME));
             }
             return Ok(());
@@ -219,7 +214,8 @@ impl Daemon {
             watched.needed.declare(&mut output.gaps, true);
             let left_out = watched.observed.dumps.left_out();
             let open_flows = watched.observed.dumps.end_deleted(now_ns(ClockId::CLOCK_REALTIME));
-            watched.leaving = watched.leaving.map(|leaving| Leaving { open_flows: Some(open_flows), ..leaving });
+            watched.leaving =
+                watched.leaving.map(|leaving| Leaving { open_flows: Some(open_flows), ..leaving });
             let mut lost = Some(0);
             if !was_listed {
                 lost = None;

@@ -396,6 +396,17 @@ impl Watched {
         needed.look_at_room(*entries, *table_max, namespace, gaps);
     }
 
+    /// The first look at one that nobody has checked before. What is set right at once (`keep`) has cost nothing that was
+    /// promised.
+    pub(super) fn look_first(&mut self, keep: bool, buffers: &mut Buffers, gaps: &mut Pending) {
+        if keep {
+            // The first one sets it right, the next one sees that.
+            self.look(buffers, &mut Pending::default());
+            self.look(buffers, &mut Pending::default());
+        }
+        self.look(buffers, gaps);
+    }
+
     /// Reads what the kernel has lost, and declares it.
     pub(super) fn read_losses(&mut self, gaps: &mut Pending) {
         let Self { needed, namespace, requests, table_max, .. } = self;

@@ -76,6 +76,11 @@ impl Wanted {
         }
     }
 
+    /// Whether it was asked for by this name, and not by a pattern.
+    pub fn names(&self, name: &str) -> bool {
+        self.wants.iter().any(|want| want.pattern.is_none() && want.name == name)
+    }
+
     /// Opens those that are there.
     ///
     /// # Errors
@@ -90,7 +95,10 @@ impl Wanted {
             let namespace = Namespace::open(&want.name)?;
             // Watched twice, each of its flows would be two rows.
             if namespaces.iter().any(|known| known.inode == namespace.inode) {
-                tracing::warn!("the network namespace `{}` was given twice, flowlog watches it once", want.name);
+                tracing::warn!(
+                    "the network namespace `{}` was given twice, flowlog watches it once",
+                    want.name
+                );
             } else {
                 namespaces.push(namespace);
             }
@@ -171,8 +179,7 @@ fn want(given: &str) -> Result<Want, NamespaceError> {
         _ => None,
     };
     let pattern = pattern.map(Pattern::new).transpose();
-    let pattern =
-        pattern.map_err(|source| NamespaceError::Pattern { pattern: given.to_owned(), source })?;
+    let pattern = pattern.map_err(|source| NamespaceError::Pattern { pattern: given.to_owned(), source })?;
     Ok(Want { name: given.to_owned(), directory, pattern, has_path: given.contains('/') })
 }
 

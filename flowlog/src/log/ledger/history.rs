@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use flowlog_reader::gaps::{Cause, Gap};
-use flowlog_reader::ledger::{DeclaredGap, Entry, Event, Hash, Line, NamespaceChange, Presence, PublishedFile, Started, Table, Torn};
+use flowlog_reader::ledger::{
+    DeclaredGap, Entry, Event, Hash, Line, NamespaceChange, Presence, PublishedFile, Started, Table, Torn,
+};
 use jiff::Timestamp;
 use uuid::Uuid;
 

@@ -42,7 +42,10 @@ impl Kept {
     pub(super) fn is_all_since(&self, history: &History, wanted: &[u64], filter: Option<&Value>) -> bool {
         let (Some(last), Some(started)) = (&history.last, &history.started) else { return false };
         self.runs.contains(&last.run_id)
-            && started.netns.iter().all(|netns| *netns == NONE_YET || !wanted.contains(netns) || self.netns.contains(netns))
+            && started
+                .netns
+                .iter()
+                .all(|netns| *netns == NONE_YET || !wanted.contains(netns) || self.netns.contains(netns))
             && started.filter.as_ref().is_none_or(|before| Some(before) == filter)
     }
 }

@@ -121,10 +121,10 @@ mod requests;
 mod coexistence;
 /// Others change the host while flowlog runs.
 mod host_watch;
-/// Network namespaces that come and go.
-mod namespaces;
 /// Hosts that lack something, or refuse it.
 mod hosts;
+/// Network namespaces that come and go.
+mod namespaces;
 /// What flowlog may do, and what it gives up.
 mod rights;
 /// The service of systemd.

@@ -40,7 +40,8 @@ fn wait_for_line(daemon: &Daemon, namespace: &str, what: &str) -> Duration {
 
 /// Losses but for the time before a test had set up a namespace.
 fn losses(tally: &mut Tally) {
-    let is_set_up = |gap: &GapRow| !["not_tracked", "accounting_off", "timestamps_off"].contains(&&*gap.cause);
+    let is_set_up =
+        |gap: &GapRow| !["not_tracked", "accounting_off", "timestamps_off"].contains(&&*gap.cause);
     tally.gaps.retain(is_set_up);
 }
 

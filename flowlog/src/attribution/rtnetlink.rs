@@ -141,6 +141,8 @@ impl Watcher {
                 // IPv6 may be left out of the kernel.
                 match self.list_once(RouteNetlinkMessage::GetRoute(request), &mut all) {
                     Ok(is_whole_too) => is_whole &= is_whole_too,
+                    // There is no such table before there is an address.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
                     Err(error) if family == AddressFamily::Inet6 => debug!("no list of IPv6 routes: {error}"),
                     Err(error) => return Err(error),
                 }

@@ -87,6 +87,9 @@ use crate::log::writer::Directory;
 /// How often the ring buffer is read where no flow ends: it must not fill up in between.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How long it is looked in one turn what network namespaces lack, where there are many.
+const LOOK_FOR: Duration = Duration::from_millis(20);
+
 /// The interval of what is turned off.
 const NEVER: Duration = Duration::from_secs(86_400 * 365);
 
@@ -226,7 +229,12 @@ impl Daemon {
         let (mut buffers, mut gaps) = (Buffers::default(), Pending::default());
         for watched in &mut watched {
             let was_checked = watched.namespace.name().is_none_or(|name| wanted.names(name));
-            watched.look_first(keep && !was_checked, &mut buffers, &mut gaps);
+            // Of a pattern there may be hundreds: each gets its first look soon.
+            if was_checked {
+                watched.look(&mut buffers, &mut gaps);
+            } else {
+                watched.is_new = true;
+            }
         }
 
         let facts = RunFacts {
@@ -425,11 +433,23 @@ impl Daemon {
     /// Looks at what flowlog needs of the host, and of some network namespaces. Where events were off until now, what was
     /// made meanwhile is listed.
     fn look(&mut self, few: Range<usize>) -> Result<()> {
-        let Self { watched, buffers, output, local, programs, .. } = self;
+        let Self { watched, buffers, output, local, programs, following, .. } = self;
         programs.look(local, &mut output.gaps)?;
         local.look_again(watched)?;
-        for watched in watched.get_mut(few).into_iter().flatten() {
-            watched.look(buffers, &mut output.gaps);
+        // Where no rule shows that connections are tracked, a look may take some hundredths of a second.
+        let (begun, has_many) = (Instant::now(), watched.len() > FEW);
+        let has_time = || !has_many || begun.elapsed() < LOOK_FOR;
+        for watched in watched.iter_mut().filter(|watched| watched.is_new).take_while(|_| has_time()) {
+            watched.look_first(following.watch.keep, buffers, &mut output.gaps);
+        }
+        for index in few {
+            if !has_time() {
+                self.looked_until = index;
+                break;
+            }
+            if let Some(watched) = watched.get_mut(index) {
+                watched.look(buffers, &mut output.gaps);
+            }
         }
         let is_due = |watched: &Watched| watched.has_silent && watched.needed.is_met(Need::Events);
         if self.watched.iter().any(is_due) && self.read_waiting()? {

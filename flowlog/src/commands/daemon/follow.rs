@@ -124,7 +124,7 @@ impl Daemon {
             }
             Err(error) => return Ok(Err(error.into())),
         };
-        let Self { watched, following, memory, local, output, sockets, buffers, .. } = self;
+        let Self { watched, following, memory, local, output, sockets, .. } = self;
         let watch = &following.watch;
         let mut came = match Watched::open(namespace, None, watch, local, sockets) {
             Ok((came, _)) => came,
@@ -133,7 +133,7 @@ impl Daemon {
         following.refused.remove(&inode);
         // After the subscription: what ends from now on is either in the dump or sends a message.
         came.dump(local, Dump::Due)?;
-        came.look_first(watch.keep, buffers, &mut output.gaps);
+        came.is_new = true;
         let at_us = now_us();
         memory.in_flight.keep(came.subscription());
         following.kept.keep(&socket_name(inode), &came.listener);

@@ -174,6 +174,8 @@ pub(super) struct Watched {
     pub(super) has_dropped: bool,
     /// Messages that were dropped and declared.
     dropped: u64,
+    /// It came, and nobody has looked what it lacks yet.
+    pub(super) is_new: bool,
     /// Where it is named no more.
     pub(super) leaving: Option<Leaving>,
 }
@@ -313,6 +315,7 @@ impl Watched {
             // What was dropped meanwhile is declared with the next events that are.
             has_dropped: is_taken && delivery == Delivery::BestEffort,
             dropped,
+            is_new: false,
             leaving: None,
         };
         // The kernel may hold what the earlier process had no room for.
@@ -405,6 +408,7 @@ impl Watched {
             self.look(buffers, &mut Pending::default());
         }
         self.look(buffers, gaps);
+        self.is_new = false;
     }
 
     /// Reads what the kernel has lost, and declares it.

@@ -9,9 +9,9 @@ pub struct Where {
     #[arg(long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
 
-    /// Network namespace to watch or check, by its name in `ip netns` or by path; may be repeated
-    /// [default: the one that flowlog runs in]
-    #[arg(long, value_name = "NAME|PATH")]
+    /// Network namespace to watch or check, by its name in `ip netns` or by path, a pattern such as `qrouter-*`, or `all`;
+    /// may be repeated [default: the one that flowlog runs in]
+    #[arg(long, value_name = "NAME|PATH|PATTERN")]
     pub(crate) netns: Vec<String>,
 
     /// Turn on accounting, timestamps and events, and add the nftables table `inet flowlog` if no rule

@@ -78,7 +78,6 @@ impl Daemon {
             None if self.following.has_more => {}
             None => return self.let_go(now),
         }
-        let own = Namespace::own().map(|own| own.inode()).ok();
         let Self { watched, following, .. } = self;
         for watched in watched.iter_mut().filter(|watched| watched.namespace.name().is_some()) {
             let is_there = following.found.contains_key(&watched.namespace.inode());
@@ -93,10 +92,8 @@ impl Daemon {
             }
         }
         let known: HashSet<u64> = self.watched.iter().map(|watched| watched.namespace.inode()).collect();
-        let has_own = own.is_some_and(|own| known.contains(&own));
         let found = &self.following.found;
-        let came =
-            found.iter().filter(|(inode, _)| !known.contains(inode) && !(has_own && own == Some(**inode)));
+        let came = found.iter().filter(|(inode, _)| !known.contains(inode));
         let came: Vec<(u64, String)> = came.map(|(inode, name)| (*inode, name.clone())).collect();
         self.following.refused.retain(|inode| self.following.found.contains_key(inode));
         self.following.has_more = false;

@@ -1,5 +1,6 @@
 //! Network namespaces that come and go while flowlog runs.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_xorshift::XorShiftRng;
 
 use crate::harness::daemon::{Daemon, flowlog, run_command};
+use crate::harness::dataset::Dataset;
 use crate::harness::entries::{self, make};
 use crate::harness::namespace::Namespace;
 use crate::harness::tally::{GapRow, Tally};
@@ -146,5 +148,37 @@ fn a_namespace_that_is_in_use_is_watched_until_its_last_process_ends() {
     losses(&mut tally);
     assert_eq!(tally.rows.len(), 100, "those of the second one go on");
     tally.check_exact(100);
+    verify(output.path());
+}
+
+#[test]
+fn many_namespaces_that_come_at_once_are_watched_soon_and_named() {
+    let output = tempfile::tempdir().unwrap();
+    let prefix = format!("fm-{}-", std::process::id());
+    let daemon = start(output.path(), &format!("{prefix}*"));
+    let namespaces: Vec<_> =
+        (0..NAMESPACES).map(|number| Namespace::named(format!("{prefix}{number}"))).collect();
+    let begun = Instant::now();
+    for namespace in &namespaces {
+        wait_for_line(&daemon, namespace.name(), "came, and is watched");
+    }
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    // Those that are read only when they have something are read.
+    for (number, namespace) in (0..).zip(&namespaces) {
+        namespace.track();
+        entries::make_and_flush(namespace, number * 100..(number + 1) * 100);
+    }
+    let names: Vec<_> = namespaces.iter().map(|namespace| namespace.name().to_owned()).collect();
+    drop(namespaces);
+    for name in &names {
+        wait_for_line(&daemon, name, "is deleted, and is watched no more: 0 connections were open");
+    }
+    daemon.stop();
+    let dataset = Dataset::read(output.path());
+    let mut of_name = BTreeMap::<_, u32>::new();
+    for row in dataset.rows() {
+        *of_name.entry(row.text("observer_netns_name").unwrap().to_owned()).or_default() += 1;
+    }
+    assert_eq!(of_name, names.into_iter().map(|name| (name, 100)).collect());
     verify(output.path());
 }

@@ -13,12 +13,15 @@ use super::manager::Kept;
 use super::output::Output;
 use super::watched::{Taken, Watched};
 use crate::connections::ctnetlink::{Datagrams, Headers, Listener, Received};
-use crate::host::namespace::Namespace;
+use crate::host::namespace::{Namespace, Wanted};
 use crate::log::store;
 use crate::record::Sink as _;
 
 /// How the service manager calls the memory.
 const IN_FLIGHT: &str = "in-flight";
+
+/// What its names for sockets begin with.
+const SOCKETS: &str = "events-";
 
 /// Where events are received.
 pub(super) struct ReceiveMemory {
@@ -73,6 +76,8 @@ impl ReceiveMemory {
 pub(super) struct Takeover {
     kept: Kept,
     left: Option<Left>,
+    /// How many network namespaces it had a socket of, and that have no name any more.
+    deleted: usize,
 }
 
 impl Takeover {
@@ -101,7 +106,7 @@ impl Takeover {
             }
         };
         let memory = ReceiveMemory { in_flight, headers: Headers::default(), is_kept: kept.is_kept() };
-        Ok((Self { kept, left }, memory))
+        Ok((Self { kept, left, deleted: 0 }, memory))
     }
 
     /// The socket of a network namespace.
@@ -113,7 +118,13 @@ impl Takeover {
 
     /// Lets the service manager keep the sockets that it does not have, and no others.
     pub(super) fn keep(&mut self, watched: &[Watched], in_flight: &mut InFlight) {
-        self.kept.forget_rest();
+        let rest = self.kept.forget_rest();
+        let there = Wanted::all_named();
+        self.deleted = rest
+            .iter()
+            .filter_map(|name| name.strip_prefix(SOCKETS)?.parse().ok())
+            .filter(|netns| !there.contains_key(netns))
+            .count();
         let netns: Vec<u64> = watched.iter().map(|watched| watched.namespace.inode()).collect();
         in_flight.keep_only(&netns);
         for watched in watched {
@@ -145,7 +156,7 @@ impl Takeover {
         local: &mut Local,
         output: &mut Output,
     ) -> Result<Kept> {
-        let Self { kept, left: Some(left) } = self else { return Ok(self.kept) };
+        let Self { kept, left: Some(left), deleted } = self else { return Ok(self.kept) };
         let ReceiveMemory { in_flight, headers, .. } = memory;
         let durable =
             in_flight.durable_round().context("cannot read the memory of received events")?.max(durable);
@@ -200,6 +211,10 @@ impl Takeover {
             let detached = Gap { cause: Cause::ProgramsDetached, stage: Stage::Attribute, ..gap.clone() };
             output.lose(Gap { lost_flows: Some(0), detail: Some(detail), ..detached });
         }
+        if deleted > 0 {
+            let detail = format!("{deleted} network namespaces were deleted while no flowlog ran");
+            output.lose(Gap { lost_flows: None, detail: Some(detail), ..gap.clone() });
+        }
         if silent.is_none() {
             let detail = "more connections than flowlog remembers may have ended without an event".to_owned();
             output.lose(Gap { lost_flows: None, detail: Some(detail), ..gap });
@@ -228,5 +243,5 @@ fn of_netns(watched: &mut [Watched], netns: u64) -> Option<&mut Watched> {
 
 /// How the service manager calls the socket of a network namespace.
 pub(super) fn socket_name(netns: u64) -> String {
-    format!("events-{netns}")
+    format!("{SOCKETS}{netns}")
 }

@@ -62,6 +62,11 @@ impl Wanted {
         Ok(Self { wants, has_own, changed: Vec::new(), looked: None, fresh_until: None })
     }
 
+    /// All that have a name in `ip netns`.
+    pub fn all_named() -> Found {
+        Self::new(&[ALL.to_owned()]).map(|all| all.find().0).unwrap_or_default()
+    }
+
     /// Whether they can come and go.
     pub fn can_change(&self) -> bool {
         !self.wants.is_empty()

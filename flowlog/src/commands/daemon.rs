@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `receive` | reading: which sockets, how long, what happens while writing is behind; the stop |
 //! | `in_flight`, `takeover` | where events are until the write-ahead log has their rows; what an earlier process left |
-//! | `pace`, `ticker` | how long it sleeps between two reads; what wakes it when nothing comes |
+//! | `pace`, `ticker`, `turns` | how long it sleeps between two reads; what wakes it when nothing comes; whose turn it is |
 //! | `follow` | network namespaces that come and go |
 //! | `watched` | a network namespace: its sockets, dumps, room in its table |
 //! | `observed` | messages and dumps = records, handed to a sink; without sockets, so its tests join messages with events |
@@ -41,6 +41,7 @@ mod said;
 mod scrape;
 mod takeover;
 mod ticker;
+mod turns;
 mod watched;
 mod writing;
 
@@ -69,7 +70,8 @@ use self::programs::Programs;
 use self::receive::Rest;
 use self::takeover::{ReceiveMemory, Takeover};
 use self::ticker::Ticker;
-use self::watched::{Dump, FEW, REFRESH_INTERVAL, Sockets, Watch, Watched};
+use self::turns::{FEW, LOOK_FOR, Turns};
+use self::watched::{Dump, REFRESH_INTERVAL, Sockets, Watch, Watched};
 use self::writing::Written;
 use crate::attribution::join::Linger;
 use crate::commands::config::Config;
@@ -86,9 +88,6 @@ use crate::log::writer::Directory;
 
 /// How often the ring buffer is read where no flow ends: it must not fill up in between.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
-
-/// How long it is looked in one turn what network namespaces lack, where there are many.
-const LOOK_FOR: Duration = Duration::from_millis(20);
 
 /// The interval of what is turned off.
 const NEVER: Duration = Duration::from_secs(86_400 * 365);
@@ -117,6 +116,7 @@ const MAX_FILTER_BYTES: usize = 128 << 10;
 /// could not be written.
 pub fn run(config: Config, directory: Directory) -> Result<()> {
     let kept = Kept::of_environment();
+    confined::raise_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -168,9 +168,7 @@ struct Daemon {
     local: Local,
     programs: Programs,
     output: Output,
-    /// Of which it was the turn the last time, where there are many.
-    looked_until: usize,
-    refreshed_until: usize,
+    turns: Turns,
     table_share_percent: u8,
     dump_interval: Duration,
     audit_interval: Option<Duration>,
@@ -308,8 +306,7 @@ impl Daemon {
             local,
             programs,
             output,
-            looked_until: 0,
-            refreshed_until: 0,
+            turns: Turns::default(),
             table_share_percent,
             dump_interval,
             audit_interval,
@@ -364,10 +361,12 @@ impl Daemon {
                     self.local.drain()?;
                     more |= self.check_hold();
                     self.record_dumps()?;
-                    self.follow()?;
-                    let few = self.next_few();
+                    follow::follow(self)?;
+                    let all = self.watched.len();
+                    let few = self.turns.to_look_at(all);
                     self.look(few.clone())?;
-                    self.refresh_in_turn();
+                    let some = self.turns.to_refresh(all);
+                    self.refresh(some);
                     self.tick()?;
                     counts::update_metrics(self, few);
                     drain.reset()?;
@@ -396,28 +395,6 @@ impl Daemon {
         }
     }
 
-    /// The network namespaces that are looked at with this tick. Where there are many, it is the turn of each now and then:
-    /// to look at all of them twenty times a second would take more than to read their events.
-    fn next_few(&mut self) -> Range<usize> {
-        let all = self.watched.len();
-        let from = if self.looked_until < all { self.looked_until } else { 0 };
-        self.looked_until = (from + FEW).min(all);
-        from..self.looked_until
-    }
-
-    /// Where there are many network namespaces, reads again what changes rarely of some with each tick.
-    fn refresh_in_turn(&mut self) {
-        let all = self.watched.len();
-        if all <= FEW {
-            return;
-        }
-        let ticks = REFRESH_INTERVAL.as_millis() / DRAIN_INTERVAL.as_millis();
-        let some = all.div_ceil(usize::try_from(ticks).unwrap_or(1));
-        let from = if self.refreshed_until < all { self.refreshed_until } else { 0 };
-        self.refreshed_until = (from + some).min(all);
-        self.refresh(from..self.refreshed_until);
-    }
-
     /// Reads again what changes rarely, and what the kernel has lost, of some.
     fn refresh(&mut self, which: Range<usize>) {
         for watched in self.watched.get_mut(which).into_iter().flatten() {
@@ -444,7 +421,7 @@ impl Daemon {
         }
         for index in few {
             if !has_time() {
-                self.looked_until = index;
+                self.turns.looked_until(index);
                 break;
             }
             if let Some(watched) = watched.get_mut(index) {

@@ -6,7 +6,8 @@
 use std::path::Path;
 
 use caps::Capability;
-use tracing::info;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tracing::{info, warn};
 
 use super::watched::Watched;
 use crate::causes::one_line;
@@ -15,6 +16,17 @@ use crate::host::confinement::{
 };
 use crate::host::namespace::Namespace;
 use crate::host::rights::{Part, RIGHTS, give_up};
+
+/// Each network namespace takes a dozen descriptors: as many as may be had.
+pub(super) fn raise_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(
+            "cannot raise the limit of descriptors, so not many network namespaces can be watched: {error}"
+        );
+    }
+}
 
 /// Confines the calling thread, which is the writing side, to the output directory.
 pub(super) fn writing_side(output: &Path) -> Result<(), ConfinementError> {

@@ -21,6 +21,7 @@ use super::needed::{Counts, Needed};
 use super::observed::Observed;
 use super::pace::Room;
 use super::said::Doubling;
+use super::turns::FEW;
 use crate::attribution::clocks::Clocks;
 use crate::attribution::join::{Linger, Observer};
 use crate::attribution::seed;
@@ -110,9 +111,6 @@ impl Sockets {
         Some(Ready { events: waiting(&self.readable, watched + 1)?, addresses })
     }
 }
-
-/// So many network namespaces are few: each is looked at with each tick.
-pub(super) const FEW: usize = 16;
 
 /// Network namespaces of which something waits to be read, by inode.
 pub(super) struct Ready {

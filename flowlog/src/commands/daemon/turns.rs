@@ -14,7 +14,7 @@ pub(super) const FEW: usize = 16;
 pub(super) const LOOK_FOR: Duration = Duration::from_millis(20);
 
 /// Up to which one it was the turn the last time.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Turns {
     looked_until: usize,
     refreshed_until: usize,

@@ -363,9 +363,9 @@ impl Daemon {
                     self.record_dumps()?;
                     follow::follow(self)?;
                     let all = self.watched.len();
-                    let few = self.turns.to_look_at(all);
+                    let few = self.turns.next_to_look_at(all);
                     self.look(few.clone())?;
-                    let some = self.turns.to_refresh(all);
+                    let some = self.turns.next_to_refresh(all);
                     self.refresh(some);
                     self.tick()?;
                     counts::update_metrics(self, few);

@@ -22,7 +22,7 @@ pub(super) struct Turns {
 
 impl Turns {
     /// Those of so many that are looked at with this tick.
-    pub(super) fn to_look_at(&mut self, all: usize) -> Range<usize> {
+    pub(super) fn next_to_look_at(&mut self, all: usize) -> Range<usize> {
         next(&mut self.looked_until, FEW, all)
     }
 
@@ -32,7 +32,7 @@ impl Turns {
     }
 
     /// Those of which is read again with this tick what changes rarely. If there are few, all of them are at once.
-    pub(super) fn to_refresh(&mut self, all: usize) -> Range<usize> {
+    pub(super) fn next_to_refresh(&mut self, all: usize) -> Range<usize> {
         let ticks = usize::try_from(REFRESH_INTERVAL.as_millis() / DRAIN_INTERVAL.as_millis()).unwrap_or(1);
         if all <= FEW { 0..0 } else { next(&mut self.refreshed_until, all.div_ceil(ticks), all) }
     }

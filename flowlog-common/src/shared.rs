@@ -22,7 +22,8 @@ pub fn map(file: &File, offset: u64, bytes: usize) -> io::Result<MmapMut> {
         return Err(io::Error::last_os_error());
     }
     let end = u64::try_from(bytes).ok().and_then(|bytes| offset.checked_add(bytes));
-    if seals & SEALS != SEALS || end.is_none_or(|end| file.metadata().is_ok_and(|found| found.len() < end)) {
+    let found = file.metadata()?.len();
+    if seals & SEALS != SEALS || end.is_none_or(|end| found < end) {
         return Err(io::Error::other("found a file that may change its size, or is too small"));
     }
     // SAFETY: the size is sealed. Whoever else has a descriptor keeps it for a later start, and does not write to it while

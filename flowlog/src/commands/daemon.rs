@@ -62,7 +62,8 @@ use tracing::{error, info, warn};
 use self::clock::now_us;
 use self::follow::Following;
 use self::local::Local;
-use self::manager::{Kept, ServiceManager};
+pub use self::manager::Kept;
+use self::manager::ServiceManager;
 use self::observed::Tally;
 use self::output::Output;
 use self::pace::Pace;
@@ -114,8 +115,7 @@ const MAX_FILTER_BYTES: usize = 128 << 10;
 ///
 /// Where something that is needed is missing at the start, and where flows were lost because they
 /// could not be written.
-pub fn run(config: Config, directory: Directory) -> Result<()> {
-    let kept = Kept::of_environment();
+pub fn run(config: Config, directory: Directory, kept: Kept) -> Result<()> {
     confined::raise_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -276,6 +276,10 @@ impl Daemon {
             }
         }
         let round = store.round();
+        // Before the writing side removes what says so.
+        let settled =
+            memory.in_flight.durable_round().context("cannot read the memory of received events")?;
+        memory.in_flight.durable().set(round.max(settled));
         local.drain()?;
         local.seed();
         local.seed_sockets(&watched, false)?;

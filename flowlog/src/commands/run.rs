@@ -70,8 +70,10 @@ pub struct RunArgs {
 ///
 /// Where it cannot begin, and where it cannot go on.
 pub fn run(args: RunArgs) -> Result<()> {
+    // Before anything is opened in place of what a service manager hands over.
+    let kept = daemon::Kept::of_environment();
     let (config, directory) = prepare(args)?;
-    daemon::run(config, directory)
+    daemon::run(config, directory, kept)
 }
 
 /// Gathers the settings, takes the output directory for this process, checks the namespaces, fixes them where

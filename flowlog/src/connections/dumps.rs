@@ -203,9 +203,9 @@ impl Dumps {
     }
 
     /// Those of them that may end without a message.
-    pub fn silent(&self) -> impl Iterator<Item = u64> {
+    pub fn silent(&self) -> impl Iterator<Item = &Flow> {
         let silent = self.entries.values().filter(|entry| entry.may_be_silent && !entry.ended);
-        silent.map(|entry| identity_while_open(&entry.flow))
+        silent.map(|entry| &entry.flow)
     }
 
     /// Until when the end of each entry without a message is known and taken; `None` where no such entry is left. What is

@@ -15,7 +15,7 @@
 
 mod layout;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -158,9 +158,7 @@ impl InFlight {
     /// Room for datagrams of a network namespace; `None` if all of it has datagrams whose rows are not in the write-ahead log.
     /// The `round` is the one that its rows will be in, and of those up to `settled` nothing is needed any more.
     pub(super) fn room(&mut self, netns: u64, round: u64, settled: u64) -> Option<Slots<'_>> {
-        if round != self.round {
-            self.begin(round);
-        }
+        self.begin(round);
         self.release(settled);
         let found = self.filled.get(&netns).filter(|filled| filled.slots + MIN_SLOTS <= CHUNK_SLOTS);
         let Filled { chunk, slots } = match found {
@@ -227,8 +225,16 @@ impl InFlight {
 
     /// Notes the connections that may end without an event: of network namespaces. The rows of those that have ended are in
     /// this round or in earlier ones.
-    pub(super) fn note_silent(&mut self, round: u64, silent: impl Iterator<Item = (u64, u64)>) {
-        self.memory.note_silent(round, silent.map(|(netns, identity)| Ended { identity, netns }));
+    ///
+    /// Says whether that was done: not before the list that would be left is of rows that are in the write-ahead log, which has
+    /// those up to the round `settled`.
+    pub(super) fn note_silent(
+        &mut self,
+        round: u64,
+        settled: u64,
+        silent: impl Iterator<Item = (u64, u64)>,
+    ) -> bool {
+        self.memory.note_silent(round, settled, silent.map(|(netns, identity)| Ended { identity, netns }))
     }
 
     /// Those that an earlier process noted, when it had all rows up to the round `durable` in the write-ahead log; `None` if
@@ -252,36 +258,29 @@ impl InFlight {
         Ok(self.memory.durable()?.max(self.memory.facts().settled))
     }
 
-    /// The chunks that an earlier process filled, and their network namespaces, oldest first.
-    pub(super) fn left(&mut self) -> Vec<(u32, u64)> {
+    /// The chunks that an earlier process filled, and their network namespaces, by their rounds, the oldest first.
+    pub(super) fn left(&mut self) -> BTreeMap<u64, Vec<(u32, u64)>> {
         let labels = self.memory.labels();
-        let label = |chunk: u32| usize::try_from(chunk).ok().and_then(|chunk| labels.get(chunk));
-        self.used.iter().filter_map(|&(_, chunk)| Some((chunk, label(chunk)?.netns))).collect()
+        let mut rounds: BTreeMap<u64, Vec<(u32, u64)>> = BTreeMap::new();
+        for &(round, chunk) in &self.used {
+            if let Some(label) = usize::try_from(chunk).ok().and_then(|chunk| labels.get(chunk)) {
+                rounds.entry(round).or_default().push((chunk, label.netns));
+            }
+        }
+        rounds
     }
 
-    /// The slots of a chunk that an earlier process filled. From now on they are of this round.
+    /// The slots of a chunk that an earlier process filled in this round.
     pub(super) fn again(&mut self, chunk: u32, round: u64) -> Slots<'_> {
-        if round != self.round {
-            self.begin(round);
-        }
-        if let Some(label) = usize::try_from(chunk).ok().and_then(|chunk| self.memory.labels().get_mut(chunk))
-        {
-            label.round = round;
-        }
-        self.used.retain(|(_, used)| *used != chunk);
-        self.used.push_back((round, chunk));
+        self.begin(round);
         Slots { bytes: self.memory.chunk(chunk), slot_bytes: SLOT_BYTES }
     }
 
-    /// A chunk of an earlier process is of no use.
-    pub(super) fn discard(&mut self, chunk: u32) {
-        self.used.retain(|(_, used)| *used != chunk);
-        self.label(chunk, 0, 0);
-        self.free.push(chunk);
-    }
-
-    /// From here on, rows are of another round.
-    fn begin(&mut self, round: u64) {
+    /// From here on, rows are of this round.
+    pub(super) fn begin(&mut self, round: u64) {
+        if round == self.round {
+            return;
+        }
         self.round = round;
         self.memory.begin_round(round);
         self.filled.clear();
@@ -289,7 +288,9 @@ impl InFlight {
 
     /// The chunks up to this round can be used again.
     fn release(&mut self, settled: u64) {
-        self.memory.facts().settled = settled;
+        let facts = self.memory.facts();
+        // A process that has just begun knows of none yet.
+        facts.settled = facts.settled.max(settled);
         while let Some(&(round, chunk)) = self.used.front()
             && round <= settled
         {

@@ -49,16 +49,18 @@ impl ServiceManager {
 
 /// The descriptors that a service manager keeps, by their names: `sd_pid_notify_with_fds(3)`.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub struct Kept {
     descriptors: BTreeMap<String, OwnedFd>,
     /// There is a manager.
     is_kept: bool,
+    /// It has kept something, or says that it does (`$FDSTORE`, since systemd 254).
+    is_proved: bool,
     has_said: bool,
 }
 
 impl Kept {
     /// Those that it has kept since an earlier start. To be called once, before anything else is opened.
-    pub(super) fn of_environment() -> Self {
+    pub fn of_environment() -> Self {
         let found = match sd_notify::listen_fds_with_names(false) {
             Ok(found) => found.unzip(),
             Err(error) => {
@@ -68,14 +70,17 @@ impl Kept {
         };
         let (numbers, names): (Vec<_>, Vec<String>) = found;
         let named = names.into_iter().zip(descriptors::inherited(numbers));
-        let descriptors = named.filter_map(|(name, descriptor)| Some((name, descriptor?))).collect();
+        let descriptors: BTreeMap<_, _> =
+            named.filter_map(|(name, descriptor)| Some((name, descriptor?))).collect();
         let is_kept = std::env::var_os("NOTIFY_SOCKET").is_some();
-        Self { descriptors, is_kept, has_said: false }
+        let has_store = std::env::var("FDSTORE").is_ok_and(|max| max.parse().is_ok_and(|max: u32| max > 0));
+        let is_proved = is_kept && (has_store || !descriptors.is_empty());
+        Self { descriptors, is_kept, is_proved, has_said: false }
     }
 
-    /// Whether there is a manager that may keep descriptors.
-    pub(super) fn is_kept(&self) -> bool {
-        self.is_kept
+    /// Whether the manager is known to keep descriptors.
+    pub(super) fn is_proved(&self) -> bool {
+        self.is_proved
     }
 
     /// Takes the one with this name. The manager keeps it all the same.

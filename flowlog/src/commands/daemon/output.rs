@@ -120,10 +120,18 @@ impl Output {
 
     /// Begins another round: there is no room for more datagrams of this one.
     pub(super) fn end_round(&mut self) -> Result<()> {
-        if self.batch.is_empty() {
+        // As long as earlier rows are not in the write-ahead log, it would free nothing.
+        if self.batch.is_empty() && self.status.durable_round() >= self.sent_round {
             self.round += 1;
         }
         self.flush()
+    }
+
+    /// Hands over the rows that are there. Those that follow are of another round, which an earlier process began.
+    pub(super) fn set_round(&mut self, round: u64) -> Result<()> {
+        self.flush()?;
+        self.round = round;
+        Ok(())
     }
 
     /// Whether there are losses that are not declared yet.

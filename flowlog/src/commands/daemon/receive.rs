@@ -64,6 +64,7 @@ impl Daemon {
             watched.needed.declare(&mut output.gaps, false);
         }
         super::takeover::look_for_unseen(watched, output);
+        memory.in_flight.set_undeclared(output.has_undeclared());
         memory.note_silent(watched, output);
         // Before what was lost is noted as told: if the process is killed in between, it is declared once more.
         memory.in_flight.set_undeclared(output.has_undeclared());
@@ -89,9 +90,13 @@ impl Daemon {
     /// Makes rows of what dumps told, as far as there is room for them.
     pub(super) fn record_dumps(&mut self) -> anyhow::Result<()> {
         self.read_addresses();
-        let Self { watched, local, output, .. } = self;
+        let Self { watched, local, output, memory, .. } = self;
         for watched in watched {
             while !output.is_blocked() && watched.take_dumped(local, output) {
+                // In the round of the row: an event of it may still come.
+                let (netns, max) = (watched.namespace.inode(), watched.seen_max());
+                memory.in_flight.begin(output.round());
+                memory.in_flight.note(netns, watched.observed.seen.take_new(), max);
                 output.flush_if_full()?;
             }
         }
@@ -265,7 +270,8 @@ impl Watched {
             }
             let before_us = now_us();
             let Some(received) = memory.receive(&mut self.listener, netns, output)? else {
-                turn.rest = Rest::Perhaps;
+                // The writing side has to come first: after a nap.
+                (turn.has_received, turn.rest) = (true, Rest::Perhaps);
                 break;
             };
             // Then the events: what a socket did before its flow ended is now in the tables. A refused
@@ -307,25 +313,41 @@ impl Watched {
         let (netns, max) = (self.namespace.inode(), self.seen_max());
         let received = usize::try_from(received).unwrap_or(usize::MAX);
         in_flight.note(netns, self.observed.seen.take_new(), max);
+        if output.gaps.loses_flows() {
+            in_flight.set_undeclared(true);
+        }
         if self.is_shedding {
             in_flight.dropped(netns, received);
         } else {
             in_flight.received(netns, received);
         }
-        if output.gaps.loses_flows() {
-            in_flight.set_undeclared(true);
-        }
+    }
+
+    /// Makes rows of datagrams that an earlier process has received, whenever it subscribed.
+    pub(super) fn take_left(&mut self, datagrams: &Datagrams<'_>, local: &mut Local, output: &mut Output) {
+        self.take_since(0, datagrams, local, output);
     }
 
     /// Makes rows of datagrams.
-    pub(super) fn take(&mut self, datagrams: &Datagrams<'_>, local: &mut Local, output: &mut Output) {
+    fn take(&mut self, datagrams: &Datagrams<'_>, local: &mut Local, output: &mut Output) {
+        self.take_since(self.since_ns(now_ns(ClockId::CLOCK_REALTIME)), datagrams, local, output);
+    }
+
+    /// Makes rows of datagrams, but for flows that ended before `since_ns`.
+    fn take_since(
+        &mut self,
+        since_ns: u64,
+        datagrams: &Datagrams<'_>,
+        local: &mut Local,
+        output: &mut Output,
+    ) {
         let received_ns = now_ns(ClockId::CLOCK_REALTIME);
         let truncated = datagrams.truncated() as u64;
         if truncated > 0 {
             output.counts.tally.lost += truncated;
             output.lose(unreadable(truncated, "messages that are larger than the buffer", received_ns));
         }
-        let (since_ns, seen_max) = (self.since_ns(received_ns), self.seen_max());
+        let seen_max = self.seen_max();
         let shedding = self.is_shedding.then(|| output.status.cause().unwrap_or(Cause::Overload));
         let observer = self.place.observer(&local.clock.clocks);
         let known = Known { received_ns, since_ns, observer, seen_max, shedding };

@@ -13,6 +13,7 @@ use super::manager::Kept;
 use super::output::Output;
 use super::watched::{Taken, Watched};
 use crate::connections::ctnetlink::{Datagrams, Headers, Listener, Received};
+use crate::connections::duplicates::identity_while_open;
 use crate::host::namespace::{Namespace, Wanted};
 use crate::log::store;
 use crate::record::Sink as _;
@@ -27,8 +28,7 @@ const SOCKETS: &str = "events-";
 pub(super) struct ReceiveMemory {
     pub(super) in_flight: InFlight,
     pub(super) headers: Headers,
-    /// A service manager keeps it, and the sockets. If it refuses to, the next start declares the time from the last event
-    /// that was read on.
+    /// A service manager keeps it, and the sockets.
     pub(super) is_kept: bool,
 }
 
@@ -64,10 +64,14 @@ impl ReceiveMemory {
             return;
         }
         let silent = watched.iter().flat_map(|watched| {
-            let netns = watched.namespace.inode();
-            watched.observed.dumps.silent().map(move |identity| (netns, identity))
+            let (netns, filter) = (watched.namespace.inode(), &watched.observed.filter);
+            // Whether one that is not recorded has ended is not known later.
+            let silent = watched.observed.dumps.silent().filter(|flow| filter.records(flow));
+            silent.map(move |flow| (netns, identity_while_open(flow)))
         });
-        self.in_flight.note_silent(output.last_round(), silent);
+        if !self.in_flight.note_silent(output.last_round(), output.settled_round(), silent) {
+            return;
+        }
         watched.iter_mut().for_each(|watched| watched.noted_dump = watched.observed.dumps.dumps());
     }
 }
@@ -105,7 +109,7 @@ impl Takeover {
                 (in_flight, None)
             }
         };
-        let memory = ReceiveMemory { in_flight, headers: Headers::default(), is_kept: kept.is_kept() };
+        let memory = ReceiveMemory { in_flight, headers: Headers::default(), is_kept: kept.is_proved() };
         Ok((Self { kept, left, deleted: 0 }, memory))
     }
 
@@ -118,6 +122,8 @@ impl Takeover {
 
     /// Lets the service manager keep the sockets that it does not have, and no others.
     pub(super) fn keep(&mut self, watched: &[Watched], in_flight: &mut InFlight) {
+        // Until what follows of it is in the ledger.
+        in_flight.set_undeclared(true);
         let rest = self.kept.forget_rest();
         let there = Wanted::all_named();
         self.deleted = rest
@@ -160,7 +166,7 @@ impl Takeover {
         let ReceiveMemory { in_flight, headers, .. } = memory;
         let durable =
             in_flight.durable_round().context("cannot read the memory of received events")?.max(durable);
-        let now_ns = now_ns(ClockId::CLOCK_MONOTONIC);
+        let now_ns = now_ns(ClockId::CLOCK_REALTIME);
         for (netns, identity) in in_flight.settle(durable) {
             if let Some(watched) = of_netns(watched, netns) {
                 watched.observed.seen.remember(identity, now_ns);
@@ -173,23 +179,25 @@ impl Takeover {
             }
         }
         let (mut datagrams, mut unwanted) = (0, 0);
-        for (chunk, netns) in in_flight.left() {
-            let datagrams_of_chunk = Datagrams::left(in_flight.again(chunk, output.round()), headers);
-            let received = u64::from(datagrams_of_chunk.received());
-            match of_netns(watched, netns) {
-                Some(watched) => {
-                    datagrams += received;
-                    watched.take(&datagrams_of_chunk, local, output);
-                    let max = watched.seen_max();
-                    in_flight.note(netns, watched.observed.seen.take_new(), max);
-                    output.flush_if_full()?;
-                }
-                None => {
+        let next_round = output.round();
+        // Each round again by itself, so that whoever finds this process killed knows which ones are in the write-ahead log.
+        for (round, chunks) in in_flight.left() {
+            output.set_round(round)?;
+            for (chunk, netns) in chunks {
+                let left = Datagrams::left(in_flight.again(chunk, round), headers);
+                let received = u64::from(left.received());
+                let Some(watched) = of_netns(watched, netns) else {
                     unwanted += received;
-                    in_flight.discard(chunk);
-                }
+                    continue;
+                };
+                datagrams += received;
+                watched.take_left(&left, local, output);
+                let max = watched.seen_max();
+                in_flight.note(netns, watched.observed.seen.take_new(), max);
             }
         }
+        output.set_round(next_round)?;
+        in_flight.begin(next_round);
         if datagrams > 0 {
             info!("read {datagrams} events that an earlier flowlog had received, and not logged");
         }

@@ -311,11 +311,16 @@ impl Watched {
             since_ns,
             is_held: false,
             // What was dropped meanwhile is declared with the next events that are.
-            has_dropped: is_taken && delivery == Delivery::BestEffort,
+            has_dropped: is_taken && subscription.is_reliable == 0,
             dropped,
             is_new: false,
             leaving: None,
         };
+        if is_taken && subscription.is_reliable != 0 && delivery == Delivery::BestEffort {
+            // What had no room until now is sent again.
+            let dropped = watched.namespace.run(|| watched.listener.dropped());
+            watched.dropped = dropped.ok().and_then(Result::ok).unwrap_or(watched.dropped);
+        }
         // The kernel may hold what the earlier process had no room for.
         watched.is_held = is_taken && delivery == Delivery::Reliable && watched.has_undelivered();
         if local.ebpf.is_some() && netns_cookie.is_none() {
@@ -338,7 +343,8 @@ impl Watched {
         let Self { since_monotonic_ns, since_ns, dropped, .. } = *self;
         let Counts { sums: counted, read_us: counted_us } = self.needed.counts();
         let netns = self.namespace.inode();
-        Subscription { netns, since_monotonic_ns, since_ns, dropped, counted, padding: 0, counted_us }
+        let is_reliable = u32::from(self.listener.delivery() == Delivery::Reliable);
+        Subscription { netns, since_monotonic_ns, since_ns, dropped, counted, is_reliable, counted_us }
     }
 
     /// How many connections ended without an event while an earlier process had ended and this one had not begun; `None` as long

@@ -87,6 +87,8 @@ pub(super) struct Facts {
     pub(super) settled: u64,
     /// How many ended flows were noted in all.
     ended: u64,
+    /// The first of them that is there: later ones have taken the places of those before.
+    ended_from: u64,
     /// How many are kept now.
     ended_max: u64,
 }
@@ -104,7 +106,8 @@ pub(in super::super) struct Subscription {
     pub(in super::super) dropped: u64,
     /// What the kernel had counted as lost, and when that was read: what is above is not declared yet.
     pub(in super::super) counted: [u32; 3],
-    pub(in super::super) padding: u32,
+    /// Whether the kernel sends again what had no room: 1, or 0.
+    pub(in super::super) is_reliable: u32,
     pub(in super::super) counted_us: i64,
 }
 
@@ -226,7 +229,7 @@ impl Memory {
         let facts = self.facts();
         if facts.ended_max < wanted {
             // What another size has put elsewhere is not found again.
-            (facts.ended_max, facts.ended) = (wanted, 0);
+            (facts.ended_max, facts.ended, facts.ended_from) = (wanted, 0, 0);
             self.rounds().iter_mut().for_each(|round| round.ended = 0);
         }
         let Facts { ended: first, ended_max: kept, .. } = *self.facts();
@@ -246,19 +249,34 @@ impl Memory {
 
     /// The flows that had ended in the rounds up to this one, as far as they are kept. Those of later ones are forgotten.
     pub(super) fn ended(&mut self, round: u64) -> Vec<Ended> {
-        let Facts { ended: noted, ended_max: kept, .. } = *self.facts();
+        let Facts { ended: noted, ended_from, ended_max: kept, .. } = *self.facts();
         let later = self.rounds().iter().filter(|later| later.round > round);
         let end = later.map(|later| later.ended).min().unwrap_or(noted).min(noted);
+        let from = ended_from.max(noted.saturating_sub(kept)).min(end);
+        self.facts().ended_from = from;
+        compiler_fence(Ordering::SeqCst);
         self.facts().ended = end;
+        self.rounds()
+            .iter_mut()
+            .filter(|later| later.round > round)
+            .for_each(|later| *later = Round::zeroed());
         let ring = self.ring();
-        // Later ones may have taken the places of the oldest.
-        let numbers = noted.saturating_sub(kept).min(end)..end;
-        numbers.filter_map(|number| ring.get(index(number, kept)).copied()).collect()
+        (from..end).filter_map(|number| ring.get(index(number, kept)).copied()).collect()
     }
 
-    /// Notes the connections that may end without an event, in place of the older list.
-    pub(super) fn note_silent(&mut self, round: u64, silent: impl Iterator<Item = Ended>) {
+    /// Notes the connections that may end without an event, in place of the older list, if the other one is valid for what is
+    /// settled. Says whether that was done.
+    pub(super) fn note_silent(
+        &mut self,
+        round: u64,
+        settled: u64,
+        silent: impl Iterator<Item = Ended>,
+    ) -> bool {
         let [first, second] = [0, 1].map(|list| self.silent_list(list).0.round);
+        let is_pending = |round: u64| round > settled && round != u64::MAX;
+        if is_pending(first) || is_pending(second) {
+            return false;
+        }
         let (head, places) = self.silent_list(usize::from(second <= first));
         // Not valid while it is written.
         *head = SilentHead { round: u64::MAX, len: 0 };
@@ -273,6 +291,7 @@ impl Memory {
         head.len = u64::try_from(len).unwrap_or(u64::MAX);
         compiler_fence(Ordering::SeqCst);
         head.round = round;
+        true
     }
 
     /// The connections that might have ended without an event since what has its rows up to this round; `None` if there were

@@ -10,6 +10,7 @@
 //! | `in_flight`, `takeover` | where events are until the write-ahead log has their rows; what an earlier process left |
 //! | `pace`, `ticker`, `turns` | how long it sleeps between two reads; what wakes it when nothing comes; whose turn it is |
 //! | `follow` | network namespaces that come and go |
+//! | `waiting`, `turns` | what all sockets are waited for with; whose turn it is, of many namespaces |
 //! | `watched` | a network namespace: its sockets, dumps, room in its table |
 //! | `observed` | messages and dumps = records, handed to a sink; without sockets, so its tests join messages with events |
 //! | `local` | the tables of sockets and processes, fed from the ring buffer |
@@ -42,6 +43,7 @@ mod scrape;
 mod takeover;
 mod ticker;
 mod turns;
+mod waiting;
 mod watched;
 mod writing;
 
@@ -53,7 +55,6 @@ use anyhow::{Context, Result, bail};
 use flowlog_common::heap;
 use flowlog_reader::gaps::Pending;
 use flowlog_reader::run::RunFacts;
-use serde_json::Value;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
@@ -72,14 +73,14 @@ use self::receive::Rest;
 use self::takeover::{ReceiveMemory, Takeover};
 use self::ticker::Ticker;
 use self::turns::{FEW, LOOK_FOR, Turns};
-use self::watched::{Dump, REFRESH_INTERVAL, Sockets, Watch, Watched};
+use self::waiting::Sockets;
+use self::watched::{Dump, REFRESH_INTERVAL, Watch, Watched};
 use self::writing::Written;
 use crate::attribution::join::Linger;
 use crate::commands::config::Config;
 use crate::commands::doctor::Settings;
 use crate::commands::metrics::Metrics;
 use crate::connections::ctnetlink::{Buffers, ListenerLosses};
-use crate::connections::filter::FlowFilter;
 use crate::host::identity::Host;
 use crate::host::namespace::Namespace;
 use crate::host::needs::Need;
@@ -104,10 +105,6 @@ const PUBLISH_DEADLINE: Duration = Duration::from_secs(40);
 
 /// How long the write-ahead log may take to have the last rows.
 const WAL_DEADLINE: Duration = Duration::from_secs(10);
-
-/// How long a filter may be. Each file and each segment of the write-ahead log says it, and a line of the ledger,
-/// which must not be longer than 256 KiB.
-const MAX_FILTER_BYTES: usize = 128 << 10;
 
 /// Logs flows to the directory until SIGTERM or SIGINT, then publishes what is there.
 ///
@@ -200,7 +197,7 @@ impl Daemon {
             filter,
             keep,
         } = config;
-        let recorded = recorded(&filter)?;
+        let recorded = observed::recorded(&filter)?;
         let watch = Watch {
             delivery,
             receive_buffer_bytes,
@@ -550,22 +547,6 @@ fn open_all(
     });
     let (watched, settings) = opened.collect::<Result<Vec<_>>>()?.into_iter().unzip();
     Ok((watched, settings, sockets))
-}
-
-/// What files, ledger and write-ahead log say of the filter.
-fn recorded(filter: &FlowFilter) -> Result<Option<Value>> {
-    if filter.is_empty() {
-        return Ok(None);
-    }
-    let json = serde_json::to_value(filter)?;
-    let bytes = json.to_string().len();
-    if bytes > MAX_FILTER_BYTES {
-        bail!(
-            "the filter takes {bytes} bytes as JSON, expected at most {MAX_FILTER_BYTES}, because each file repeats it; \
-             make its lists shorter"
-        );
-    }
-    Ok(Some(json))
 }
 
 /// The interval, which does not catch up on what it missed.

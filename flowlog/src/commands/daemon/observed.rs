@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
+use anyhow::{Result, bail};
 use flowlog_reader::gaps::{Cause, Gap, Stage};
+use serde_json::Value;
 use tracing::{debug, error};
 
 use super::said::Doubling;
@@ -15,6 +17,26 @@ use crate::connections::filter::FlowFilter;
 use crate::flow::Flow;
 use crate::record::{FlowRecord, Sighting, Sink};
 use crate::time::to_us;
+
+/// How long a filter may be. Each file and each segment of the write-ahead log says it, and a line of the ledger,
+/// which must not be longer than 256 KiB.
+const MAX_FILTER_BYTES: usize = 128 << 10;
+
+/// What files, ledger and write-ahead log say of the filter.
+pub(super) fn recorded(filter: &FlowFilter) -> Result<Option<Value>> {
+    if filter.is_empty() {
+        return Ok(None);
+    }
+    let json = serde_json::to_value(filter)?;
+    let bytes = json.to_string().len();
+    if bytes > MAX_FILTER_BYTES {
+        bail!(
+            "the filter takes {bytes} bytes as JSON, expected at most {MAX_FILTER_BYTES}, because each file repeats it; \
+             make its lists shorter"
+        );
+    }
+    Ok(Some(json))
+}
 
 /// The flows of one network namespace.
 pub(super) struct Observed {

@@ -10,7 +10,7 @@
 //! | `in_flight`, `takeover` | where events are until the write-ahead log has their rows; what an earlier process left |
 //! | `pace`, `ticker`, `turns` | how long it sleeps between two reads; what wakes it when nothing comes; whose turn it is |
 //! | `follow` | network namespaces that come and go |
-//! | `waiting`, `turns` | what all sockets are waited for with; whose turn it is, of many namespaces |
+//! | `waiting` | what all sockets are waited for with |
 //! | `watched` | a network namespace: its sockets, dumps, room in its table |
 //! | `observed` | messages and dumps = records, handed to a sink; without sockets, so its tests join messages with events |
 //! | `local` | the tables of sockets and processes, fed from the ring buffer |

@@ -265,3 +265,14 @@ fn what_ends_without_an_event_while_nobody_runs_is_declared_with_its_number() {
         assert_eq!(tally.check_exact(11), lost, "{:?}", tally.gaps);
     }
 }
+
+#[test]
+fn starts_that_are_killed_as_soon_as_they_are_ready_declare_nothing() {
+    let mut service = Service::new();
+    for _ in 0..10 {
+        service.start(&[]).kill();
+        service.make(10);
+    }
+    service.start(&[]).stop();
+    check_all(service.output.path(), service.made, 0);
+}

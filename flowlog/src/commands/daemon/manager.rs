@@ -107,14 +107,17 @@ impl Kept {
         }
     }
 
-    /// What is left is of no use: the manager does not keep it any more. Gives the names.
-    pub(super) fn forget_rest(&mut self) -> Vec<String> {
-        let rest: Vec<_> = std::mem::take(&mut self.descriptors).into_keys().collect();
-        for name in &rest {
+    /// The names of those that were not taken.
+    pub(super) fn rest(&self) -> impl Iterator<Item = &str> {
+        self.descriptors.keys().map(String::as_str)
+    }
+
+    /// What is left is of no use: the manager does not keep it any more.
+    pub(super) fn forget_rest(&mut self) {
+        for name in std::mem::take(&mut self.descriptors).into_keys() {
             info!("the service manager kept `{name}`, which is not needed any more");
-            self.forget(name);
+            self.forget(&name);
         }
-        rest
     }
 
     /// The manager does not keep the one with this name any more.

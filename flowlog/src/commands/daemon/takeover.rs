@@ -122,15 +122,14 @@ impl Takeover {
 
     /// Lets the service manager keep the sockets that it does not have, and no others.
     pub(super) fn keep(&mut self, watched: &[Watched], in_flight: &mut InFlight) {
-        // Until what follows of it is in the ledger.
-        in_flight.set_undeclared(true);
-        let rest = self.kept.forget_rest();
         let there = Wanted::all_named();
-        self.deleted = rest
-            .iter()
-            .filter_map(|name| name.strip_prefix(SOCKETS)?.parse().ok())
-            .filter(|netns| !there.contains_key(netns))
-            .count();
+        let rest = self.kept.rest().filter_map(|name| name.strip_prefix(SOCKETS)?.parse().ok());
+        self.deleted = rest.filter(|netns| !there.contains_key(netns)).count();
+        if self.deleted > 0 {
+            // Until what follows of it is in the ledger.
+            in_flight.set_undeclared(true);
+        }
+        self.kept.forget_rest();
         let netns: Vec<u64> = watched.iter().map(|watched| watched.namespace.inode()).collect();
         in_flight.keep_only(&netns);
         for watched in watched {

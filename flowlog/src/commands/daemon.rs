@@ -272,11 +272,9 @@ impl Daemon {
                 watched.read_until_us = restart.since_us;
             }
         }
-        let round = store.round();
         // Before the writing side removes what says so.
-        let settled =
-            memory.in_flight.durable_round().context("cannot read the memory of received events")?;
-        memory.in_flight.durable().set(round.max(settled));
+        let durable = memory.in_flight.durable_round(store.round());
+        let durable = durable.context("cannot read the memory of received events")?;
         local.drain()?;
         local.seed();
         local.seed_sockets(&watched, false)?;
@@ -291,7 +289,7 @@ impl Daemon {
         let first_round = memory.in_flight.round();
         let (mut output, writing) =
             Output::start(FlowBatch::new(&run), store, directory_name.clone(), metrics.clone(), first_round)?;
-        let kept = takeover.finish(round, &mut watched, &mut memory, &mut local, &mut output)?;
+        let kept = takeover.finish(durable, &mut watched, &mut memory, &mut local, &mut output)?;
         gaps.take().into_iter().for_each(|gap| output.gaps.add(gap));
         let needs =
             confined::StillNeeded { namespaces: wanted.can_change(), writes: wanted.can_change() && keep };

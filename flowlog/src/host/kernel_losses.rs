@@ -100,8 +100,10 @@ pub struct KernelLosses {
     before: HashMap<u16, Counters, foldhash::fast::RandomState>,
     /// The first reading is what others count from.
     has_begun: bool,
-    /// What an earlier process had read, which the first reading counts from.
-    earlier: Option<Sums>,
+    /// What was read last; before the first reading, what an earlier process had read.
+    sums: Sums,
+    /// The first reading counts from that.
+    goes_on: bool,
     total: Counted,
 }
 
@@ -117,20 +119,12 @@ impl KernelLosses {
 
     /// What was counted since an earlier process read these counts, too.
     pub fn from_earlier(sums: Sums) -> Self {
-        Self { earlier: Some(sums), ..Self::default() }
+        Self { sums, goes_on: true, ..Self::default() }
     }
 
     /// What was read last, for a later process. Before the first reading, what the earlier one had read.
     pub fn sums(&self) -> Sums {
-        self.earlier.unwrap_or_else(|| {
-            self.before.values().fold(Sums::default(), |[drop, insert_failed, chain_toolong], counters| {
-                [
-                    drop.wrapping_add(counters.drop),
-                    insert_failed.wrapping_add(counters.insert_failed),
-                    chain_toolong.wrapping_add(counters.chain_toolong),
-                ]
-            })
-        })
+        self.sums
     }
 
     /// Takes in a reading; gives what was counted since the last one.
@@ -153,11 +147,23 @@ impl KernelLosses {
             }
         }
         self.has_begun = true;
-        if let Some(earlier) = self.earlier.take() {
-            let [now, earlier] = [self.sums(), earlier].map(|[drop, insert_failed, chain_toolong]| {
-                Counters { drop, insert_failed, chain_toolong, ..Counters::default() }
+        let sums =
+            self.before.values().fold(Sums::default(), |[drop, insert_failed, chain_toolong], counters| {
+                [
+                    drop.wrapping_add(counters.drop),
+                    insert_failed.wrapping_add(counters.insert_failed),
+                    chain_toolong.wrapping_add(counters.chain_toolong),
+                ]
             });
-            new.add(earlier, now);
+        let before = std::mem::replace(&mut self.sums, sums);
+        if std::mem::take(&mut self.goes_on) {
+            let [before, now] = [before, sums].map(|[drop, insert_failed, chain_toolong]| Counters {
+                drop,
+                insert_failed,
+                chain_toolong,
+                ..Counters::default()
+            });
+            new.add(before, now);
         }
         let Counted { drop, early_drop, insert_failed, chain_toolong, error, search_restart } = new;
         self.total.drop += drop;

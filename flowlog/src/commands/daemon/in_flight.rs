@@ -47,9 +47,9 @@ pub(super) struct InFlight {
     filled: HashMap<u64, Filled, foldhash::fast::RandomState>,
 }
 
-/// A chunk that is being filled.
+/// A chunk that is being filled, and how many of its slots are.
 #[derive(Clone, Copy)]
-struct Filled {
+pub(super) struct Filled {
     chunk: u32,
     slots: usize,
 }
@@ -157,22 +157,20 @@ impl InFlight {
 
     /// Room for datagrams of a network namespace; `None` if all of it has datagrams whose rows are not in the write-ahead log.
     /// The `round` is the one that its rows will be in, and of those up to `settled` nothing is needed any more.
-    pub(super) fn room(&mut self, netns: u64, round: u64, settled: u64) -> Option<Slots<'_>> {
+    pub(super) fn room(&mut self, netns: u64, round: u64, settled: u64) -> Option<Filled> {
         self.begin(round);
         self.release(settled);
-        let found = self.filled.get(&netns).filter(|filled| filled.slots + MIN_SLOTS <= CHUNK_SLOTS);
-        let Filled { chunk, slots } = match found {
-            Some(filled) => *filled,
-            None => self.take_chunk(netns)?,
-        };
-        let bytes = self.memory.chunk(chunk).get_mut(slots * SLOT_BYTES..)?;
-        let end = bytes.len().min(DATAGRAMS * SLOT_BYTES);
-        Some(Slots { bytes: bytes.get_mut(..end)?, slot_bytes: SLOT_BYTES })
+        match self.filled.get(&netns).filter(|filled| filled.slots + MIN_SLOTS <= CHUNK_SLOTS) {
+            Some(filled) => Some(*filled),
+            None => self.take_chunk(netns),
+        }
     }
 
-    /// Whether there is room.
-    pub(super) fn has_room(&mut self, netns: u64, round: u64, settled: u64) -> bool {
-        self.room(netns, round, settled).is_some()
+    /// The slots of the room.
+    pub(super) fn slots(&mut self, room: Filled) -> Slots<'_> {
+        let bytes = self.memory.chunk(room.chunk).get_mut(room.slots * SLOT_BYTES..).unwrap_or_default();
+        let end = bytes.len().min(DATAGRAMS * SLOT_BYTES);
+        Slots { bytes: bytes.get_mut(..end).unwrap_or_default(), slot_bytes: SLOT_BYTES }
     }
 
     /// So many datagrams of a network namespace were received into the room.
@@ -249,13 +247,15 @@ impl InFlight {
         self.memory.facts().undeclared = u64::from(has_undeclared);
     }
 
-    /// Up to which round the rows are in the write-ahead log, as far as the memory knows.
+    /// Up to which round the rows are in the write-ahead log: as far as this itself says, which is noted, or the memory knows.
     ///
     /// # Errors
     ///
     /// It cannot be read.
-    pub(super) fn durable_round(&mut self) -> io::Result<u64> {
-        Ok(self.memory.durable()?.max(self.memory.facts().settled))
+    pub(super) fn durable_round(&mut self, logged: u64) -> io::Result<u64> {
+        let round = self.memory.durable()?.max(self.memory.facts().settled).max(logged);
+        self.durable().set(round);
+        Ok(round)
     }
 
     /// The chunks that an earlier process filled, and their network namespaces, by their rounds, the oldest first.

@@ -65,10 +65,9 @@ impl Daemon {
             watched.needed.declare(&mut output.gaps, false);
         }
         super::takeover::look_for_unseen(watched, output);
-        memory.in_flight.set_undeclared(output.has_undeclared());
-        memory.note_silent(watched, output);
         // Before what was lost is noted as told: if the process is killed in between, it is declared once more.
         memory.in_flight.set_undeclared(output.has_undeclared());
+        memory.note_silent(watched, output);
         for watched in &mut *watched {
             let subscription = watched.subscription();
             if watched.kept != subscription {

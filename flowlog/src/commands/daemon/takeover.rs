@@ -45,11 +45,12 @@ impl ReceiveMemory {
         output: &mut Output,
     ) -> Result<Option<Received<'_>>> {
         let Self { in_flight, headers, .. } = self;
-        if !in_flight.has_room(netns, output.round(), output.settled_round()) {
+        let mut room = in_flight.room(netns, output.round(), output.settled_round());
+        if room.is_none() {
             output.end_round()?;
+            room = in_flight.room(netns, output.round(), output.settled_round());
         }
-        let slots = in_flight.room(netns, output.round(), output.settled_round());
-        Ok(slots.map(|slots| listener.recv_into(slots, headers)).transpose()?)
+        Ok(room.map(|room| listener.recv_into(in_flight.slots(room), headers)).transpose()?)
     }
 
     /// Notes the connections that may end without an event, after each dump: if the process is killed, the next one can tell
@@ -163,8 +164,6 @@ impl Takeover {
     ) -> Result<Kept> {
         let Self { kept, left: Some(left), deleted } = self else { return Ok(self.kept) };
         let ReceiveMemory { in_flight, headers, .. } = memory;
-        let durable =
-            in_flight.durable_round().context("cannot read the memory of received events")?.max(durable);
         let now_ns = now_ns(ClockId::CLOCK_REALTIME);
         for (netns, identity) in in_flight.settle(durable) {
             if let Some(watched) = of_netns(watched, netns) {

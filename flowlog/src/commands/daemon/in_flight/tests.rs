@@ -23,7 +23,8 @@ fn number(datagram: &[u8]) -> u32 {
 
 /// Receives datagrams of a namespace, as far as there is room at once.
 fn receive(in_flight: &mut InFlight, netns: u64, round: u64, numbers: &[u32]) -> usize {
-    let slots = in_flight.room(netns, round, 0).unwrap();
+    let room = in_flight.room(netns, round, 0).unwrap();
+    let slots = in_flight.slots(room);
     let slots = slots.bytes.chunks_exact_mut(slots.slot_bytes);
     slots.zip(numbers).map(|(slot, number)| write(slot, *number)).count()
 }
@@ -72,7 +73,7 @@ fn what_is_in_the_write_ahead_log_is_not_left() {
     }
     in_flight.durable().set(2);
     let (mut next, _) = adopted(&in_flight);
-    let durable = next.durable_round().unwrap();
+    let durable = next.durable_round(0).unwrap();
     assert_eq!(durable, 2);
     next.settle(durable);
     assert_eq!(left(&mut next), [(3, vec![1])].into());
@@ -92,7 +93,7 @@ fn what_is_dropped_is_not_left() {
 fn all_of_the_memory_can_be_in_flight_and_is_used_again() {
     let mut in_flight = InFlight::create().unwrap();
     let mut numbers = 0_u32;
-    while in_flight.has_room(7, 1, 0) {
+    while in_flight.room(7, 1, 0).is_some() {
         let received = receive(&mut in_flight, 7, 1, &[numbers; DATAGRAMS]);
         in_flight.received(7, received);
         numbers += 1;

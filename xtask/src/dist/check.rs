@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use super::machine::{Linkage, Machine};
-use super::{Release, SUMS, manual, program, rpm_root};
+use super::{Release, SUMS, image, manual, program, rpm_root};
 use crate::{sh, workspace};
 
 /// The newest C library that a package may ask for: that of RHEL 9. `flowlog/Cargo.toml` says so in both packages.
@@ -47,7 +47,7 @@ pub(super) fn all(release: &Release, machines: &[Machine]) -> Result<()> {
         deb(release, *machine)?;
         rpm(release, *machine)?;
         tarball(release, *machine)?;
-        image(release, *machine)?;
+        check_image(release, *machine)?;
     }
     println!("dist: all checks passed");
     Ok(())
@@ -157,20 +157,13 @@ fn tarball(release: &Release, machine: Machine) -> Result<()> {
 }
 
 /// The image, as an engine takes it.
-fn image(release: &Release, machine: Machine) -> Result<()> {
+fn check_image(release: &Release, machine: Machine) -> Result<()> {
     let directory = unpacked("image")?;
     let layout = directory.join("layout");
     fs::create_dir(&layout)?;
     let mut tar = Command::new("tar");
     sh::output(tar.arg("--extract").arg("--file").arg(release.image(machine)).current_dir(&layout))?;
-    let buildah = || {
-        let mut buildah = Command::new("buildah");
-        for (option, place) in [("--root", "storage"), ("--runroot", "run")] {
-            buildah.arg(option).arg(directory.join(place));
-        }
-        buildah.args(["--storage-driver", "vfs"]);
-        buildah
-    };
+    let buildah = || image::buildah(&directory);
     let archive = format!("oci-archive:{}", release.image(machine).display());
     let container = sh::output(buildah().args(["from", "--quiet", "--arch", machine.debian(), &archive]))?;
     let inspected = sh::output(buildah().args(["inspect", container.trim()]))?;

@@ -1,6 +1,7 @@
 //! The container image: the static program, its licences, and nothing else. buildah makes it.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -9,6 +10,16 @@ use super::Release;
 use super::machine::{Linkage, Machine};
 use super::program;
 use crate::{sh, workspace};
+
+/// buildah, with storage of its own in this directory: nothing stays on the machine.
+pub(super) fn buildah(directory: &Path) -> Command {
+    let mut buildah = Command::new("buildah");
+    for (option, place) in [("--root", "storage"), ("--runroot", "run")] {
+        buildah.arg(option).arg(directory.join(place));
+    }
+    buildah.args(["--storage-driver", "vfs"]);
+    buildah
+}
 
 /// Makes the image, an archive in OCI's format.
 ///
@@ -19,15 +30,7 @@ pub(super) fn make(release: &Release, machine: Machine) -> Result<()> {
     println!("dist: making the container image for {}", machine.debian());
     let directory = workspace::target_dir().join("tmp/image");
     workspace::make_empty(&directory)?;
-    // With storage of its own: nothing stays on the machine.
-    let buildah = || {
-        let mut buildah = Command::new("buildah");
-        for (option, place) in [("--root", "storage"), ("--runroot", "run")] {
-            buildah.arg(option).arg(directory.join(place));
-        }
-        buildah.args(["--storage-driver", "vfs"]);
-        buildah
-    };
+    let buildah = || buildah(&directory);
     let container = sh::output(buildah().args(["from", "--arch", machine.debian(), "scratch"]))?;
     let container = container.trim();
     let built = program::directory(machine, Linkage::Static).join("package/flowlog");

@@ -11,7 +11,7 @@ use super::Release;
 use crate::{setup, sh, workspace};
 
 /// Shells, with the completions for each below the directory.
-const COMPLETIONS: [(&str, &str); 3] =
+pub(super) const COMPLETIONS: [(&str, &str); 3] =
     [("bash", "bash/flowlog.bash"), ("zsh", "zsh/_flowlog"), ("fish", "fish/flowlog.fish")];
 
 /// Pages that there must be, and words of each.

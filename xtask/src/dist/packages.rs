@@ -28,15 +28,14 @@ const FROM_THE_REPOSITORY: [&str; 7] = [
 /// When it cannot be written.
 pub(super) fn stage(release: &Release, machine: Machine, generated: &Path, licences: &str) -> Result<()> {
     let package = program::directory(machine, Linkage::Gnu).join("package");
-    for directory in ["man", "bash", "zsh", "fish"] {
-        workspace::make_empty(&package.join(directory))?;
-    }
+    workspace::make_empty(&package.join("man"))?;
     for page in manual::pages(generated)? {
         let name = page.file_name().context("a man page has no name")?;
         copy(&page, &package.join("man").join(name))?;
         compress(&package.join("man").join(name))?;
     }
-    for file in ["bash/flowlog.bash", "zsh/_flowlog", "fish/flowlog.fish"] {
+    for (shell, file) in manual::COMPLETIONS {
+        workspace::make_empty(&package.join(shell))?;
         copy(&generated.join(file), &package.join(file))?;
     }
     fs::write(package.join("THIRD-PARTY-LICENSES"), licences)?;

@@ -124,16 +124,6 @@ impl Namespace {
         self.name().unwrap_or("own")
     }
 
-    /// Another handle of the same namespace, for another thread.
-    ///
-    /// # Errors
-    ///
-    /// Where there are too many descriptors.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        let Self { name, file, inode } = self;
-        Ok(Self { name: name.clone(), file: file.try_clone()?, inode: *inode })
-    }
-
     /// Inode number: what `ls -l /proc/PID/ns/net` shows.
     pub fn inode(&self) -> u64 {
         self.inode

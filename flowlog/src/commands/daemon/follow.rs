@@ -147,10 +147,9 @@ fn watch(daemon: &mut Daemon, inode: u64, name: &str) -> Result<Result<()>> {
 
 /// Lets go of network namespaces that have no name any more, as far as nobody is in them.
 fn let_go(daemon: &mut Daemon, now: Instant) -> Result<()> {
-    let leaving =
-        |watched: &&mut Watched| watched.leaving.is_some_and(|leaving| leaving.open_flows.is_none());
+    let leaving = |watched: &&Watched| watched.leaving.is_some_and(|leaving| leaving.open_flows.is_none());
     let leaving: HashSet<u64> =
-        daemon.watched.iter_mut().filter(leaving).map(|watched| watched.namespace.inode()).collect();
+        daemon.watched.iter().filter(leaving).map(|watched| watched.namespace.inode()).collect();
     if !leaving.is_empty() {
         let Following { looked_for_processes, nameless, .. } = &mut daemon.following;
         if looked_for_processes.is_some_and(|looked| now < looked + LOOK_FOR_PROCESSES) {
@@ -209,17 +208,11 @@ fn record_open(daemon: &mut Daemon, ended: &HashSet<u64>, now: Instant) -> Resul
         let left_out = watched.observed.dumps.left_out();
         let open_flows = watched.observed.dumps.end_deleted(now_ns(ClockId::CLOCK_REALTIME));
         watched.leaving = watched.leaving.map(|leaving| Leaving { open_flows: Some(open_flows), ..leaving });
-        let mut lost = Some(0);
-        if !was_listed {
-            lost = None;
-        }
+        let mut lost = (*was_listed && left_out == 0).then_some(0);
         if watched.is_held {
             let mut held = 0;
             let counted = watched.requests.dying(|_| held += 1);
             lost = lost.filter(|_| counted.is_ok()).map(|lost| lost + held);
-        }
-        if left_out > 0 {
-            lost = None;
         }
         if lost != Some(0) {
             let detail = format!(

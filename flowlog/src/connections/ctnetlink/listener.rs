@@ -244,18 +244,16 @@ impl Listener {
         delivery: Delivery,
         filter: &FlowFilter,
     ) -> Result<Self, Error> {
-        const REQUEST: &str = "take over a netlink socket";
-        let other = |found: String| Error::Io { request: REQUEST, source: io::Error::other(found) };
+        let error = |source| Error::io("take over a netlink socket", source);
         let found = SockRef::from(&socket);
-        let domain = found.domain().map_err(|error| Error::io(REQUEST, error))?;
-        let protocol = found.protocol().map_err(|error| Error::io(REQUEST, error))?.map(i32::from);
-        let expected = (nix::libc::AF_NETLINK, NETLINK_NETFILTER);
-        if (i32::from(domain), protocol.and_then(|protocol| protocol.try_into().ok()))
-            != (expected.0, Some(expected.1))
-        {
-            return Err(other(format!(
-                "found domain {domain:?} and protocol {protocol:?}, expected {expected:?}"
-            )));
+        let domain = i32::from(found.domain().map_err(error)?);
+        let protocol = found.protocol().map_err(error)?.map(i32::from);
+        let is_netfilter = protocol.and_then(|protocol| protocol.try_into().ok()) == Some(NETLINK_NETFILTER);
+        if domain != nix::libc::AF_NETLINK || !is_netfilter {
+            return Err(error(io::Error::other(format!(
+                "found domain {domain} and protocol {protocol:?}, expected {} and {NETLINK_NETFILTER}",
+                nix::libc::AF_NETLINK
+            ))));
         }
         let mut listener =
             Self::of(flowlog_common::descriptors::into(socket), Some(receive_buffer_bytes), delivery)?;

@@ -37,7 +37,7 @@ pub struct SegmentHeader {
     pub filter: Option<Value>,
     /// When the run began, in microseconds since 1970.
     pub started_us: i64,
-    /// The memory into which the run receives, if a service manager keeps it beyond the end of the process.
+    /// The memory into which the run receives, which a service manager may keep beyond the end of the process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<Uuid>,
 }

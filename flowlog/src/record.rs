@@ -257,7 +257,7 @@ pub struct Process {
 
 /// How far apart two tellings of the start of one process are: events have it in nanoseconds, /proc in hundredths of a
 /// second. No number is used again within that time.
-const START_NS: u64 = 20_000_000;
+pub(crate) const START_NS: u64 = 20_000_000;
 
 impl Process {
     /// Whether both are one process while it ran one program, of which /proc may have told one.

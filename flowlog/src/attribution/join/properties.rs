@@ -17,7 +17,7 @@ use crate::attribution::addresses::Addresses;
 use crate::attribution::processes::MEMORY_BYTES;
 use crate::attribution::sockets::CLOCK_SLACK_NS;
 use crate::connections::timeouts::Timeouts;
-use crate::record::Process;
+use crate::record::{Process, START_NS};
 use crate::testing::executes;
 
 /// Of processes. The second one is of the kernel.
@@ -169,6 +169,8 @@ struct Host {
     programs: u32,
     cookies: u64,
     running: BTreeMap<u32, Process>,
+    /// When a number was given to a process last.
+    forked: BTreeMap<u32, u64>,
     /// Who bound the listener, with the program that it runs, or ran last.
     listener: Option<(Owner, Process)>,
     open: Vec<OpenSocket>,
@@ -202,6 +204,7 @@ impl Host {
             programs: 0,
             cookies: 0,
             running: BTreeMap::from([(1, init)]),
+            forked: BTreeMap::new(),
             listener: None,
             open: Vec::new(),
             raw: Vec::new(),
@@ -293,8 +296,13 @@ impl Host {
         if self.running.contains_key(&child) {
             return;
         }
-        // The number may have been free since now: no process ends, is forgotten and made in no time.
+        // The number may have been free since now: no process ends, is forgotten and made in no time. And the kernel gives
+        // all other numbers first.
         self.now_ns += US;
+        if let Some(before_ns) = self.forked.get(&child) {
+            self.now_ns = self.now_ns.max(before_ns + START_NS);
+        }
+        self.forked.insert(child, self.now_ns);
         let start_ns = Some(OFFSET_NS + self.now_ns);
         let parent_exe = process.exe.clone();
         self.running
